@@ -1,0 +1,14 @@
+//! The Service model. It never opens a socket, reads a clock or writes a log line: facts go in
+//! through one door ([`Model::apply`]), decisions come out.
+
+pub mod frontend;
+pub mod model;
+pub mod oracle;
+pub mod said;
+
+pub use frontend::{
+    Endpoint, Family, Frontend, FrontendAddress, FrontendKind, LocalDetector, Masquerade, Protocol,
+    ServiceName, Treatment,
+};
+pub use model::{Changes, Complaint, DetectLocal, Model, ModelConfig};
+pub use oracle::{Packet, Route};
