@@ -1,1 +1,11 @@
-//! Placeholder.
+//! The node's kernel in the kernel's own words.
+//!
+//! This crate never knows Kubernetes, never runs another program, never keeps state of its own and
+//! never changes anything that its caller didn't name. It speaks route netlink, nf_tables and
+//! conntrack over netlink sockets, enters network namespaces and reads and writes sysctls; an error
+//! names the operation and the errno.
+
+pub mod netlink;
+pub mod netns;
+pub mod route;
+pub mod sysctl;
