@@ -1,1 +1,22 @@
-//! Placeholder.
+//! What the tests that need namespaces share. It never runs in production.
+
+use std::path::{Path, PathBuf};
+
+/// One of the workspace's binaries, built beside the running test.
+///
+/// # Panics
+///
+/// When it isn't there: `scripts/test` builds all binaries before it runs a test.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_default();
+    let found = test.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|p| p.is_file());
+    let Some(found) = found else {
+        missing(name, &test)
+    };
+    found
+}
+
+#[expect(clippy::panic, reason = "a test without its binary has nothing to say")]
+fn missing(name: &str, test: &Path) -> ! {
+    panic!("no binary {name} beside {}: run `cargo build --workspace --bins` first", test.display())
+}
