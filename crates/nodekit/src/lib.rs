@@ -9,3 +9,5 @@ pub mod netlink;
 pub mod netns;
 pub mod route;
 pub mod sysctl;
+
+pub use nix::errno::Errno;

@@ -67,7 +67,11 @@ impl Error {
     }
 
     pub(crate) fn path(path: &Path, step: &'static str, errno: Errno) -> Self {
-        Self::Path { path: path.to_owned(), step, errno }
+        Self::Path {
+            path: path.to_owned(),
+            step,
+            errno,
+        }
     }
 
     fn io(path: &Path, step: &'static str, error: &io::Error) -> Self {
@@ -124,13 +128,22 @@ impl NetNs {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|error| Error::io(path, "open it", &error))?;
-        let kind = statfs::fstatfs(&file).map_err(|errno| Error::path(path, "inspect it", errno))?;
+        let kind =
+            statfs::fstatfs(&file).map_err(|errno| Error::path(path, "inspect it", errno))?;
         if kind.filesystem_type() != statfs::NSFS_MAGIC || !entry::is_network(file.as_fd()) {
             return Err(Error::NotANetNs(path.to_owned()));
         }
-        let meta = file.metadata().map_err(|error| Error::io(path, "inspect it", &error))?;
-        let identity = Identity { device: meta.dev(), inode: meta.ino() };
-        Ok(Self { fd: file.into(), identity })
+        let meta = file
+            .metadata()
+            .map_err(|error| Error::io(path, "inspect it", &error))?;
+        let identity = Identity {
+            device: meta.dev(),
+            inode: meta.ino(),
+        };
+        Ok(Self {
+            fd: file.into(),
+            identity,
+        })
     }
 
     /// The calling thread's namespace.
@@ -180,8 +193,14 @@ impl NetNs {
         let made = on_own_thread(|| {
             unshare_net()?;
             let own = "/proc/thread-self/ns/net";
-            nix::mount::mount(Some(own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .map_err(|errno| Error::path(path, "mount it", errno))?;
+            nix::mount::mount(
+                Some(own),
+                path,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )
+            .map_err(|errno| Error::path(path, "mount it", errno))?;
             Self::open(path)
         });
         made.flatten().inspect_err(|_| {
@@ -221,7 +240,10 @@ impl NetNs {
             step: "duplicate a namespace's file descriptor",
             errno: io_errno(&error),
         })?;
-        Ok(Self { fd, identity: self.identity })
+        Ok(Self {
+            fd,
+            identity: self.identity,
+        })
     }
 
     /// Runs `work` inside the namespace and waits for it, on a fresh operating-system thread
@@ -240,10 +262,15 @@ impl NetNs {
     }
 
     /// Moves the calling thread. Only for threads started for this purpose.
-    #[expect(clippy::disallowed_methods, reason = "the one place that may, on an own thread")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that may, on an own thread"
+    )]
     fn enter_for_good(&self) -> Result<(), Error> {
-        nix::sched::setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| Error::Call { step: "enter a network namespace", errno })
+        nix::sched::setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Call {
+            step: "enter a network namespace",
+            errno,
+        })
     }
 
     fn raw(&self) -> i32 {
@@ -252,8 +279,10 @@ impl NetNs {
 }
 
 fn unshare_net() -> Result<(), Error> {
-    nix::sched::unshare(CloneFlags::CLONE_NEWNET)
-        .map_err(|errno| Error::Call { step: "make a network namespace", errno })
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Call {
+        step: "make a network namespace",
+        errno,
+    })
 }
 
 /// Runs `work` on a thread made for it and waits; a panic becomes an error.
@@ -262,7 +291,10 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         thread::Builder::new()
             .name("netns".to_owned())
             .spawn_scoped(scope, work)
-            .map_err(|error| Error::Call { step: "start a thread", errno: io_errno(&error) })?
+            .map_err(|error| Error::Call {
+                step: "start a thread",
+                errno: io_errno(&error),
+            })?
             .join()
             .map_err(|payload| Error::panicked(payload.as_ref()))
     })

@@ -18,7 +18,9 @@ const ROOT: &str = "/proc/sys";
 #[non_exhaustive]
 pub enum Error {
     /// The text is no parameter's name.
-    #[error("sysctl {key:?}: {reason}; accepted: segments as net.ipv4.ip_forward or net/ipv4/ip_forward")]
+    #[error(
+        "sysctl {key:?}: {reason}; accepted: segments as net.ipv4.ip_forward or net/ipv4/ip_forward"
+    )]
     Key {
         /// The text as given.
         key: String,
@@ -67,8 +69,10 @@ impl Key {
     /// # Errors
     /// [`Error::Key`] for an empty segment, `.`, `..`, or one with a slash or NUL in it.
     pub fn new<S: AsRef<str>>(segments: impl IntoIterator<Item = S>) -> Result<Self, Error> {
-        let segments: Vec<String> =
-            segments.into_iter().map(|segment| segment.as_ref().to_owned()).collect();
+        let segments: Vec<String> = segments
+            .into_iter()
+            .map(|segment| segment.as_ref().to_owned())
+            .collect();
         let bad = segments.iter().find_map(|segment| match segment.as_str() {
             "" => Some("an empty segment"),
             "." | ".." => Some("a segment that leads elsewhere"),
@@ -76,7 +80,10 @@ impl Key {
             _ => None,
         });
         match bad.or(segments.is_empty().then_some("no segment")) {
-            Some(reason) => Err(Error::Key { key: segments.join("/"), reason }),
+            Some(reason) => Err(Error::Key {
+                key: segments.join("/"),
+                reason,
+            }),
             None => Ok(Self(segments)),
         }
     }
@@ -114,7 +121,10 @@ impl FromStr for Key {
     /// (`net.ipv4.conf.eth0/100.forwarding`).
     fn from_str(text: &str) -> Result<Self, Error> {
         let named = |error| match error {
-            Error::Key { reason, .. } => Error::Key { key: text.to_owned(), reason },
+            Error::Key { reason, .. } => Error::Key {
+                key: text.to_owned(),
+                reason,
+            },
             other => other,
         };
         match text.find(['.', '/']).map(|at| &text[at..=at]) {
@@ -136,8 +146,10 @@ impl fmt::Display for Key {
 /// # Errors
 /// [`Error::Read`] with the errno.
 pub fn read(key: &Key) -> Result<String, Error> {
-    let text = fs::read_to_string(key.path())
-        .map_err(|error| Error::Read { key: key.clone(), errno: errno(&error) })?;
+    let text = fs::read_to_string(key.path()).map_err(|error| Error::Read {
+        key: key.clone(),
+        errno: errno(&error),
+    })?;
     Ok(text.trim_end_matches('\n').to_owned())
 }
 
@@ -153,7 +165,10 @@ pub fn write(key: &Key, value: &str) -> Result<(), Error> {
         value: value.to_owned(),
         errno: errno(&error),
     };
-    let mut file = fs::OpenOptions::new().write(true).open(key.path()).map_err(failed)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .open(key.path())
+        .map_err(failed)?;
     io::Write::write_all(&mut file, value.as_bytes()).map_err(failed)
 }
 
@@ -182,15 +197,28 @@ mod tests {
     #[test]
     fn both_ways_of_writing_a_name_keep_the_dots_of_devices() {
         let wanted = Key::ipv4_conf("eth0.100", "forwarding").unwrap();
-        for text in ["net/ipv4/conf/eth0.100/forwarding", "net.ipv4.conf.eth0/100.forwarding"] {
+        for text in [
+            "net/ipv4/conf/eth0.100/forwarding",
+            "net.ipv4.conf.eth0/100.forwarding",
+        ] {
             assert_eq!(text.parse::<Key>().unwrap(), wanted, "{text}");
         }
-        assert_eq!(wanted.path(), PathBuf::from("/proc/sys/net/ipv4/conf/eth0.100/forwarding"));
+        assert_eq!(
+            wanted.path(),
+            PathBuf::from("/proc/sys/net/ipv4/conf/eth0.100/forwarding")
+        );
     }
 
     #[test]
     fn a_name_never_leaves_the_folder() {
-        for text in ["", "/etc/passwd", "net/../../etc/passwd", "net..ipv4", "net/./x", "a/b\0"] {
+        for text in [
+            "",
+            "/etc/passwd",
+            "net/../../etc/passwd",
+            "net..ipv4",
+            "net/./x",
+            "a/b\0",
+        ] {
             let error = text.parse::<Key>().unwrap_err();
             assert!(matches!(error, Error::Key { .. }), "{text}: {error}");
         }

@@ -38,7 +38,9 @@ impl NetNsDir {
             }
             Err(errno) => return Err(Error::path(path, "make it a shared mount", errno)),
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(Self {
+            path: path.to_owned(),
+        })
     }
 
     /// Where the namespace of a name is.
@@ -102,9 +104,8 @@ impl NetNsDir {
             }
         }
         // Opened several times, it was still mounted once; a loop clears older leftovers.
-        let detach = || {
-            nix::mount::umount2(&self.path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-        };
+        let detach =
+            || nix::mount::umount2(&self.path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
         while detach().is_ok() {}
         if let Err(error) = fs::remove_dir(&self.path) {
             first.get_or_insert(Error::io(&self.path, "remove the folder", &error));

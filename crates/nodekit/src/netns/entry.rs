@@ -1,5 +1,8 @@
 //! Child processes that start inside a namespace.
-#![expect(unsafe_code, reason = "pre_exec, and an ioctl that has no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "pre_exec, and an ioctl that has no safe wrapper"
+)]
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -93,7 +96,10 @@ fn set_namespace(fd: i32, kind: CloneFlags) -> nix::Result<()> {
 /// [`MountNs`] with every string and descriptor ready.
 enum Prepared {
     Parent,
-    Own { binds: Vec<(CString, CString)>, fresh_sys: bool },
+    Own {
+        binds: Vec<(CString, CString)>,
+        fresh_sys: bool,
+    },
     Existing(OwnedFd),
 }
 
@@ -102,10 +108,13 @@ impl Prepared {
         match mount {
             MountNs::Parent => Ok(Self::Parent),
             MountNs::Own { binds, fresh_sys } => {
-                let binds = binds.iter().map(|(source, target)| {
-                    Ok((existing(source)?, existing(target)?))
-                });
-                Ok(Self::Own { binds: binds.collect::<Result<_, Error>>()?, fresh_sys })
+                let binds = binds
+                    .iter()
+                    .map(|(source, target)| Ok((existing(source)?, existing(target)?)));
+                Ok(Self::Own {
+                    binds: binds.collect::<Result<_, Error>>()?,
+                    fresh_sys,
+                })
             }
             MountNs::OfProcess(pid) => {
                 let path = PathBuf::from(format!("/proc/{pid}/ns/mnt"));
@@ -150,6 +159,7 @@ fn mount(
 
 fn existing(path: &Path) -> Result<CString, Error> {
     let step = "bind this path over another";
-    path.metadata().map_err(|error| Error::io(path, step, &error))?;
+    path.metadata()
+        .map_err(|error| Error::io(path, step, &error))?;
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::path(path, step, Errno::EINVAL))
 }

@@ -42,8 +42,14 @@ impl Worker {
                     job();
                 }
             })
-            .map_err(|error| Error::Call { step: "start a thread", errno: io_errno(&error) })?;
-        let worker = Self { jobs: Some(jobs), thread: Some(thread) };
+            .map_err(|error| Error::Call {
+                step: "start a thread",
+                errno: io_errno(&error),
+            })?;
+        let worker = Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        };
         ready.recv().map_err(|_| Error::WorkerEnded)??;
         Ok(worker)
     }

@@ -1,0 +1,277 @@
+//! Links (network devices): look them up, change and delete them.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage,
+};
+
+use super::{Error, Handle, Mac};
+
+/// A network device as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its name in its namespace.
+    pub name: String,
+    /// The driver's name (`veth`, `bridge`, `vxlan`); none for loopback and hardware.
+    pub kind: Option<String>,
+    /// Its Ethernet address; none for devices without.
+    pub mac: Option<Mac>,
+    /// Maximum transmission unit in bytes.
+    pub mtu: u32,
+    /// Set up by an administrator (`IFF_UP`).
+    pub up: bool,
+    /// Up and able to carry traffic (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    /// Takes every frame (`IFF_PROMISC`).
+    pub promiscuous: bool,
+    /// The bridge (or other master) it is a port of.
+    pub master: Option<u32>,
+    /// The device below or, of a veth, the other end: its index in *its* namespace.
+    pub peer: Option<u32>,
+    /// The id, seen from here, of the namespace that `peer` is in, when it is another one.
+    pub peer_netnsid: Option<i32>,
+    /// What it does as a bridge's port; none when it isn't one.
+    pub port: Option<BridgePort>,
+}
+
+/// What a bridge port does with frames (`ip link set … type bridge_slave`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BridgePort {
+    /// Sends frames back out of the port they came from: a pod reaching itself by a service.
+    pub hairpin: bool,
+    /// Does not exchange frames with other isolated ports.
+    pub isolated: bool,
+}
+
+/// What to change on a link; what is `None` stays. All of it in one message.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LinkChange<'a> {
+    /// Up or down.
+    pub up: Option<bool>,
+    /// Takes every frame, or only its own.
+    pub promiscuous: Option<bool>,
+    /// The bridge to become a port of; `Some(None)` to leave it.
+    pub master: Option<Option<u32>>,
+    /// Maximum transmission unit in bytes.
+    pub mtu: Option<u32>,
+    /// Ethernet address.
+    pub mac: Option<Mac>,
+    /// New name, in the target namespace when it moves at once.
+    pub name: Option<&'a str>,
+    /// Move to this namespace (it arrives down there).
+    pub netns: Option<BorrowedFd<'a>>,
+}
+
+impl Handle {
+    /// Every link of the namespace.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn links(&mut self) -> Result<Vec<Link>, Error> {
+        let mut query = LinkMessage::default();
+        query.attributes.push(without_statistics());
+        let answers = self
+            .socket
+            .dump_messages(&"list links", &Message::GetLink(query))?;
+        Ok(answers.into_iter().filter_map(link_of).collect())
+    }
+
+    /// The link of a name. `ENODEV` when there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn link_by_name(&mut self, name: &str) -> Result<Link, Error> {
+        let mut query = LinkMessage::default();
+        query
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        self.one_link(&format!("look up link {name}"), query)
+    }
+
+    /// The link of an index. `ENODEV` when there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn link_by_index(&mut self, index: u32) -> Result<Link, Error> {
+        let mut query = LinkMessage::default();
+        query.header.index = index;
+        self.one_link(&format!("look up link number {index}"), query)
+    }
+
+    fn one_link(&mut self, what: &str, mut query: LinkMessage) -> Result<Link, Error> {
+        query.attributes.push(without_statistics());
+        let answers = self
+            .socket
+            .get_messages(&what, 0, &Message::GetLink(query))?;
+        let link = answers.into_iter().find_map(link_of);
+        link.ok_or_else(|| Error::malformed(&what, "an acknowledgement without a link"))
+    }
+
+    /// Changes a link in one message. `ENODEV` when there is none of the index.
+    ///
+    /// # Errors
+    /// [`Error`]; `EBUSY` where a change needs the link down, `EEXIST` for a name in use.
+    pub fn change_link(&mut self, index: u32, change: &LinkChange<'_>) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let flags = [
+            (LinkFlags::Up, change.up),
+            (LinkFlags::Promisc, change.promiscuous),
+        ];
+        for (flag, value) in flags {
+            if let Some(on) = value {
+                message.header.change_mask |= flag;
+                message.header.flags.set(flag, on);
+            }
+        }
+        let attributes = &mut message.attributes;
+        // Index 0 is the kernel's way to say "no master".
+        let master = change
+            .master
+            .map(|master| LinkAttribute::Controller(master.unwrap_or(0)));
+        attributes.extend(master);
+        attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        attributes.extend(
+            change
+                .name
+                .map(|name| LinkAttribute::IfName(name.to_owned())),
+        );
+        attributes.extend(
+            change
+                .netns
+                .map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())),
+        );
+        let what = format!("change link number {index} ({change:?})");
+        self.socket
+            .request_message(&what, 0, &Message::SetLink(message))
+    }
+
+    /// Sets a link up.
+    ///
+    /// # Errors
+    /// As [`Handle::change_link`].
+    pub fn set_up(&mut self, index: u32) -> Result<(), Error> {
+        self.change_link(
+            index,
+            &LinkChange {
+                up: Some(true),
+                ..LinkChange::default()
+            },
+        )
+    }
+
+    /// Says what a bridge's port does. The link must be a port already.
+    ///
+    /// # Errors
+    /// [`Error`]; `EOPNOTSUPP` when it is no port of a bridge.
+    pub fn set_bridge_port(&mut self, index: u32, port: BridgePort) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let data = vec![
+            InfoBridgePort::HairpinMode(port.hairpin),
+            InfoBridgePort::Isolated(port.isolated),
+        ];
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(data)),
+        ]));
+        let what = format!("set bridge port number {index} to {port:?}");
+        self.socket
+            .request_message(&what, 0, &Message::NewLink(message))
+    }
+
+    /// Deletes a link; a veth's other end goes with it, wherever it is. `ENODEV` when there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn delete_link(&mut self, index: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let what = format!("delete link number {index}");
+        self.socket
+            .request_message(&what, 0, &Message::DelLink(message))
+    }
+
+    /// Deletes a link by its name, in one message. `ENODEV` when there is none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn delete_link_by_name(&mut self, name: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        let what = format!("delete link {name}");
+        self.socket
+            .request_message(&what, 0, &Message::DelLink(message))
+    }
+}
+
+fn without_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+fn link_of(answer: Message) -> Option<Link> {
+    let Message::NewLink(message) = answer else {
+        return None;
+    };
+    let flags = message.header.flags;
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        kind: None,
+        mac: None,
+        mtu: 0,
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
+        promiscuous: flags.contains(LinkFlags::Promisc),
+        master: None,
+        peer: None,
+        peer_netnsid: None,
+        port: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(bytes) => {
+                link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
+            }
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(id),
+            // The count behind IFF_PROMISC; a bridge's ports have it, too.
+            LinkAttribute::LinkInfo(infos) => take_info(&mut link, infos),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn take_info(link: &mut Link, infos: Vec<LinkInfo>) {
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Other(kind)) => link.kind = Some(kind),
+            LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+            LinkInfo::PortData(InfoPortData::BridgePort(data)) => {
+                let mut port = BridgePort::default();
+                for item in data {
+                    match item {
+                        InfoBridgePort::HairpinMode(on) => port.hairpin = on,
+                        InfoBridgePort::Isolated(on) => port.isolated = on,
+                        _ => {}
+                    }
+                }
+                link.port = Some(port);
+            }
+            _ => {}
+        }
+    }
+}
