@@ -1,0 +1,153 @@
+//! What the whole table depends on, and the table without any Service.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use lb_model::{Family, LocalDetector};
+
+use super::class::Addressing;
+use super::element::{Element, Set};
+use super::operation::Operation;
+use super::rule::{Chain, Match, Rule, Statement};
+
+/// How many clients [`Set::Affinity`] remembers at most; the next ones get a random endpoint each
+/// time.
+pub const AFFINITY_SIZE: u32 = 65_536;
+
+/// Counts up whenever the sets, chains or rules mean something else than before.
+const LAYOUT: u32 = 1;
+
+/// What the whole table of one family depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The family.
+    pub family: Family,
+    /// Number of the bit of the packet's mark (0 to 31) that says "rewrite the source"
+    /// (`masqueradeBit`).
+    pub masquerade_bit: u8,
+    /// How a source is recognised as a pod's.
+    pub detector: LocalDetector,
+    /// The addresses on which node ports are served. Not part of the signature.
+    pub node_port_addresses: BTreeSet<IpAddr>,
+}
+
+impl Settings {
+    /// The mask of the masquerade mark.
+    pub const fn mark(&self) -> u32 {
+        1 << (self.masquerade_bit & 31)
+    }
+
+    /// What the table says about itself: a table with the same signature can be adopted, any other
+    /// is replaced. At most 128 bytes.
+    pub fn signature(&self) -> String {
+        let detector = match &self.detector {
+            LocalDetector::None => "none".to_owned(),
+            LocalDetector::Cidr(network) => format!("cidr={network}"),
+            LocalDetector::Interface(name) => format!("interface={name}"),
+            LocalDetector::InterfacePrefix(prefix) => format!("prefix={prefix}"),
+        };
+        format!("causeway {LAYOUT} mark={:#x} pods={detector}", self.mark())
+    }
+
+    /// The operations from node-port addresses `old` to those wanted now.
+    pub fn node_port_address_changes(&self, old: &BTreeSet<IpAddr>) -> Vec<Operation> {
+        let wanted: BTreeSet<IpAddr> = self.own_node_port_addresses().collect();
+        let gone = old.difference(&wanted).copied();
+        let new = wanted.difference(old).copied();
+        gone.map(|ip| Operation::DeleteElement(Element::NodePortAddress(ip)))
+            .chain(new.map(|ip| Operation::AddElement(Element::NodePortAddress(ip))))
+            .collect()
+    }
+
+    fn own_node_port_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.node_port_addresses
+            .iter()
+            .copied()
+            .filter(|ip| Family::of(*ip) == self.family)
+    }
+}
+
+/// The table with its sets and base chains, without node-port addresses and Services.
+pub fn skeleton(settings: &Settings) -> Vec<Operation> {
+    let mut operations = vec![Operation::AddTable {
+        signature: settings.signature(),
+    }];
+    operations.extend(Set::ALL.map(Operation::AddSet));
+    operations.extend(
+        [
+            Chain::Services,
+            Chain::Learn,
+            Chain::NatPrerouting,
+            Chain::NatOutput,
+            Chain::NatPostrouting,
+            Chain::NatInput,
+        ]
+        .map(Operation::AddChain),
+    );
+    for (chain, rule) in rules(settings) {
+        operations.push(Operation::AddRule { chain, rule });
+    }
+    operations
+}
+
+fn rules(settings: &Settings) -> Vec<(Chain, Rule)> {
+    let mark = settings.mark();
+    let mut rules = vec![
+        (
+            Chain::Learn,
+            Rule::new([], [Statement::DispatchLearn(Addressing::Vip)]),
+        ),
+        (
+            Chain::Learn,
+            Rule::new(
+                [Match::AimedAt(Set::NodePortAddresses)],
+                [Statement::DispatchLearn(Addressing::NodePort)],
+            ),
+        ),
+    ];
+    // An endpoint may be a process of the node itself.
+    for chain in [Chain::NatPostrouting, Chain::NatInput] {
+        rules.push((
+            chain,
+            Rule::new([Match::Translated], [Statement::Jump(Chain::Learn)]),
+        ));
+    }
+    rules.extend([
+        (
+            Chain::Services,
+            Rule::new([], [Statement::Dispatch(Addressing::Vip)]),
+        ),
+        (
+            Chain::Services,
+            Rule::new(
+                [Match::DestinationIn(Set::NodePortAddresses)],
+                [Statement::Dispatch(Addressing::NodePort)],
+            ),
+        ),
+        (
+            Chain::Services,
+            Rule::new([Match::DestinationIn(Set::ClusterIps)], [Statement::Reject]),
+        ),
+        (
+            Chain::NatPrerouting,
+            Rule::new([], [Statement::Jump(Chain::Services)]),
+        ),
+        (
+            Chain::NatOutput,
+            Rule::new([], [Statement::Jump(Chain::Services)]),
+        ),
+        (
+            Chain::NatPostrouting,
+            Rule::new([Match::Translated, Match::Hairpin], [Statement::Masquerade]),
+        ),
+        (
+            Chain::NatPostrouting,
+            Rule::new([Match::MarkClear(mark)], [Statement::Return]),
+        ),
+        (
+            Chain::NatPostrouting,
+            Rule::new([], [Statement::FlipMark(mark), Statement::Masquerade]),
+        ),
+    ]);
+    rules
+}

@@ -1,0 +1,92 @@
+//! Data planes: they put what the model decided into the kernel, and know what is in there.
+//!
+//! A backend never decides where a packet goes and never plans: `lb-plan` gives it operations, and
+//! it translates them to `nodekit` calls. It belongs to one thread and blocks it.
+
+mod nftables;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lb_model::{Family, ServiceName};
+use nodekit::netlink;
+
+pub use lb_plan::nftables::Settings;
+pub use nftables::NftablesBackend;
+
+/// Why the kernel could not be programmed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The kernel has no nftables, or not enough of it, or we may not use it.
+    #[error("this kernel cannot do nftables for {family:?}, or we lack CAP_NET_ADMIN: {source}")]
+    NoNftables {
+        /// The family tried.
+        family: Family,
+        /// The kernel's answer.
+        source: netlink::Error,
+    },
+    /// The kernel refused an operation, which the source names.
+    #[error(transparent)]
+    Kernel(#[from] netlink::Error),
+    /// Something that the Service's frontends lean on could not be made; the kernel's answer is in
+    /// the log and in the failure of another Service or of the leftovers.
+    #[error("what it leans on could not be made: {0}")]
+    Lacks(netlink::Error),
+}
+
+/// What one pass did to one family.
+#[derive(Debug, Default)]
+pub struct FamilyReport {
+    /// Everything was looked at, not only what changed: the first pass, and one after the table was
+    /// found gone or changed by somebody else.
+    pub full: bool,
+    /// Elements, chains and rules added or removed.
+    pub operations: usize,
+    /// Transactions committed or tried.
+    pub transactions: usize,
+    /// How long it took.
+    pub duration: Duration,
+    /// Services whose frontends are still as they were before: name them again in a later pass.
+    pub failed: BTreeMap<ServiceName, BackendError>,
+    /// A failure that belongs to no Service: the pass must be repeated (with any Services, or none).
+    pub leftovers: Option<BackendError>,
+}
+
+/// What one pass did to the UDP flows of Services.
+#[derive(Debug, Default)]
+pub struct FlowReport {
+    /// Connection-tracking entries deleted since their endpoint left.
+    pub deleted: usize,
+    /// How long it took.
+    pub duration: Duration,
+    /// The reconciliation failed: it is repeated with the next pass.
+    pub failed: Option<BackendError>,
+}
+
+/// What one pass did.
+#[derive(Debug, Default)]
+pub struct PassReport {
+    /// By family, only those served.
+    pub families: BTreeMap<Family, FamilyReport>,
+    /// `None`: no UDP frontend was touched, so that none was looked at.
+    pub flows: Option<FlowReport>,
+}
+
+impl PassReport {
+    /// Elements, chains and rules added or removed, both families together.
+    pub fn operations(&self) -> usize {
+        self.families.values().map(|family| family.operations).sum()
+    }
+
+    /// The Services to be named again in a later pass.
+    pub fn failed(&self) -> impl Iterator<Item = &ServiceName> {
+        self.families.values().flat_map(|family| family.failed.keys())
+    }
+
+    /// Whether everything asked for is in the kernel; if not, the pass is to be repeated.
+    pub fn complete(&self) -> bool {
+        self.families.values().all(|f| f.failed.is_empty() && f.leftovers.is_none())
+            && self.flows.as_ref().is_none_or(|flows| flows.failed.is_none())
+    }
+}
