@@ -2,6 +2,8 @@
 //! through one door ([`Model::apply`]), decisions come out.
 
 pub mod frontend;
+#[cfg(feature = "generate")]
+pub mod generate;
 pub mod model;
 pub mod oracle;
 pub mod said;
@@ -10,5 +12,5 @@ pub use frontend::{
     Endpoint, Family, Frontend, FrontendAddress, FrontendKind, LocalDetector, Masquerade, Protocol,
     ServiceName, Treatment,
 };
-pub use model::{Changes, Complaint, DetectLocal, Model, ModelConfig};
+pub use model::{Changes, Complaint, DetectLocal, HealthCheck, Model, ModelConfig};
 pub use oracle::{Packet, Route};

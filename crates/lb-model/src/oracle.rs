@@ -1,8 +1,21 @@
 //! The oracle: where must this packet go?
+//!
+//! It agrees with kube-proxy 1.36 (nftables mode), in this order:
+//!
+//! 1. A destination that is a frontend's address, protocol and port is that frontend's.
+//! 2. Otherwise a destination that is one of the node's node-port addresses is the NodePort
+//!    frontend's of that family, protocol and port.
+//! 3. Otherwise a destination that is the ClusterIP of a live Service is rejected: the port is
+//!    undefined.
+//! 4. Anything else is not ours.
+//!
+//! A frontend with source ranges drops what comes from elsewhere, even if it would reject.
 
 use std::net::IpAddr;
 
-use crate::frontend::{Endpoint, Protocol};
+use crate::frontend::{
+    Endpoint, Family, Frontend, FrontendAddress, LocalDetector, Masquerade, Protocol, Treatment,
+};
 use crate::model::Model;
 
 /// The first packet of a connection, as the node sees it before any translation.
@@ -42,9 +55,111 @@ pub enum Route {
     NotOurs,
 }
 
+impl Route {
+    /// Whether the connection from `source` is masqueraded when `endpoint` is the one chosen.
+    ///
+    /// Besides the frontend's own decision this is hairpin: an endpoint on this node that reaches
+    /// itself through a frontend would answer itself directly, past the translation.
+    pub fn masqueraded_to(&self, endpoint: &Endpoint, source: IpAddr) -> bool {
+        match self {
+            Self::Endpoints { masquerade, .. } => {
+                *masquerade || (endpoint.local && endpoint.ip == source)
+            }
+            Self::Reject | Self::Drop | Self::NotOurs => false,
+        }
+    }
+}
+
+impl LocalDetector {
+    /// Whether `packet` comes from a pod, as far as this detector can tell.
+    pub fn is_pod(&self, packet: &Packet) -> bool {
+        let interface = packet.interface.as_deref();
+        match self {
+            Self::None => false,
+            Self::Cidr(cidr) => cidr.contains(packet.source),
+            Self::Interface(name) => interface == Some(name),
+            Self::InterfacePrefix(prefix) => interface.is_some_and(|name| name.starts_with(prefix)),
+        }
+    }
+}
+
 impl Model {
     /// Where `packet` must go.
-    pub fn route_packet(&self, _packet: &Packet) -> Route {
-        Route::NotOurs
+    pub fn route_packet(&self, packet: &Packet) -> Route {
+        if Family::of(packet.source) != Family::of(packet.destination) {
+            return Route::NotOurs;
+        }
+        match self.frontend_of(packet) {
+            Some(frontend) => {
+                let detector = self.local_detector(frontend.address.family());
+                route(frontend, &detector, packet)
+            }
+            None if self.is_live_cluster_ip(packet.destination) => Route::Reject,
+            None => Route::NotOurs,
+        }
+    }
+
+    fn frontend_of(&self, packet: &Packet) -> Option<Frontend> {
+        let Packet {
+            destination: ip,
+            protocol,
+            port,
+            ..
+        } = *packet;
+        let family = Family::of(ip);
+        self.frontend(&FrontendAddress::Vip { ip, protocol, port })
+            .or_else(|| {
+                packet
+                    .destination_is_node_port_address
+                    .then(|| {
+                        self.frontend(&FrontendAddress::NodePort {
+                            family,
+                            protocol,
+                            port,
+                        })
+                    })
+                    .flatten()
+            })
+    }
+}
+
+fn route(frontend: Frontend, detector: &LocalDetector, packet: &Packet) -> Route {
+    if let Some(allowed) = &frontend.allowed_sources
+        && !allowed.iter().any(|range| range.contains(packet.source))
+    {
+        return Route::Drop;
+    }
+    let pod = detector.is_pod(packet);
+    match frontend.treatment {
+        Treatment::Forward {
+            endpoints,
+            masquerade,
+        } => {
+            let masquerade = match masquerade {
+                Masquerade::Never => false,
+                Masquerade::OffCluster => *detector != LocalDetector::None && !pod,
+                Masquerade::Always => true,
+            };
+            Route::Endpoints {
+                candidates: endpoints,
+                masquerade,
+            }
+        }
+        Treatment::LocalOnly { cluster, .. } if pod || packet.source_is_node => {
+            if cluster.is_empty() {
+                return Route::Reject;
+            }
+            Route::Endpoints {
+                candidates: cluster,
+                masquerade: !pod,
+            }
+        }
+        Treatment::LocalOnly { local, .. } if local.is_empty() => Route::Drop,
+        Treatment::LocalOnly { local, .. } => Route::Endpoints {
+            candidates: local,
+            masquerade: false,
+        },
+        Treatment::Reject => Route::Reject,
+        Treatment::Drop => Route::Drop,
     }
 }

@@ -8,6 +8,9 @@ pub struct Service {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.creationTimestamp` (RFC 3339, UTC, whole seconds); empty: unknown. Of two Services
+    /// that claim one frontend the older keeps it, and an unknown age counts as the youngest.
+    pub created: String,
     /// Label `service.kubernetes.io/service-proxy-name` is there (with any value): not for us.
     pub other_proxy: bool,
     /// Label `service.kubernetes.io/headless` is there.
@@ -86,7 +89,7 @@ pub struct SliceEndpoint {
     pub addresses: Vec<String>,
     /// `conditions.ready`; absent means true.
     pub ready: Option<bool>,
-    /// `conditions.serving`; absent means the same as ready.
+    /// `conditions.serving`; absent means true (discovery/v1 `EndpointConditions`).
     pub serving: Option<bool>,
     /// `conditions.terminating`; absent means false.
     pub terminating: Option<bool>,

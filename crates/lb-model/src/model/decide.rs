@@ -1,0 +1,209 @@
+//! The decision, once for every data plane: which endpoints, which policy, which source.
+
+use std::net::IpAddr;
+
+use crate::frontend::{
+    Endpoint, Family, Frontend, FrontendAddress, FrontendKind, Masquerade, ServiceName, Treatment,
+};
+use crate::model::Model;
+use crate::model::service::{Port, Service};
+use crate::model::slice::Traits;
+use crate::model::tracker::Known;
+
+impl Model {
+    /// What the frontends of `service` in `family` do now, sorted by address; empty when it is
+    /// gone. A frontend that another Service claimed first is left out.
+    ///
+    /// Of several claims to one address a ClusterIP wins before a load-balancer IP before an
+    /// external IP; then the Service created first; then the lesser `namespace/name`.
+    pub fn frontends(&self, service: &ServiceName, family: Family) -> Vec<Frontend> {
+        let Some(known) = self.trackers.known(service) else {
+            return Vec::new();
+        };
+        let Some(spec) = known.service.as_deref() else {
+            return Vec::new();
+        };
+        let mut frontends = Vec::new();
+        for (index, port) in spec.ports.iter().enumerate() {
+            let owned = |(kind, address): &(FrontendKind, FrontendAddress)| {
+                self.claims.owns(service, *kind, address)
+            };
+            let mut addresses = spec.addresses(family, index).filter(owned).peekable();
+            if addresses.peek().is_none() {
+                continue;
+            }
+            let candidates = self.candidates(known, port, family);
+            frontends.extend(addresses.map(|at| self.frontend_at(at, spec, family, &candidates)));
+        }
+        // Stable: of two ports that claim one node port the first keeps it.
+        frontends.sort_by_key(|frontend| frontend.address);
+        frontends.dedup_by_key(|frontend| frontend.address);
+        frontends
+    }
+
+    /// What the frontend at `address` does now; `None` when there is none.
+    pub fn frontend(&self, address: &FrontendAddress) -> Option<Frontend> {
+        let claim = self.claims.owner(address)?;
+        let known = self.trackers.known(&claim.service)?;
+        let spec = known.service.as_deref()?;
+        let family = address.family();
+        let wanted = (claim.kind(), *address);
+        let (_, port) = spec
+            .ports
+            .iter()
+            .enumerate()
+            .find(|(index, _)| spec.addresses(family, *index).any(|at| at == wanted))?;
+        let candidates = self.candidates(known, port, family);
+        Some(self.frontend_at(wanted, spec, family, &candidates))
+    }
+
+    fn frontend_at(
+        &self,
+        (kind, address): (FrontendKind, FrontendAddress),
+        spec: &Service,
+        family: Family,
+        candidates: &Candidates,
+    ) -> Frontend {
+        let node = self.node.as_ref().and_then(|node| node.address(family));
+        Frontend {
+            address,
+            kind,
+            affinity: spec.affinity,
+            allowed_sources: match kind {
+                FrontendKind::LoadBalancer => spec.allowed_sources(family, node),
+                _ => None,
+            },
+            treatment: match kind {
+                FrontendKind::ClusterIp => self.internal(spec, candidates),
+                _ => external(spec, candidates),
+            },
+        }
+    }
+
+    fn internal(&self, spec: &Service, candidates: &Candidates) -> Treatment {
+        let endpoints = if spec.internal_local {
+            &candidates.local
+        } else {
+            &candidates.cluster
+        };
+        if candidates.cluster.is_empty() {
+            Treatment::Reject
+        } else if endpoints.is_empty() {
+            Treatment::Drop
+        } else {
+            let masquerade = if self.config.masquerade_all {
+                Masquerade::Always
+            } else {
+                Masquerade::OffCluster
+            };
+            Treatment::Forward {
+                endpoints: endpoints.clone(),
+                masquerade,
+            }
+        }
+    }
+
+    /// Who can be chosen for `port`.
+    fn candidates(&self, known: &Known, port: &Port, family: Family) -> Candidates {
+        let zone = self.node.as_ref().map_or("", |node| &node.zone);
+        let slices = known.slices(family);
+        let said = slices.flat_map(|slice| slice.endpoints(&port.name, port.protocol, zone));
+        Candidates::choose(&merged(said.collect()))
+    }
+}
+
+/// `externalTrafficPolicy`.
+fn external(spec: &Service, candidates: &Candidates) -> Treatment {
+    let Candidates { cluster, local } = candidates;
+    if cluster.is_empty() {
+        Treatment::Reject
+    } else if spec.external_local {
+        Treatment::LocalOnly {
+            cluster: cluster.clone(),
+            local: local.clone(),
+        }
+    } else {
+        Treatment::Forward {
+            endpoints: cluster.clone(),
+            masquerade: Masquerade::Always,
+        }
+    }
+}
+
+type Said = (IpAddr, u16, Traits);
+
+/// Sorted, and one entry per address and port: what any slice says of it holds.
+fn merged(mut said: Vec<Said>) -> Vec<Said> {
+    said.sort_unstable();
+    said.dedup_by(|next, kept| {
+        let same = (next.0, next.1) == (kept.0, kept.1);
+        if same {
+            kept.2 = kept.2.with(next.2);
+        }
+        same
+    });
+    said
+}
+
+/// The endpoints that can be chosen under either traffic policy, sorted.
+struct Candidates {
+    /// Policy Cluster. Empty only if no endpoint anywhere is usable.
+    cluster: Vec<Endpoint>,
+    /// Policy Local.
+    local: Vec<Endpoint>,
+}
+
+impl Candidates {
+    /// Ready ones (those that the hints prefer, for policy Cluster), or else, decided for each
+    /// policy by itself, those that still serve while they terminate.
+    fn choose(said: &[Said]) -> Self {
+        let preferred = Traits::READY.with(topology(said));
+        let pick = |traits: Traits| -> Vec<Endpoint> {
+            said.iter()
+                .filter(|said| said.2.has(traits))
+                .map(endpoint)
+                .collect()
+        };
+        let or = |first: Vec<Endpoint>, then: Traits| {
+            if first.is_empty() { pick(then) } else { first }
+        };
+        Self {
+            cluster: or(pick(preferred), Traits::DRAINING),
+            local: or(
+                pick(Traits::LOCAL.with(Traits::READY)),
+                Traits::LOCAL.with(Traits::DRAINING),
+            ),
+        }
+    }
+}
+
+/// What an endpoint must be hinted for to get traffic of policy Cluster, by all ready endpoints:
+/// this node if all are hinted for nodes and one for this, else this zone likewise, else nothing.
+fn topology(said: &[Said]) -> Traits {
+    let holds = |hint: Traits, here: Traits| {
+        let mut ready = said
+            .iter()
+            .filter(|said| said.2.has(Traits::READY))
+            .peekable();
+        let mut any = false;
+        ready.all(|said| {
+            any |= said.2.has(here);
+            said.2.has(hint)
+        }) && any
+    };
+    if holds(Traits::NODE_HINT, Traits::THIS_NODE) {
+        Traits::THIS_NODE
+    } else if holds(Traits::ZONE_HINT, Traits::THIS_ZONE) {
+        Traits::THIS_ZONE
+    } else {
+        Traits::default()
+    }
+}
+
+fn endpoint((ip, port, traits): &Said) -> Endpoint {
+    Endpoint {
+        ip: *ip,
+        port: *port,
+        local: traits.has(Traits::LOCAL),
+    }
+}

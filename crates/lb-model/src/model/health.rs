@@ -1,0 +1,55 @@
+//! What a load balancer may ask this node: has it endpoints of a Service?
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+
+use crate::frontend::{Family, ServiceName};
+use crate::model::Model;
+
+/// One Service's health check on this node (`spec.healthCheckNodePort`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The Service.
+    pub service: ServiceName,
+    /// The port that answers.
+    pub port: NonZeroU16,
+    /// Ready endpoints on this node, each address counted once. Terminating ones do not count:
+    /// they still get traffic, but a balancer must stop sending more.
+    pub local_endpoints: usize,
+}
+
+impl Model {
+    /// The health checks that this node must answer in `family`, by Service: those of type
+    /// LoadBalancer with `externalTrafficPolicy: Local`.
+    pub fn health_checks(&self, family: Family) -> Vec<HealthCheck> {
+        let checks = self
+            .trackers
+            .services()
+            .filter_map(|(name, known, service)| {
+                let port = NonZeroU16::new(service.health_check_port)?;
+                service.cluster_ip(family)?;
+                let mut ready = BTreeSet::new();
+                for slice in known.slices(family) {
+                    if service
+                        .ports
+                        .iter()
+                        .any(|port| slice.has_port(&port.name, port.protocol))
+                    {
+                        ready.extend(slice.local_ready());
+                    }
+                }
+                Some(HealthCheck {
+                    service: name.clone(),
+                    port,
+                    local_endpoints: ready.len(),
+                })
+            });
+        checks.collect()
+    }
+
+    /// Whether a balancer may count on this node: it is there, is not being deleted, and the
+    /// autoscaler is not about to remove it (KEP-3836).
+    pub fn node_is_eligible(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.staying)
+    }
+}
