@@ -1,3 +1,3 @@
 //! Placeholder.
-
+mod host_local;
 fn main() {}

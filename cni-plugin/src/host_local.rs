@@ -1,0 +1,13 @@
+//! Addresses from ranges, reserved as files, in the layout of the reference plugin `host-local`:
+//! either can take over from the other.
+
+mod config;
+mod index;
+mod range;
+mod reserve;
+mod store;
+
+pub(crate) use config::Config;
+pub(crate) use range::{Range, RangeSet};
+pub(crate) use reserve::{Allocation, check, reserve};
+pub(crate) use store::{Reservation, Store};

@@ -1,0 +1,256 @@
+//! Taking one address out of every range set.
+
+use std::net::IpAddr;
+
+use cni_types::{Attachment, Cidr, Code, Error, IpConfig, PluginConfig};
+
+use super::{Config, Range, RangeSet, Store, config};
+
+/// What an attachment got, in the order of the range sets.
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    pub(crate) ips: Vec<IpConfig>,
+}
+
+/// Reserves an address of every set for an attachment; all of them or none.
+///
+/// # Errors
+/// Code 11 when a set is full, 7 for a wish that cannot be met, 5 when the disk fails.
+pub(crate) fn reserve(
+    config: &Config,
+    network: &str,
+    attachment: &Attachment,
+) -> Result<Allocation, Error> {
+    let store = Store::create(&config.folder(network))?;
+    let held = store.held_by(attachment)?;
+    if let Some(address) = held
+        .iter()
+        .find(|a| config.sets.iter().any(|s| s.range_of(**a).is_some()))
+    {
+        let Attachment {
+            container_id,
+            ifname,
+        } = attachment;
+        return Err(Error::new(
+            Code::INVALID_CONFIG,
+            format!("{address} is already reserved for {container_id} {ifname}: a second ADD"),
+        ));
+    }
+    let wishes = wishes(config)?;
+    let mut taken: Vec<(IpAddr, &Range)> = Vec::new();
+    let all = config
+        .sets
+        .iter()
+        .zip(&wishes)
+        .enumerate()
+        .try_for_each(|(index, (set, wish))| {
+            taken.push(take(&store, index, set, *wish, attachment)?);
+            Ok(())
+        });
+    let addresses: Vec<_> = taken.iter().map(|(address, _)| *address).collect();
+    let noted = all.and_then(|()| store.note(attachment, &addresses));
+    if let Err(error) = noted {
+        for address in addresses {
+            store.remove(address)?;
+        }
+        return Err(error);
+    }
+    Ok(Allocation {
+        ips: taken
+            .into_iter()
+            .map(|(a, range)| ip_config(a, range))
+            .collect(),
+    })
+}
+
+/// Whether an attachment holds an address.
+///
+/// # Errors
+/// Code 3 when it doesn't, 5 when the disk fails.
+pub(crate) fn check(plugin: &PluginConfig, attachment: &Attachment) -> Result<(), Error> {
+    let store = Store::open(&config::folder(plugin)?)?;
+    let held = store
+        .map(|store| store.held_by(attachment))
+        .transpose()?
+        .unwrap_or_default();
+    if held.is_empty() {
+        let Attachment {
+            container_id,
+            ifname,
+        } = attachment;
+        let message = format!("no address is reserved for {container_id} {ifname}");
+        return Err(Error::new(Code::UNKNOWN_CONTAINER, message));
+    }
+    Ok(())
+}
+
+/// For each set the address that is wished for; every wish must find its set.
+fn wishes(config: &Config) -> Result<Vec<Option<IpAddr>>, Error> {
+    let mut left = config.requested.clone();
+    let mut wishes = Vec::new();
+    for set in &config.sets {
+        let at = left
+            .iter()
+            .position(|address| set.range_of(*address).is_some());
+        wishes.push(at.map(|at| left.remove(at)));
+    }
+    if left.is_empty() {
+        return Ok(wishes);
+    }
+    let left: Vec<_> = left.iter().map(IpAddr::to_string).collect();
+    let message = format!(
+        "requested addresses fit no free range set: {}",
+        left.join(", ")
+    );
+    Err(Error::new(Code::INVALID_CONFIG, message))
+}
+
+fn take<'a>(
+    store: &Store,
+    index: usize,
+    set: &'a RangeSet,
+    wish: Option<IpAddr>,
+    attachment: &Attachment,
+) -> Result<(IpAddr, &'a Range), Error> {
+    if let Some(address) = wish {
+        return take_wished(store, set, address, attachment);
+    }
+    for (address, range) in set.after(store.last_reserved(index)) {
+        if store.reserve(address, attachment)? {
+            store.set_last_reserved(index, address)?;
+            return Ok((address, range));
+        }
+    }
+    Err(Error::new(
+        Code::TRY_AGAIN,
+        format!("no address is free in {set}"),
+    ))
+}
+
+fn take_wished<'a>(
+    store: &Store,
+    set: &'a RangeSet,
+    address: IpAddr,
+    attachment: &Attachment,
+) -> Result<(IpAddr, &'a Range), Error> {
+    let refused = |why| {
+        Err(Error::new(
+            Code::INVALID_CONFIG,
+            format!("requested {address} {why}"),
+        ))
+    };
+    match set.range_of(address) {
+        None => refused("is in no range"),
+        Some(range) if range.gateway == address => refused("is the gateway"),
+        Some(range) => {
+            if store.reserve(address, attachment)? {
+                Ok((address, range))
+            } else {
+                refused("is taken")
+            }
+        }
+    }
+}
+
+fn ip_config(address: IpAddr, range: &Range) -> IpConfig {
+    // The range was read from a valid prefix of the same family.
+    let address = Cidr::new(address, range.subnet.prefix()).unwrap_or(range.subnet);
+    IpConfig {
+        address,
+        gateway: Some(range.gateway),
+        interface: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use cni_types::Args;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(dir: &Path, mut ipam: Value, ips: &[&str]) -> Config {
+        ipam["dataDir"] = dir.to_str().unwrap().into();
+        let document = json!({"name": "n", "ipam": ipam, "runtimeConfig": {"ips": ips}});
+        let plugin = PluginConfig::decode(document.to_string().as_bytes()).unwrap();
+        Config::read(&plugin, &Args::default()).unwrap()
+    }
+
+    fn dual(dir: &Path, ips: &[&str]) -> Config {
+        let ranges = json!({"ranges": [[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/64"}]]});
+        config(dir, ranges, ips)
+    }
+
+    fn get(config: &Config, id: &str) -> Result<Vec<String>, Error> {
+        let allocation = reserve(config, "n", &Attachment::new(id, "eth0").unwrap())?;
+        Ok(allocation
+            .ips
+            .iter()
+            .map(|ip| ip.address.to_string())
+            .collect())
+    }
+
+    fn release(dir: &Path, id: &str) {
+        let store = Store::open(&dir.join("n")).unwrap().unwrap();
+        store
+            .release(&Attachment::new(id, "eth0").unwrap())
+            .unwrap();
+    }
+
+    #[test]
+    fn addresses_go_round_and_are_not_given_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dual(dir.path(), &[]);
+        assert_eq!(get(&config, "a").unwrap(), ["10.0.0.2/29", "fd00::2/64"]);
+        assert_eq!(get(&config, "b").unwrap(), ["10.0.0.3/29", "fd00::3/64"]);
+        release(dir.path(), "a");
+        assert_eq!(get(&config, "c").unwrap(), ["10.0.0.4/29", "fd00::4/64"]);
+        let error = get(&config, "c").unwrap_err();
+        assert!(
+            error.message.contains("10.0.0.4 is already reserved"),
+            "{error}"
+        );
+        // The refused second ADD must not have taken anything from the first.
+        release(dir.path(), "c");
+        assert!(!dir.path().join("n/10.0.0.4").exists());
+    }
+
+    #[test]
+    fn a_full_set_takes_nothing_from_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let ranges = json!({"ranges": [[{"subnet": "fd00::/64"}], [{"subnet": "10.0.0.0/29"}]]});
+        let config = config(dir.path(), ranges, &[]);
+        for id in ["a", "b", "c", "d", "e"] {
+            get(&config, id).unwrap();
+        }
+        let error = get(&config, "f").unwrap_err();
+        assert_eq!(error.code, Code::TRY_AGAIN);
+        assert!(
+            error.message.contains("10.0.0.1-10.0.0.6 in 10.0.0.0/29"),
+            "{error}"
+        );
+        assert!(!dir.path().join("n/fd00::7").exists());
+        release(dir.path(), "b");
+        assert_eq!(get(&config, "f").unwrap()[1], "10.0.0.3/29");
+    }
+
+    #[test]
+    fn wishes_are_met_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let wished = dual(dir.path(), &["10.0.0.5", "fd00::99/64"]);
+        assert_eq!(get(&wished, "a").unwrap(), ["10.0.0.5/29", "fd00::99/64"]);
+        let error = get(&wished, "b").unwrap_err();
+        assert_eq!(error.message, "requested 10.0.0.5 is taken");
+        assert_eq!(
+            get(&dual(dir.path(), &["10.0.0.1"]), "b")
+                .unwrap_err()
+                .message,
+            "requested 10.0.0.1 is the gateway"
+        );
+        assert!(get(&dual(dir.path(), &["192.0.2.1"]), "b").is_err());
+        // Wishes do not move the round.
+        assert_eq!(get(&dual(dir.path(), &[]), "b").unwrap()[0], "10.0.0.2/29");
+    }
+}
