@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Resource;
+use super::{Resource, identity};
 
 /// One version of one object. Cloning is cheap.
 ///
@@ -134,6 +134,13 @@ impl Object {
     /// Where the object does not fit the type.
     pub fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_slice(&self.0.json)
+    }
+
+    /// The same content under another version.
+    pub(crate) fn at_version(&self, version: u64) -> Self {
+        let mut value = self.value();
+        identity::set_version(&mut value, version);
+        Self::new(self.0.resource, version, &value)
     }
 
     pub(crate) fn key(&self) -> &Key {

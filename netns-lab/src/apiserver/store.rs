@@ -486,14 +486,11 @@ impl State {
     }
 
     fn remove(&mut self, object: &Object) -> Result<Object, Refusal> {
-        let mut value = object.value();
         if object.resource() == Resource::Service {
             self.allocators
-                .hand_over(&Held::by(&value), &Held::default());
+                .hand_over(&Held::by(&object.value()), &Held::default());
         }
-        let version = self.version + 1;
-        identity::set_version(&mut value, version);
-        let last = Object::new(object.resource(), version, &value);
+        let last = object.at_version(self.version + 1);
         let before = Some(object.clone());
         self.publish(Event {
             change: Change::Deleted,
