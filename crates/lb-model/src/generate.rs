@@ -31,8 +31,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster of at most `size` Services and twice as many EndpointSlices.
+    /// A cluster of at most `size` Services (1 to 50) and twice as many EndpointSlices.
     pub fn new(seed: u64, size: usize) -> Self {
+        let size = size.clamp(1, 50);
         let mut random = Random::new(seed);
         let config = config(&mut random);
         let node = Some(node(&mut random));
@@ -152,8 +153,10 @@ fn policy(random: &mut Random) -> String {
 }
 
 fn service(random: &mut Random, i: usize, size: usize) -> Service {
-    let v4 = format!("10.96.0.{}", 1 + i);
-    let v6 = format!("fd00:96::{:x}", 1 + i);
+    // Now and then the ClusterIP of another Service, as while one replaces the other.
+    let address = 1 + if random.one_in(12) { i / 2 } else { i };
+    let v4 = format!("10.96.0.{address}");
+    let v6 = format!("fd00:96::{address:x}");
     let kind = match random.below(9) {
         0 => "ExternalName",
         1 | 2 => "NodePort",
@@ -244,7 +247,8 @@ fn service_port(random: &mut Random, p: usize, node_port: bool, size: usize) -> 
 
 fn slice(random: &mut Random, i: usize, size: usize) -> EndpointSlice {
     let v6 = random.one_in(3);
-    let owner = random.below(size);
+    // Of the slice's namespace; now and then there is no such Service.
+    let owner = random.below(size.div_ceil(2)) * 2 + i % 2;
     let hints = random.below(4);
     let port = |name: &str, protocol: &str, port| SlicePort {
         name: name.to_owned(),
@@ -253,7 +257,7 @@ fn slice(random: &mut Random, i: usize, size: usize) -> EndpointSlice {
     };
     let number = [8080, 9090][random.below(2)];
     EndpointSlice {
-        namespace: format!("ns-{}", owner % 2),
+        namespace: format!("ns-{}", i % 2),
         name: format!("slice-{i}"),
         service: if random.one_in(15) {
             String::new()
