@@ -177,6 +177,7 @@ impl<'a> Pass<'a> {
                 new.chains().any(|chain| !self.has_chain(&chain))
                     || new.hairpins().any(|ip| !self.has_hairpin(&ip))
             }
+            Effect::Chain(chain, true) => chain.leans_on().is_some_and(|c| !self.has_chain(&c)),
             _ => false,
         })
     }
