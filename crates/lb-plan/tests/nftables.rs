@@ -6,6 +6,8 @@ mod cluster;
 mod counts;
 #[path = "nftables/goldens.rs"]
 mod goldens;
+#[path = "nftables/model.rs"]
+mod model;
 #[path = "nftables/node.rs"]
 mod node;
 #[path = "nftables/properties.rs"]
