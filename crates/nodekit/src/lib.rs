@@ -5,8 +5,11 @@
 //! conntrack over netlink sockets, enters network namespaces and reads and writes sysctls; an error
 //! names the operation and the errno.
 
+#[cfg(feature = "faulty")]
+pub mod faulty;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod route;
 pub mod sysctl;
 

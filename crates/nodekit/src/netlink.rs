@@ -67,7 +67,9 @@ pub struct Socket {
 
 impl std::fmt::Debug for Socket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Socket").field("sequence", &self.sequence).finish_non_exhaustive()
+        f.debug_struct("Socket")
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,8 +86,10 @@ impl Socket {
     /// [`Error::Socket`] where the kernel doesn't know the protocol (`EPROTONOSUPPORT`) or a limit
     /// is reached (`EMFILE`, `ENOMEM`).
     pub fn open(protocol: Protocol) -> Result<Self, Error> {
-        let failed = |error| Error::socket(&format_args!("open a {protocol:?} netlink socket"), error);
-        let mut socket = netlink_sys::Socket::new(protocol.number()).map_err(|e| failed(errno(&e)))?;
+        let failed =
+            |error| Error::socket(&format_args!("open a {protocol:?} netlink socket"), error);
+        let mut socket =
+            netlink_sys::Socket::new(protocol.number()).map_err(|e| failed(errno(&e)))?;
         socket.bind_auto().map_err(|e| failed(errno(&e)))?;
         // A connected netlink socket takes datagrams from its peer only: no other process can
         // slip an answer in.
@@ -96,13 +100,19 @@ impl Socket {
         socket.set_cap_ack(true).map_err(|e| failed(errno(&e)))?;
         if protocol == Protocol::Route {
             // The kernel then filters dumps by what the request says, and refuses what it can't.
-            socket.set_netlink_get_strict_chk(true).map_err(|e| failed(errno(&e)))?;
+            socket
+                .set_netlink_get_strict_chk(true)
+                .map_err(|e| failed(errno(&e)))?;
         }
         if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             // Without CAP_NET_ADMIN the plain option gives what net.core.rmem_max permits.
             setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).map_err(failed)?;
         }
-        Ok(Self { socket, sequence: 0, buffer: vec![0; DATAGRAM] })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: vec![0; DATAGRAM],
+        })
     }
 
     /// Sends one message and waits for its acknowledgement.
@@ -186,7 +196,10 @@ impl Socket {
                 Err(e) => return Err(e),
             }
         }
-        Err(Error::Interrupted { operation: what.to_string(), attempts: DUMP_ATTEMPTS })
+        Err(Error::Interrupted {
+            operation: what.to_string(),
+            attempts: DUMP_ATTEMPTS,
+        })
     }
 
     /// One attempt at a dump; `false` when it was interrupted.
@@ -215,7 +228,11 @@ impl Socket {
                     Reply::Done { errno: None, .. } | Reply::Ack => {
                         return failed.map_or(Ok(whole), Err);
                     }
-                    Reply::Done { errno: Some(errno), message } | Reply::Error { errno, message } => {
+                    Reply::Done {
+                        errno: Some(errno),
+                        message,
+                    }
+                    | Reply::Error { errno, message } => {
                         return Err(Error::kernel(what, errno, message));
                     }
                     Reply::Malformed => return Err(Error::malformed(what, "a cut message")),
@@ -302,5 +319,7 @@ impl Socket {
 }
 
 fn errno(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
+    error
+        .raw_os_error()
+        .map_or(Errno::UnknownErrno, Errno::from_raw)
 }

@@ -26,10 +26,14 @@ pub struct AttrWriter {
 }
 
 impl AttrWriter {
-    /// A writer that goes on behind `header` (a family's fixed struct, or nothing).
+    /// A writer that goes on behind `bytes` (a family's fixed struct, or earlier messages), whose
+    /// length is a multiple of 4.
     #[must_use]
-    pub fn after(header: &[u8]) -> Self {
-        Self { bytes: header.to_vec(), too_long: None }
+    pub fn onto(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            too_long: None,
+        }
     }
 
     /// Writes an attribute of plain bytes.
@@ -81,6 +85,13 @@ impl AttrWriter {
     pub fn nested(&mut self, kind: u16, inner: impl FnOnce(&mut Self)) -> &mut Self {
         let start = self.begin(kind | NESTED);
         inner(self);
+        self.end(start, kind)
+    }
+
+    /// Writes an attribute whose payload is attributes that were written before.
+    pub fn nested_bytes(&mut self, kind: u16, attributes: &[u8]) -> &mut Self {
+        let start = self.begin(kind | NESTED);
+        self.bytes.extend_from_slice(attributes);
         self.end(start, kind)
     }
 
@@ -142,7 +153,11 @@ impl<'a> Attr<'a> {
     /// The payload as text up to its NUL.
     #[must_use]
     pub fn text(&self) -> Option<&'a str> {
-        let end = self.payload.iter().position(|b| *b == 0).unwrap_or(self.payload.len());
+        let end = self
+            .payload
+            .iter()
+            .position(|b| *b == 0)
+            .unwrap_or(self.payload.len());
         std::str::from_utf8(self.payload.get(..end)?).ok()
     }
 
@@ -205,7 +220,10 @@ impl<'a> Iterator for Attrs<'a> {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         let payload = self.rest.get(ATTR_HEADER..length)?;
         let kind = u16::from_ne_bytes([header[2], header[3]]) & TYPE_MASK;
-        self.rest = self.rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        self.rest = self
+            .rest
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
         Some(Attr { kind, payload })
     }
 }
@@ -224,7 +242,10 @@ mod tests {
         let bytes = writer.finish().unwrap();
         assert_eq!(bytes.len() % 4, 0);
         let read: Vec<_> = attrs(&bytes).collect();
-        assert_eq!(read.iter().map(|a| a.kind).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(
+            read.iter().map(|a| a.kind).collect::<Vec<_>>(),
+            [1, 2, 3, 4]
+        );
         assert_eq!(read[0].text(), Some("abc"));
         assert_eq!(read[1].u32_be(), Some(7));
         assert!(read[2].payload.is_empty());
@@ -241,7 +262,13 @@ mod tests {
             }
         });
         let error = writer.finish().unwrap_err();
-        assert_eq!(error, AttrTooLong { kind: 9, length: 4 + 3 * 30_004 });
+        assert_eq!(
+            error,
+            AttrTooLong {
+                kind: 9,
+                length: 4 + 3 * 30_004
+            }
+        );
     }
 
     proptest! {

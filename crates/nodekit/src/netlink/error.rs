@@ -57,22 +57,35 @@ impl Error {
     /// An error the kernel gave for `operation`.
     #[must_use]
     pub fn kernel(operation: &dyn Display, errno: Errno, message: Option<String>) -> Self {
-        Self::Kernel { operation: operation.to_string(), errno, message }
+        Self::Kernel {
+            operation: operation.to_string(),
+            errno,
+            message,
+        }
     }
 
     /// An error of the socket itself while doing `operation`.
     #[must_use]
     pub fn socket(operation: &dyn Display, errno: Errno) -> Self {
-        Self::Socket { operation: operation.to_string(), errno }
+        Self::Socket {
+            operation: operation.to_string(),
+            errno,
+        }
     }
 
     /// Bytes that aren't what netlink or the message's family says they should be.
     #[must_use]
     pub fn malformed(operation: &dyn Display, detail: &str) -> Self {
-        Self::Malformed { operation: operation.to_string(), detail: detail.to_owned() }
+        Self::Malformed {
+            operation: operation.to_string(),
+            detail: detail.to_owned(),
+        }
     }
 }
 
 fn words(message: &Option<String>) -> String {
-    message.as_ref().map(|text| format!(" ({text})")).unwrap_or_default()
+    message
+        .as_ref()
+        .map(|text| format!(" ({text})"))
+        .unwrap_or_default()
 }

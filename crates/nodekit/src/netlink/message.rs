@@ -70,11 +70,20 @@ impl Message<'_> {
             NLMSG_ERROR => match self.code() {
                 None => Reply::Malformed,
                 Some(0) => Reply::Ack,
-                Some(code) => Reply::Error { errno: named(code), message: self.error_words() },
+                Some(code) => Reply::Error {
+                    errno: named(code),
+                    message: self.error_words(),
+                },
             },
             NLMSG_DONE => match self.code() {
-                None | Some(0) => Reply::Done { errno: None, message: None },
-                Some(code) => Reply::Done { errno: Some(named(code)), message: self.words_at(4) },
+                None | Some(0) => Reply::Done {
+                    errno: None,
+                    message: None,
+                },
+                Some(code) => Reply::Done {
+                    errno: Some(named(code)),
+                    message: self.words_at(4),
+                },
             },
             NLMSG_NOOP | NLMSG_OVERRUN => Reply::Noop,
             _ => Reply::Data,
@@ -82,7 +91,9 @@ impl Message<'_> {
     }
 
     fn code(&self) -> Option<i32> {
-        self.payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
+        self.payload
+            .first_chunk()
+            .map(|bytes| i32::from_ne_bytes(*bytes))
     }
 
     fn error_words(&self) -> Option<String> {
@@ -127,7 +138,10 @@ impl<'a> Iterator for Messages<'a> {
         let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *header;
         let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
         let payload = self.rest.get(HEADER_LEN..length)?;
-        self.rest = self.rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        self.rest = self
+            .rest
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
         let header = Header {
             kind: u16::from_ne_bytes([e, f]),
             flags: u16::from_ne_bytes([g, h]),
@@ -173,7 +187,13 @@ mod tests {
         let ack = datagram(NLMSG_ERROR, CAPPED, &[0; 20]);
         assert_eq!(reply(&ack), Reply::Ack);
         let done = datagram(NLMSG_DONE, 0, &[0; 4]);
-        assert_eq!(reply(&done), Reply::Done { errno: None, message: None });
+        assert_eq!(
+            reply(&done),
+            Reply::Done {
+                errno: None,
+                message: None
+            }
+        );
         assert_eq!(reply(&datagram(NLMSG_ERROR, 0, &[])), Reply::Malformed);
     }
 
@@ -182,11 +202,17 @@ mod tests {
         let mut words = AttrWriter::default();
         words.string(ATTR_MSG, "no such thing");
         let words = words.finish().unwrap();
-        let expected = Reply::Error { errno: Errno::ENOENT, message: Some("no such thing".into()) };
+        let expected = Reply::Error {
+            errno: Errno::ENOENT,
+            message: Some("no such thing".into()),
+        };
         let failed = datagram(0x1234, 0, &[1, 2, 3, 4, 5]);
         let code = (-2i32).to_ne_bytes();
         let capped = [&code[..], &failed[..HEADER_LEN], &words].concat();
-        assert_eq!(reply(&datagram(NLMSG_ERROR, CAPPED | ACK_TLVS, &capped)), expected);
+        assert_eq!(
+            reply(&datagram(NLMSG_ERROR, CAPPED | ACK_TLVS, &capped)),
+            expected
+        );
         let whole = [&code[..], &failed, &words].concat();
         assert_eq!(reply(&datagram(NLMSG_ERROR, ACK_TLVS, &whole)), expected);
     }
@@ -195,7 +221,9 @@ mod tests {
     fn several_messages_of_a_datagram_are_read_in_order() {
         let mut bytes = datagram(20, 2, &[1, 2, 3]);
         bytes.extend(datagram(21, 2, &[]));
-        let read: Vec<_> = messages(&bytes).map(|m| (m.header.kind, m.payload.to_vec())).collect();
+        let read: Vec<_> = messages(&bytes)
+            .map(|m| (m.header.kind, m.payload.to_vec()))
+            .collect();
         assert_eq!(read, [(20, vec![1, 2, 3]), (21, vec![])]);
     }
 

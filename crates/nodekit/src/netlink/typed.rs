@@ -31,10 +31,16 @@ impl Socket {
         message: &M,
     ) -> Result<Vec<M>, Error> {
         let mut found = Vec::new();
-        self.get(what, message.message_type(), flags, &serialized(message), |answer| {
-            found.push(deserialized(what, answer)?);
-            Ok(())
-        })?;
+        self.get(
+            what,
+            message.message_type(),
+            flags,
+            &serialized(message),
+            |answer| {
+                found.push(deserialized(what, answer)?);
+                Ok(())
+            },
+        )?;
         Ok(found)
     }
 
@@ -47,10 +53,15 @@ impl Socket {
         what: &dyn Display,
         message: &M,
     ) -> Result<Vec<M>, Error> {
-        self.dump(what, message.message_type(), &serialized(message), |answer, found| {
-            found.push(deserialized(what, answer)?);
-            Ok(())
-        })
+        self.dump(
+            what,
+            message.message_type(),
+            &serialized(message),
+            |answer, found| {
+                found.push(deserialized(what, answer)?);
+                Ok(())
+            },
+        )
     }
 }
 

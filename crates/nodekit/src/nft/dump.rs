@@ -1,0 +1,293 @@
+//! What is in the kernel.
+
+use super::error::Error;
+use super::kernel::{
+    CHAIN_HANDLE, CHAIN_HOOK, CHAIN_NAME, CHAIN_USE, CHAIN_USERDATA, ELEMENTS_LIST, ELEMENTS_SET,
+    GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, GET_TABLE, IN_TABLE, LIST_ELEMENT, RULE_CHAIN,
+    RULE_HANDLE, RULE_USERDATA, SET_DATA_LEN, SET_DATA_TYPE, SET_FLAGS, SET_HANDLE, SET_KEY_LEN,
+    SET_KEY_TYPE, SET_NAME, SET_USERDATA, TABLE_HANDLE, TABLE_NAME, TABLE_USERDATA, generic_header,
+};
+use super::object::Family;
+use super::set::Element;
+use super::socket::NftSocket;
+use super::userdata::{COMMENT, SET_COMMENT, read_comment};
+use crate::netlink::{self, Attr, AttrWriter, Attrs, Message, attrs};
+
+/// Bytes of `struct nfgenmsg`.
+const GENERIC_HEADER: usize = 4;
+
+/// A table as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableInfo {
+    /// Its family.
+    pub family: Family,
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it.
+    pub handle: u64,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// A chain as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainInfo {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it.
+    pub handle: u64,
+    /// Whether packets enter it from a hook.
+    pub is_base: bool,
+    /// How many rules and elements it has or that lead to it.
+    pub uses: u32,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// A rule as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleInfo {
+    /// The chain it is in.
+    pub chain: String,
+    /// The kernel's number for it ([`super::Batch::delete_rule`]).
+    pub handle: u64,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+/// A set or map as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SetInfo {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it.
+    pub handle: u64,
+    /// `NFT_SET_*`.
+    pub flags: u32,
+    /// nft's number of the key's type.
+    pub key_type: u32,
+    /// The key's length in bytes.
+    pub key_len: u32,
+    /// nft's number of the data's type; 0 for a plain set.
+    pub data_type: u32,
+    /// The data's length in bytes.
+    pub data_len: u32,
+    /// Its comment.
+    pub comment: Option<String>,
+}
+
+impl NftSocket {
+    /// All tables of a family, of every family where `None`.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`]; [`netlink::Error::Interrupted`] when changes kept interrupting.
+    pub fn tables(&mut self, family: Option<Family>) -> Result<Vec<TableInfo>, Error> {
+        let number = family.map_or(0, Family::number);
+        self.dump(
+            "list the nf_tables tables",
+            GET_TABLE,
+            generic_header(number, 0).to_vec(),
+            |m, out| {
+                out.extend(read_table(m));
+            },
+        )
+    }
+
+    /// All chains of a table; none where there is no such table.
+    ///
+    /// # Errors
+    /// As [`NftSocket::tables`].
+    pub fn chains(&mut self, family: Family, table: &str) -> Result<Vec<ChainInfo>, Error> {
+        let what = format!("list the chains of {} {table}", family.word());
+        // The kernel dumps the chains of all the family's tables.
+        self.dump(
+            &what,
+            GET_CHAIN,
+            generic_header(family.number(), 0).to_vec(),
+            |message, out| {
+                if table_is(message, table) {
+                    out.extend(read_chain(message));
+                }
+            },
+        )
+    }
+
+    /// All rules of a table in order, chain by chain.
+    ///
+    /// # Errors
+    /// As [`NftSocket::tables`].
+    pub fn rules(&mut self, family: Family, table: &str) -> Result<Vec<RuleInfo>, Error> {
+        let what = format!("list the rules of {} {table}", family.word());
+        self.dump(
+            &what,
+            GET_RULE,
+            table_request(family, table),
+            |message, out| {
+                if table_is(message, table) {
+                    out.extend(read_rule(message));
+                }
+            },
+        )
+    }
+
+    /// All sets and maps of a table. A missing table is an error (`ENOENT`).
+    ///
+    /// # Errors
+    /// As [`NftSocket::tables`].
+    pub fn sets(&mut self, family: Family, table: &str) -> Result<Vec<SetInfo>, Error> {
+        let what = format!("list the sets of {} {table}", family.word());
+        self.dump(
+            &what,
+            GET_SET,
+            table_request(family, table),
+            |message, out| {
+                if table_is(message, table) {
+                    out.extend(read_set(message));
+                }
+            },
+        )
+    }
+
+    /// All elements of a set or map. A missing set is an error (`ENOENT`).
+    ///
+    /// # Errors
+    /// As [`NftSocket::tables`].
+    pub fn elements(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+    ) -> Result<Vec<Element>, Error> {
+        let what = format!("list the elements of {} {table} {set}", family.word());
+        let mut writer = AttrWriter::onto(table_request(family, table));
+        writer.string(ELEMENTS_SET, set);
+        let request = encoded(writer, &what)?;
+        self.dump(&what, GET_ELEMENT, request, |message, out| {
+            let list = body(message).filter(|attr| attr.kind == ELEMENTS_LIST);
+            let elements = list.flat_map(|attr| attr.nested());
+            let elements = elements.filter(|attr| attr.kind == LIST_ELEMENT);
+            out.extend(elements.filter_map(|attr| Element::read(&attr)));
+        })
+    }
+
+    fn dump<T>(
+        &mut self,
+        what: &str,
+        kind: u16,
+        request: Vec<u8>,
+        mut read: impl FnMut(&Message<'_>, &mut Vec<T>),
+    ) -> Result<Vec<T>, Error> {
+        self.may_read(what)?;
+        let found = self.socket.dump(&what, kind, &request, |message, out| {
+            read(message, out);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}
+
+/// A request about a table's contents.
+fn table_request(family: Family, table: &str) -> Vec<u8> {
+    let mut writer = AttrWriter::onto(generic_header(family.number(), 0).to_vec());
+    writer.string(IN_TABLE, table);
+    // A name too long to be said leaves the table out; what is answered then is filtered by name.
+    writer
+        .finish()
+        .unwrap_or_else(|_| generic_header(family.number(), 0).to_vec())
+}
+
+fn encoded(writer: AttrWriter, what: &str) -> Result<Vec<u8>, netlink::Error> {
+    writer
+        .finish()
+        .map_err(|e| netlink::Error::malformed(&what, &e.to_string()))
+}
+
+fn body<'a>(message: &Message<'a>) -> Attrs<'a> {
+    attrs(message.payload.get(GENERIC_HEADER..).unwrap_or_default())
+}
+
+fn table_is(message: &Message<'_>, table: &str) -> bool {
+    body(message).find(IN_TABLE).and_then(|attr| attr.text()) == Some(table)
+}
+
+fn owned(attr: &Attr<'_>) -> Option<String> {
+    attr.text().map(str::to_owned)
+}
+
+fn read_table(message: &Message<'_>) -> Option<TableInfo> {
+    let number = *message.payload.first()?;
+    let family = Family::ALL
+        .into_iter()
+        .find(|family| family.number() == number)?;
+    let mut table = TableInfo {
+        family,
+        name: String::new(),
+        handle: 0,
+        comment: None,
+    };
+    for attr in body(message) {
+        match attr.kind {
+            TABLE_NAME => table.name = owned(&attr)?,
+            TABLE_HANDLE => table.handle = attr.u64_be()?,
+            TABLE_USERDATA => table.comment = read_comment(attr.payload, COMMENT),
+            _ => {}
+        }
+    }
+    Some(table)
+}
+
+fn read_chain(message: &Message<'_>) -> Option<ChainInfo> {
+    let mut chain = ChainInfo {
+        name: String::new(),
+        handle: 0,
+        is_base: false,
+        uses: 0,
+        comment: None,
+    };
+    for attr in body(message) {
+        match attr.kind {
+            CHAIN_NAME => chain.name = owned(&attr)?,
+            CHAIN_HANDLE => chain.handle = attr.u64_be()?,
+            CHAIN_HOOK => chain.is_base = true,
+            CHAIN_USE => chain.uses = attr.u32_be()?,
+            CHAIN_USERDATA => chain.comment = read_comment(attr.payload, COMMENT),
+            _ => {}
+        }
+    }
+    Some(chain)
+}
+
+fn read_rule(message: &Message<'_>) -> Option<RuleInfo> {
+    let mut rule = RuleInfo {
+        chain: String::new(),
+        handle: 0,
+        comment: None,
+    };
+    for attr in body(message) {
+        match attr.kind {
+            RULE_CHAIN => rule.chain = owned(&attr)?,
+            RULE_HANDLE => rule.handle = attr.u64_be()?,
+            RULE_USERDATA => rule.comment = read_comment(attr.payload, COMMENT),
+            _ => {}
+        }
+    }
+    Some(rule)
+}
+
+fn read_set(message: &Message<'_>) -> Option<SetInfo> {
+    let mut set = SetInfo::default();
+    for attr in body(message) {
+        match attr.kind {
+            SET_NAME => set.name = owned(&attr)?,
+            SET_HANDLE => set.handle = attr.u64_be()?,
+            SET_FLAGS => set.flags = attr.u32_be()?,
+            SET_KEY_TYPE => set.key_type = attr.u32_be()?,
+            SET_KEY_LEN => set.key_len = attr.u32_be()?,
+            SET_DATA_TYPE => set.data_type = attr.u32_be()?,
+            SET_DATA_LEN => set.data_len = attr.u32_be()?,
+            SET_USERDATA => set.comment = read_comment(attr.payload, SET_COMMENT),
+            _ => {}
+        }
+    }
+    Some(set)
+}
