@@ -187,7 +187,7 @@ impl NetNs {
         OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0)
+            .mode(0o000)
             .open(path)
             .map_err(|error| Error::io(path, "create its file", &error))?;
         let made = on_own_thread(|| {

@@ -241,7 +241,7 @@ impl Handle {
             .request_message(&format!("{verb} route {route}"), flags, &message)
     }
 
-    /// Deletes the first route that agrees in what is given. `ESRCH` when there is none.
+    /// Deletes the first route that agrees in all that is given, metrics included. `ESRCH` when there is none.
     ///
     /// # Errors
     /// [`Error`].

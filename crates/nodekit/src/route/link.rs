@@ -247,7 +247,6 @@ fn link_of(answer: Message) -> Option<Link> {
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Link(peer) => link.peer = Some(peer),
             LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(id),
-            // The count behind IFF_PROMISC; a bridge's ports have it, too.
             LinkAttribute::LinkInfo(infos) => take_info(&mut link, infos),
             _ => {}
         }

@@ -192,11 +192,12 @@ fn neighbour_of(answer: Message) -> Option<Neighbour> {
     let (mut address, mut mac) = (None, None);
     for attribute in message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
-                address = Some(ip.into())
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
-                address = Some(ip.into());
+            NeighbourAttribute::Destination(to) => {
+                address = match to {
+                    NeighbourAddress::Inet(ip) => Some(ip.into()),
+                    NeighbourAddress::Inet6(ip) => Some(ip.into()),
+                    _ => None,
+                };
             }
             NeighbourAttribute::LinkLayerAddress(bytes) => {
                 mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);

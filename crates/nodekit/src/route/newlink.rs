@@ -24,14 +24,10 @@ pub struct VethEnd<'a> {
     pub mac: Option<Mac>,
     /// Maximum transmission unit in bytes; none: 1500.
     pub mtu: Option<u32>,
-    /// The bridge (by index in its namespace) it becomes a port of. Only the near end can.
-    pub master: Option<u32>,
-    /// Set up at once.
-    pub up: bool,
 }
 
 impl<'a> VethEnd<'a> {
-    /// An end in the handle's namespace, down, with everything else left to the kernel.
+    /// An end in the handle's namespace with everything else left to the kernel.
     #[must_use]
     pub fn named(name: &'a str) -> Self {
         Self {
@@ -39,16 +35,11 @@ impl<'a> VethEnd<'a> {
             netns: None,
             mac: None,
             mtu: None,
-            master: None,
-            up: false,
         }
     }
 
-    fn message(&self) -> LinkMessage {
-        let mut message = base(Some(self.name), self.mac, self.mtu, self.up);
-        message
-            .attributes
-            .extend(self.master.map(LinkAttribute::Controller));
+    fn message(&self, up: bool) -> LinkMessage {
+        let mut message = base(Some(self.name), self.mac, self.mtu, up);
         message
             .attributes
             .extend(self.netns.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
@@ -63,6 +54,11 @@ pub struct VethPair<'a> {
     pub near: VethEnd<'a>,
     /// The other end, usually inside a pod's namespace.
     pub far: VethEnd<'a>,
+    /// Set the near end up at once. The far end can't be: the kernel (`veth_open`) refuses to
+    /// open an end whose peer isn't tied to it yet.
+    pub near_up: bool,
+    /// The bridge (by index in the near end's namespace) that the near end is born a port of.
+    pub near_master: Option<u32>,
 }
 
 /// A bridge to make.
@@ -112,8 +108,11 @@ impl Handle {
     /// [`Error`].
     pub fn create_veth(&mut self, pair: &VethPair<'_>) -> Result<(), Error> {
         let what = format!("make veth pair {} and {}", pair.near.name, pair.far.name);
-        let data = InfoData::Veth(InfoVeth::Peer(pair.far.message()));
-        self.create(&what, pair.near.message(), InfoKind::Veth, Some(data))
+        let mut near = pair.near.message(pair.near_up);
+        near.attributes
+            .extend(pair.near_master.map(LinkAttribute::Controller));
+        let data = InfoData::Veth(InfoVeth::Peer(pair.far.message(false)));
+        self.create(&what, near, InfoKind::Veth, Some(data))
     }
 
     /// Makes a bridge. `EEXIST` when the name is in use.
