@@ -5,6 +5,7 @@
 //! conntrack over netlink sockets, enters network namespaces and reads and writes sysctls; an error
 //! names the operation and the errno.
 
+pub mod conntrack;
 #[cfg(feature = "faulty")]
 pub mod faulty;
 pub mod netlink;

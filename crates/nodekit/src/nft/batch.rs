@@ -200,7 +200,7 @@ impl Batch {
         let words = format!("{verb} chain {} {}", self.place(), chain.name);
         let family = self.family;
         self.in_table(tag, words, NEW_CHAIN, NLM_F_CREATE | flags, |w| {
-            chain.write(w, family)
+            chain.write(w, family);
         });
     }
 
@@ -238,7 +238,7 @@ impl Batch {
         let words = format!("add rule {} {}", self.place(), rule.chain);
         // Without NLM_F_APPEND the kernel puts it before the others.
         self.in_table(tag, words, NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, |w| {
-            rule.write(w)
+            rule.write(w);
         });
     }
 
@@ -267,7 +267,7 @@ impl Batch {
         let words = format!("{verb} set {} {}", self.place(), set.name);
         let id = u32::try_from(self.operations.len() + 1).unwrap_or(u32::MAX);
         self.in_table(tag, words, NEW_SET, NLM_F_CREATE | flags, |w| {
-            set.write(w, id)
+            set.write(w, id);
         });
     }
 

@@ -86,7 +86,7 @@ impl NftSocket {
         self.dump(
             "list the nf_tables tables",
             GET_TABLE,
-            generic_header(number, 0).to_vec(),
+            &generic_header(number, 0),
             |m, out| {
                 out.extend(read_table(m));
             },
@@ -103,7 +103,7 @@ impl NftSocket {
         self.dump(
             &what,
             GET_CHAIN,
-            generic_header(family.number(), 0).to_vec(),
+            &generic_header(family.number(), 0),
             |message, out| {
                 if table_is(message, table) {
                     out.extend(read_chain(message));
@@ -121,7 +121,7 @@ impl NftSocket {
         self.dump(
             &what,
             GET_RULE,
-            table_request(family, table),
+            &table_request(family, table),
             |message, out| {
                 if table_is(message, table) {
                     out.extend(read_rule(message));
@@ -139,7 +139,7 @@ impl NftSocket {
         self.dump(
             &what,
             GET_SET,
-            table_request(family, table),
+            &table_request(family, table),
             |message, out| {
                 if table_is(message, table) {
                     out.extend(read_set(message));
@@ -162,7 +162,7 @@ impl NftSocket {
         let mut writer = AttrWriter::onto(table_request(family, table));
         writer.string(ELEMENTS_SET, set);
         let request = encoded(writer, &what)?;
-        self.dump(&what, GET_ELEMENT, request, |message, out| {
+        self.dump(&what, GET_ELEMENT, &request, |message, out| {
             let list = body(message).filter(|attr| attr.kind == ELEMENTS_LIST);
             let elements = list.flat_map(|attr| attr.nested());
             let elements = elements.filter(|attr| attr.kind == LIST_ELEMENT);
@@ -174,11 +174,11 @@ impl NftSocket {
         &mut self,
         what: &str,
         kind: u16,
-        request: Vec<u8>,
+        request: &[u8],
         mut read: impl FnMut(&Message<'_>, &mut Vec<T>),
     ) -> Result<Vec<T>, Error> {
         self.may_read(what)?;
-        let found = self.socket.dump(&what, kind, &request, |message, out| {
+        let found = self.socket.dump(&what, kind, request, |message, out| {
             read(message, out);
             Ok(())
         })?;

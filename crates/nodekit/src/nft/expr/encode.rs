@@ -57,13 +57,12 @@ impl Expr {
             | Self::Range { .. }
             | Self::Bitwise { .. }
             | Self::Byteorder { .. }
-            | Self::Lookup { .. }
             | Self::Limit { .. } => self.write_operation(w),
+            Self::Lookup { .. } | Self::Dynset { .. } => self.write_set_use(w),
             Self::Verdict(_)
             | Self::Nat { .. }
             | Self::Masquerade { .. }
             | Self::Redirect { .. }
-            | Self::Dynset { .. }
             | Self::Reject(_)
             | Self::Counter { .. } => self.write_action(w),
         }
@@ -168,21 +167,6 @@ impl Expr {
                     .u32_be(4, *len);
                 w.u32_be(5, *size);
             }
-            // NFTA_LOOKUP_*: SET 1, SREG 2, DREG 3, FLAGS 5 (NFT_LOOKUP_F_INV 1).
-            Self::Lookup {
-                set,
-                key,
-                data,
-                inverted,
-            } => {
-                register(w.string(1, set), 2, *key);
-                if let Some(data) = data {
-                    register(w, 3, *data);
-                }
-                if *inverted {
-                    w.u32_be(5, 1);
-                }
-            }
             // NFTA_LIMIT_*: RATE 1, UNIT 2 (seconds), BURST 3, TYPE 4 (packets 0), FLAGS 5.
             Self::Limit {
                 rate,
@@ -200,7 +184,43 @@ impl Expr {
         }
     }
 
-    /// What decides, translates and remembers.
+    /// What uses sets.
+    fn write_set_use(&self, w: &mut AttrWriter) {
+        match self {
+            // NFTA_LOOKUP_*: SET 1, SREG 2, DREG 3, FLAGS 5 (NFT_LOOKUP_F_INV 1).
+            Self::Lookup {
+                set,
+                key,
+                data,
+                inverted,
+            } => {
+                register(w.string(1, set), 2, *key);
+                if let Some(data) = data {
+                    register(w, 3, *data);
+                }
+                if *inverted {
+                    w.u32_be(5, 1);
+                }
+            }
+            // NFTA_DYNSET_*: SET_NAME 1, OP 3, SREG_KEY 4, SREG_DATA 5, TIMEOUT 6.
+            Self::Dynset {
+                op,
+                set,
+                key,
+                data,
+                timeout,
+            } => {
+                register(w.string(1, set).u32_be(3, dynset_number(*op)), 4, *key);
+                optional_register(w, 5, *data);
+                if let Some(timeout) = timeout {
+                    w.u64_be(6, milliseconds(*timeout));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What decides, translates and counts.
     fn write_action(&self, w: &mut AttrWriter) {
         match self {
             // NFTA_IMMEDIATE_*: DREG 1, DATA 2.
@@ -227,20 +247,6 @@ impl Expr {
             Self::Redirect { port, flags } => {
                 optional_register(w, 1, *port);
                 nat_flags(w, 3, *flags);
-            }
-            // NFTA_DYNSET_*: SET_NAME 1, OP 3, SREG_KEY 4, SREG_DATA 5, TIMEOUT 6.
-            Self::Dynset {
-                op,
-                set,
-                key,
-                data,
-                timeout,
-            } => {
-                register(w.string(1, set).u32_be(3, dynset_number(*op)), 4, *key);
-                optional_register(w, 5, *data);
-                if let Some(timeout) = timeout {
-                    w.u64_be(6, milliseconds(*timeout));
-                }
             }
             // NFTA_REJECT_*: TYPE 1, ICMP_CODE 2.
             Self::Reject(reject) => match reject {
