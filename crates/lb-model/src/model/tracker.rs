@@ -246,12 +246,6 @@ impl Trackers {
             self.all.remove(name);
         }
     }
-
-    /// How many things are kept, for the tests that nothing stays behind.
-    #[cfg(test)]
-    pub(super) fn kept(&self) -> usize {
-        self.all.len() + self.places.len() + self.pending.len()
-    }
 }
 
 /// A Service that changed.
