@@ -12,7 +12,7 @@ use super::body::ResponseBody;
 use super::{Resource, discovery};
 
 /// kubectl reads version 2 as protobuf only.
-const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The version 2 document: nothing is described.
 pub(crate) fn v2(accept: &str) -> Response<ResponseBody> {
