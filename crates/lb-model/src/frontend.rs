@@ -200,7 +200,8 @@ pub struct Frontend {
     /// Session affinity by client IP: seconds that a client stays with its endpoint.
     pub affinity: Option<NonZeroU32>,
     /// Only these sources may enter; the rest is dropped (`loadBalancerSourceRanges`, own family
-    /// only, sorted). `None`: everybody. Only ever set on [`FrontendKind::LoadBalancer`].
+    /// only, sorted, none inside another). `None`: everybody; empty: nobody, because no range was
+    /// readable. Only ever set on [`FrontendKind::LoadBalancer`].
     pub allowed_sources: Option<Vec<IpNetwork>>,
     /// What happens to the connection.
     pub treatment: Treatment,

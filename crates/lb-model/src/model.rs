@@ -3,6 +3,7 @@
 mod claims;
 mod decide;
 mod door;
+mod explain;
 mod health;
 mod node;
 mod service;
@@ -77,9 +78,9 @@ pub struct Changes {
     pub services: BTreeSet<ServiceName>,
     /// Trigger times (RFC 3339) of the EndpointSlices behind the changes, for the latency metric.
     pub trigger_times: Vec<String>,
-    /// Service and EndpointSlice events counted in, for the metrics.
+    /// Service events since then, for the metrics.
     pub service_events: u64,
-    /// EndpointSlice events counted in.
+    /// EndpointSlice events since then.
     pub slice_events: u64,
     /// The local detector may differ now (the own Node's podCIDRs changed).
     pub detector: bool,

@@ -70,6 +70,27 @@ impl Route {
     }
 }
 
+impl Packet {
+    /// The frontends that it may mean: the first that exists is meant.
+    pub(crate) fn aims_at(&self) -> impl Iterator<Item = FrontendAddress> {
+        let Self {
+            destination: ip,
+            protocol,
+            port,
+            ..
+        } = *self;
+        let node_port = FrontendAddress::NodePort {
+            family: Family::of(ip),
+            protocol,
+            port,
+        };
+        let here = self.destination_is_node_port_address;
+        [FrontendAddress::Vip { ip, protocol, port }]
+            .into_iter()
+            .chain(here.then_some(node_port))
+    }
+}
+
 impl LocalDetector {
     /// Whether `packet` comes from a pod, as far as this detector can tell.
     pub fn is_pod(&self, packet: &Packet) -> bool {
@@ -89,7 +110,7 @@ impl Model {
         if Family::of(packet.source) != Family::of(packet.destination) {
             return Route::NotOurs;
         }
-        match self.frontend_of(packet) {
+        match packet.aims_at().find_map(|address| self.frontend(&address)) {
             Some(frontend) => {
                 let detector = self.local_detector(frontend.address.family());
                 route(frontend, &detector, packet)
@@ -97,29 +118,6 @@ impl Model {
             None if self.is_live_cluster_ip(packet.destination) => Route::Reject,
             None => Route::NotOurs,
         }
-    }
-
-    fn frontend_of(&self, packet: &Packet) -> Option<Frontend> {
-        let Packet {
-            destination: ip,
-            protocol,
-            port,
-            ..
-        } = *packet;
-        let family = Family::of(ip);
-        self.frontend(&FrontendAddress::Vip { ip, protocol, port })
-            .or_else(|| {
-                packet
-                    .destination_is_node_port_address
-                    .then(|| {
-                        self.frontend(&FrontendAddress::NodePort {
-                            family,
-                            protocol,
-                            port,
-                        })
-                    })
-                    .flatten()
-            })
     }
 }
 

@@ -78,6 +78,13 @@ impl Claims {
             .is_some_and(|claim| claim.service == *service && claim.kind() == kind)
     }
 
+    /// The claims to the address of `owner` that it keeps from being granted.
+    pub(super) fn losers<'a>(&'a self, owner: &'a Claim) -> impl Iterator<Item = &'a Claim> {
+        let after = self.all.range(owner..).skip(1);
+        let same = after.take_while(|claim| claim.address == owner.address);
+        same.filter(|claim| claim.service != owner.service)
+    }
+
     /// Whether `ip` is the ClusterIP of a Service.
     pub(super) fn has_cluster_ip(&self, ip: IpAddr) -> bool {
         let first = FrontendAddress::Vip {

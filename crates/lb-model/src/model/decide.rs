@@ -6,6 +6,7 @@ use crate::frontend::{
     Endpoint, Family, Frontend, FrontendAddress, FrontendKind, Masquerade, ServiceName, Treatment,
 };
 use crate::model::Model;
+use crate::model::claims::Claim;
 use crate::model::service::{Port, Service};
 use crate::model::slice::Traits;
 use crate::model::tracker::Known;
@@ -44,17 +45,30 @@ impl Model {
     /// What the frontend at `address` does now; `None` when there is none.
     pub fn frontend(&self, address: &FrontendAddress) -> Option<Frontend> {
         let claim = self.claims.owner(address)?;
+        let (known, spec, port) = self.behind(claim)?;
+        let family = address.family();
+        let candidates = self.candidates(known, port, family);
+        Some(self.frontend_at((claim.kind(), *address), spec, family, &candidates))
+    }
+
+    /// Every endpoint behind the port that `claim` is about, chosen or not.
+    pub(super) fn endpoints_behind(&self, claim: &Claim) -> Vec<Said> {
+        let port = self.behind(claim);
+        let said = port.map(|(known, _, port)| self.said(known, port, claim.address.family()));
+        said.unwrap_or_default()
+    }
+
+    /// The Service and its port that `claim` is about.
+    fn behind(&self, claim: &Claim) -> Option<(&Known, &Service, &Port)> {
         let known = self.trackers.known(&claim.service)?;
         let spec = known.service.as_deref()?;
-        let family = address.family();
-        let wanted = (claim.kind(), *address);
-        let (_, port) = spec
-            .ports
-            .iter()
-            .enumerate()
-            .find(|(index, _)| spec.addresses(family, *index).any(|at| at == wanted))?;
-        let candidates = self.candidates(known, port, family);
-        Some(self.frontend_at(wanted, spec, family, &candidates))
+        let (kind, family) = (claim.kind(), claim.address.family());
+        let mut ports = spec.ports.iter().enumerate();
+        let (_, port) = ports.find(|(index, _)| {
+            spec.addresses(family, *index)
+                .any(|at| at == (kind, claim.address))
+        })?;
+        Some((known, spec, port))
     }
 
     fn frontend_at(
@@ -105,10 +119,18 @@ impl Model {
 
     /// Who can be chosen for `port`.
     fn candidates(&self, known: &Known, port: &Port, family: Family) -> Candidates {
+        Candidates::choose(&self.said(known, port, family))
+    }
+
+    /// What the slices say about the endpoints of `port`.
+    fn said(&self, known: &Known, port: &Port, family: Family) -> Vec<Said> {
         let zone = self.node.as_ref().map_or("", |node| &node.zone);
         let slices = known.slices(family);
-        let said = slices.flat_map(|slice| slice.endpoints(&port.name, port.protocol, zone));
-        Candidates::choose(&merged(said.collect()))
+        merged(
+            slices
+                .flat_map(|slice| slice.endpoints(&port.name, port.protocol, zone))
+                .collect(),
+        )
     }
 }
 
@@ -130,7 +152,8 @@ fn external(spec: &Service, candidates: &Candidates) -> Treatment {
     }
 }
 
-type Said = (IpAddr, u16, Traits);
+/// An endpoint, and what is said about it.
+pub(super) type Said = (IpAddr, u16, Traits);
 
 /// Sorted, and one entry per address and port: what any slice says of it holds.
 fn merged(mut said: Vec<Said>) -> Vec<Said> {

@@ -118,7 +118,7 @@ fn affinity_lasts_three_hours_unless_said() {
     let seconds = |service| {
         frontends(&model(vec![service], vec![]), "web")[0]
             .affinity
-            .map(|s| s.get())
+            .map(std::num::NonZero::get)
     };
     assert_eq!(seconds(sticky), Some(10_800));
     assert_eq!(seconds(brief), Some(60));

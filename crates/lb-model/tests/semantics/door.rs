@@ -31,6 +31,32 @@ fn an_unusable_address_is_left_out() {
 }
 
 #[test]
+fn addresses_that_no_packet_can_be_sent_to_are_unusable() {
+    let unusable = [
+        "",
+        "0.0.0.0",
+        "127.0.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "010.0.0.1",
+        "10.0.0.1/32",
+        "::",
+        "::1",
+        "ff02::1",
+        "fe80::1",
+        "::ffff:10.0.0.1",
+        "fd00::1%eth0",
+    ];
+    for address in unusable {
+        let mut web = service("web");
+        web.cluster_ips.push("fd00:96::1".to_owned());
+        web.external_ips = vec![address.to_owned()];
+        let complaints = Model::new(config()).apply(Event::Service(web));
+        assert_eq!(complaints.len(), 1, "{address}");
+    }
+}
+
+#[test]
 fn every_field_complains_under_its_own_name() {
     let mut web = balanced("web");
     web.cluster_ips.push("10.96.0.9".to_owned());

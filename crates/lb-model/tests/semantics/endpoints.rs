@@ -164,3 +164,18 @@ fn the_terminating_fallback_is_decided_for_each_policy_by_itself() {
     );
     assert_eq!(cluster_ip_forwards(&model), ["10.244.1.2:8080"]);
 }
+
+#[test]
+fn without_a_node_name_nothing_is_local() {
+    let mut model = Model::new(ModelConfig::default());
+    model.apply(Event::Service(service("web")));
+    model.apply(Event::Slice(slice(
+        "a",
+        "web",
+        vec![endpoint("10.244.0.2", "")],
+    )));
+    let Treatment::Forward { endpoints, .. } = &frontends(&model, "web")[0].treatment else {
+        panic!("does not forward")
+    };
+    assert_eq!(*endpoints, [chosen("10.244.0.2", 8080, false)]);
+}

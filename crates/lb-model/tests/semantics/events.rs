@@ -18,6 +18,7 @@ fn ready_once_both_first_lists_are_in() {
     let mut model = Model::new(config());
     for event in [
         Event::ServiceListEnds,
+        Event::SliceListEnds,
         Event::ServiceListBegins,
         Event::ServiceListEnds,
         Event::SliceListBegins,
@@ -116,9 +117,9 @@ fn changes_name_only_what_was_touched() {
         endpoint("10.244.0.2", "here"),
         endpoint("10.244.0.3", "here"),
     ];
-    let time = Some("2026-01-01T00:00:00.5Z".to_owned());
+    let time = "2026-01-01T00:00:00.5Z".to_owned();
     model.apply(Event::Slice(EndpointSlice {
-        trigger_time: time.clone(),
+        trigger_time: Some(time.clone()),
         ..slice("a", "web", grown)
     }));
     let changes = model.take_changes();
@@ -126,7 +127,7 @@ fn changes_name_only_what_was_touched() {
         changes.services.into_iter().collect::<Vec<_>>(),
         [name("web")]
     );
-    assert_eq!(changes.trigger_times, [time.unwrap()]);
+    assert_eq!(changes.trigger_times, [time]);
     assert_eq!(
         (
             changes.service_events,

@@ -11,6 +11,7 @@ mod conflicts;
 mod door;
 mod endpoints;
 mod events;
+mod explain;
 mod external;
 mod node;
 mod source_ranges;

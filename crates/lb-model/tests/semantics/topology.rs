@@ -151,3 +151,12 @@ fn another_zone_of_the_node_touches_services_with_zone_hints_only() {
     }));
     assert_eq!(model.take_changes().services.len(), 0);
 }
+
+#[test]
+fn the_order_of_hints_is_no_change() {
+    let eps = |zones: &[&str]| slice("a", "web", vec![hinted(ONE, &[], zones)]);
+    let mut model = model(vec![service("web")], vec![eps(&["east", "west"])]);
+    model.take_changes();
+    model.apply(Event::Slice(eps(&["west", "east", "west"])));
+    assert_eq!(model.take_changes().services.len(), 0);
+}
