@@ -8,6 +8,4 @@ mod reserve;
 mod store;
 
 pub(crate) use config::Config;
-pub(crate) use range::{Range, RangeSet};
-pub(crate) use reserve::{Allocation, check, reserve};
-pub(crate) use store::{Reservation, Store};
+pub(crate) use reserve::{check, held_by, keep_only, release, reserve};

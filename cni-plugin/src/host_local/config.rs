@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use cni_types::{Args, Cidr, Code, Dns, Error, IpRange, Object, PluginConfig, Route};
 
-use super::{Range, RangeSet};
+use super::range::{Range, RangeSet};
 
 /// Where reservations are kept unless `dataDir` says otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";

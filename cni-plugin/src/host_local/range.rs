@@ -30,6 +30,25 @@ fn invalid(message: String) -> Error {
     Error::new(Code::INVALID_CONFIG, message)
 }
 
+/// The first and the last address of a subnet that has room for a gateway and a pod.
+fn ends(subnet: Cidr) -> Result<(u128, u128), Error> {
+    let ipv4 = subnet.address().is_ipv4();
+    let host_bits = (if ipv4 { 32 } else { 128 }) - u32::from(subnet.prefix());
+    if host_bits < 2 {
+        let least = if ipv4 { "/30" } else { "/126" };
+        let message = format!("subnet {subnet} is too small; accepted is {least} or larger");
+        return Err(invalid(message));
+    }
+    let base = number(subnet.address());
+    let hosts = 1_u128
+        .checked_shl(host_bits)
+        .map_or(u128::MAX, |size| size - 1);
+    if base & hosts != 0 {
+        return Err(invalid(format!("subnet {subnet} has host bits set")));
+    }
+    Ok((base, base | hosts))
+}
+
 impl Range {
     /// Fills in what was left out: the first address as gateway, the first and the last usable
     /// address as ends.
@@ -41,21 +60,7 @@ impl Range {
             gateway,
         } = said;
         let ipv4 = subnet.address().is_ipv4();
-        let host_bits = (if ipv4 { 32 } else { 128 }) - u32::from(subnet.prefix());
-        if host_bits < 2 {
-            let least = if ipv4 { "/30" } else { "/126" };
-            return Err(invalid(format!(
-                "subnet {subnet} is too small; accepted is {least} or larger"
-            )));
-        }
-        let base = number(subnet.address());
-        let hosts = 1_u128
-            .checked_shl(host_bits)
-            .map_or(u128::MAX, |size| size - 1);
-        if base & hosts != 0 {
-            return Err(invalid(format!("subnet {subnet} has host bits set")));
-        }
-        let end_of_subnet = base | hosts;
+        let (base, end_of_subnet) = ends(*subnet)?;
         let inside = |name: &str, address: IpAddr| {
             let number = number(address);
             if address.is_ipv4() == ipv4 && (base..=end_of_subnet).contains(&number) {
@@ -79,12 +84,7 @@ impl Range {
                 "the range in subnet {subnet} ends before it starts"
             )));
         }
-        let family = if ipv4 {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
-        };
-        let gateway = gateway.unwrap_or_else(|| address_like(family, base + 1));
+        let gateway = gateway.unwrap_or_else(|| address_like(subnet.address(), base + 1));
         if gateway.is_ipv4() != ipv4 {
             return Err(invalid(format!(
                 "gateway {gateway} is not of the family of {subnet}"
@@ -161,10 +161,6 @@ impl RangeSet {
             }
         }
         Ok(Self(ranges))
-    }
-
-    pub(crate) fn is_ipv4(&self) -> bool {
-        self.0.iter().any(Range::is_ipv4)
     }
 
     pub(crate) fn range_of(&self, address: IpAddr) -> Option<&Range> {

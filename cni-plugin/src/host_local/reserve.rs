@@ -1,18 +1,16 @@
 //! Taking one address out of every range set.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cni_types::{Attachment, Cidr, Code, Error, IpConfig, PluginConfig};
 
-use super::{Config, Range, RangeSet, Store, config};
+use super::config::{self, Config};
+use super::range::{Range, RangeSet};
+use super::store::Store;
 
-/// What an attachment got, in the order of the range sets.
-#[derive(Debug)]
-pub(crate) struct Allocation {
-    pub(crate) ips: Vec<IpConfig>,
-}
-
-/// Reserves an address of every set for an attachment; all of them or none.
+/// Reserves an address of every set for an attachment, in the order of the sets; all of them or
+/// none.
 ///
 /// # Errors
 /// Code 11 when a set is full, 7 for a wish that cannot be met, 5 when the disk fails.
@@ -20,7 +18,7 @@ pub(crate) fn reserve(
     config: &Config,
     network: &str,
     attachment: &Attachment,
-) -> Result<Allocation, Error> {
+) -> Result<Vec<IpConfig>, Error> {
     let store = Store::create(&config.folder(network))?;
     let held = store.held_by(attachment)?;
     if let Some(address) = held
@@ -55,12 +53,10 @@ pub(crate) fn reserve(
         }
         return Err(error);
     }
-    Ok(Allocation {
-        ips: taken
-            .into_iter()
-            .map(|(a, range)| ip_config(a, range))
-            .collect(),
-    })
+    Ok(taken
+        .into_iter()
+        .map(|(address, range)| ip_config(address, range))
+        .collect())
 }
 
 /// Whether an attachment holds an address.
@@ -80,6 +76,52 @@ pub(crate) fn check(plugin: &PluginConfig, attachment: &Attachment) -> Result<()
         } = attachment;
         let message = format!("no address is reserved for {container_id} {ifname}");
         return Err(Error::new(Code::UNKNOWN_CONTAINER, message));
+    }
+    Ok(())
+}
+
+/// The addresses an attachment holds.
+///
+/// # Errors
+/// Code 5 when the disk fails.
+pub(crate) fn held_by(
+    plugin: &PluginConfig,
+    attachment: &Attachment,
+) -> Result<Vec<IpAddr>, Error> {
+    let store = Store::open(&config::folder(plugin)?)?;
+    Ok(store
+        .map(|store| store.held_by(attachment))
+        .transpose()?
+        .unwrap_or_default())
+}
+
+/// Gives back everything an attachment holds, and says what that was.
+///
+/// # Errors
+/// Code 5 when the disk fails.
+pub(crate) fn release(
+    plugin: &PluginConfig,
+    attachment: &Attachment,
+) -> Result<Vec<IpAddr>, Error> {
+    let store = Store::open(&config::folder(plugin)?)?;
+    Ok(store
+        .map(|store| store.release(attachment))
+        .transpose()?
+        .unwrap_or_default())
+}
+
+/// Gives back what no kept attachment holds.
+///
+/// # Errors
+/// Code 5 when the disk fails.
+pub(crate) fn keep_only(plugin: &PluginConfig, kept: &BTreeSet<Attachment>) -> Result<(), Error> {
+    let Some(store) = Store::open(&config::folder(plugin)?)? else {
+        return Ok(());
+    };
+    for reservation in store.all()? {
+        if !kept.iter().any(|attachment| reservation.is_of(attachment)) {
+            store.release_one(&reservation)?;
+        }
     }
     Ok(())
 }
@@ -184,12 +226,8 @@ mod tests {
     }
 
     fn get(config: &Config, id: &str) -> Result<Vec<String>, Error> {
-        let allocation = reserve(config, "n", &Attachment::new(id, "eth0").unwrap())?;
-        Ok(allocation
-            .ips
-            .iter()
-            .map(|ip| ip.address.to_string())
-            .collect())
+        let ips = reserve(config, "n", &Attachment::new(id, "eth0").unwrap())?;
+        Ok(ips.iter().map(|ip| ip.address.to_string()).collect())
     }
 
     fn release(dir: &Path, id: &str) {

@@ -33,7 +33,7 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    fn is_of(&self, attachment: &Attachment) -> bool {
+    pub(super) fn is_of(&self, attachment: &Attachment) -> bool {
         self.container_id == attachment.container_id
             && self
                 .ifname

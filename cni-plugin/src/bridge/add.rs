@@ -1,0 +1,220 @@
+//! ADD: steps, each with its undo.
+
+use std::path::Path;
+
+use cni_types::{Attachment, Cidr, Code, Dns, Error, Interface, IpConfig, Route, Success};
+use nodekit::route::{Handle, Link, Mac};
+
+use super::config::Network;
+use super::identity::{HostEnd, pod_mac};
+use super::{device, pod};
+use crate::call::Call;
+use crate::failure;
+use crate::host_local;
+use crate::masquerade;
+use crate::rollback::{Rollback, Step};
+
+/// Attaches a container. On failure nothing of it is left; the bridge, which is everybody's, may
+/// be.
+///
+/// # Errors
+/// Code 2, 6 or 7 before anything is made; else the failed step's.
+pub(crate) fn add(
+    call: &Call,
+    attachment: &Attachment,
+    netns: &Path,
+    before: &dyn Fn(Step) -> Result<(), Error>,
+) -> Result<Success, Error> {
+    let network = Network::read(call)?;
+    let pod = call.open_netns(netns)?;
+    let mut rollback = Rollback::new(before);
+    let target = Target {
+        call,
+        network: &network,
+        attachment,
+        pod: &pod,
+        path: netns,
+    };
+    target
+        .attach(&mut rollback)
+        .map_err(|reason| rollback.roll_back(reason))
+}
+
+struct Target<'a> {
+    call: &'a Call,
+    network: &'a Network,
+    attachment: &'a Attachment,
+    pod: &'a nodekit::netns::NetNs,
+    path: &'a Path,
+}
+
+impl<'a> Target<'a> {
+    fn attach(&self, rollback: &mut Rollback<'a>) -> Result<Success, Error> {
+        let Target {
+            network,
+            attachment,
+            pod,
+            ..
+        } = *self;
+        let mut route = Handle::open().map_err(failure::kernel)?;
+        let end = HostEnd::of(attachment);
+        let plan = self.reserve(rollback)?;
+        let bridge = rollback.step(Step::Bridge, || device::ensure(&mut route, network))?;
+        let mac = network
+            .mac
+            .map_or_else(|| pod_mac(&plan.ips), |mac| Some(Mac(mac.0)));
+        let undo_end = end.clone();
+        rollback.step_with_undo(
+            Step::Veth,
+            || pod::make_veth(&mut route, pod, attachment, &bridge, network, mac),
+            // A socket of its own: the steps hold the other one.
+            move || {
+                let mut route = Handle::open().map_err(failure::kernel)?;
+                pod::delete_host_end(&mut route, &undo_end)
+            },
+        )?;
+        let link = rollback.step(Step::Pod, || {
+            pod::set_port(&mut route, &end, network)?;
+            pod::configure(
+                pod,
+                &attachment.ifname,
+                &plan.ips,
+                &plan.routes,
+                network.dad,
+            )
+        })?;
+        if network.gateway {
+            rollback.step(Step::Gateway, || {
+                plan.gateways()?.into_iter().try_for_each(|gateway| {
+                    device::be_gateway(&mut route, &bridge, gateway, network)
+                })
+            })?;
+        }
+        if network.masquerade {
+            let name = self.call.config.name();
+            let addresses: Vec<_> = plan.ips.iter().map(|ip| ip.address).collect();
+            let undo = addresses.clone();
+            rollback.step_with_undo(
+                Step::Masquerade,
+                || masquerade::add(name, attachment, &addresses, &network.not_masqueraded),
+                move || masquerade::remove(undo.iter().map(|cidr| cidr.address())),
+            )?;
+        }
+        Ok(self.result(&bridge, &end, &link, plan))
+    }
+
+    fn reserve(&self, rollback: &mut Rollback<'a>) -> Result<Plan, Error> {
+        let Target {
+            call,
+            network,
+            attachment,
+            ..
+        } = *self;
+        let Some(ipam) = &network.ipam else {
+            return Ok(Plan::default());
+        };
+        let name = call.config.name();
+        let ips = rollback.step_with_undo(
+            Step::Reserve,
+            || host_local::reserve(ipam, name, attachment),
+            || host_local::release(&call.config, attachment).map(drop),
+        )?;
+        let dns = if network.dns.is_empty() {
+            &ipam.dns
+        } else {
+            &network.dns
+        };
+        let mut plan = Plan {
+            ips,
+            routes: ipam.routes.clone(),
+            dns: dns.clone(),
+        };
+        plan.add_default_routes(network.default_gateway)?;
+        Ok(plan)
+    }
+
+    fn result(&self, bridge: &Link, end: &HostEnd, link: &Link, plan: Plan) -> Success {
+        let interface = |name: &str, mac: Option<Mac>, mtu: u32, sandbox: String| Interface {
+            name: name.to_owned(),
+            mac: mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            mtu: Some(mtu),
+            sandbox,
+            ..Interface::default()
+        };
+        let sandbox = self.path.to_string_lossy().into_owned();
+        let Plan { ips, routes, dns } = plan;
+        let dns = if dns.is_empty() {
+            self.network.dns.clone()
+        } else {
+            dns
+        };
+        Success {
+            interfaces: vec![
+                interface(&bridge.name, bridge.mac, bridge.mtu, String::new()),
+                interface(&end.name, Some(end.mac), link.mtu, String::new()),
+                interface(&link.name, link.mac, link.mtu, sandbox),
+            ],
+            ips: ips
+                .into_iter()
+                .map(|ip| IpConfig {
+                    interface: Some(2),
+                    ..ip
+                })
+                .collect(),
+            routes,
+            dns,
+        }
+    }
+}
+
+/// What the pod shall have.
+#[derive(Debug, Default)]
+struct Plan {
+    ips: Vec<IpConfig>,
+    routes: Vec<Route>,
+    dns: Dns,
+}
+
+impl Plan {
+    /// For `isDefaultGateway`: a default route by each family's first gateway, unless there is
+    /// one with a next hop already.
+    fn add_default_routes(&mut self, wanted: bool) -> Result<(), Error> {
+        if !wanted {
+            return Ok(());
+        }
+        for (ipv4, everywhere) in [(true, "0.0.0.0/0"), (false, "::/0")] {
+            let first = self
+                .ips
+                .iter()
+                .find(|ip| ip.address.address().is_ipv4() == ipv4);
+            let Some(gateway) = first.and_then(|ip| ip.gateway) else {
+                continue;
+            };
+            let dst: Cidr = everywhere
+                .parse()
+                .map_err(|why: String| Error::new(Code::INTERNAL, why))?;
+            if !self
+                .routes
+                .iter()
+                .any(|route| route.dst == dst && route.gw.is_some())
+            {
+                self.routes.retain(|route| route.dst != dst);
+                self.routes.push(Route::new(dst, Some(gateway)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The gateways as addresses of the bridge.
+    fn gateways(&self) -> Result<Vec<Cidr>, Error> {
+        let with_gateway = self
+            .ips
+            .iter()
+            .filter_map(|ip| Some((ip.gateway?, ip.address.prefix())));
+        with_gateway
+            .map(|(gateway, prefix)| {
+                Cidr::new(gateway, prefix).map_err(|why| Error::new(Code::INVALID_CONFIG, why))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,245 @@
+//! The configuration of a bridge network: what was said, checked, as what it means.
+
+use cni_types::{Attachment, Cidr, Code, Dns, Error, MacAddress, Object, PluginConfig};
+
+use crate::call::Call;
+use crate::host_local;
+
+/// The bridge unless `bridge` says otherwise.
+const DEFAULT_BRIDGE: &str = "cni0";
+
+/// The smallest MTU of an Ethernet device, in bytes (ETH_MIN_MTU, linux/if_ether.h).
+const LEAST_MTU: u64 = 68;
+/// The largest MTU of a veth device, in bytes (ETH_MAX_MTU).
+const MOST_MTU: u64 = 65_535;
+
+/// Everything ADD needs to know, before it makes anything.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) bridge: String,
+    /// The bridge has the gateways' addresses and forwards.
+    pub(crate) gateway: bool,
+    /// The pod's default route leads to the gateway.
+    pub(crate) default_gateway: bool,
+    /// An address of the bridge that is in the way is replaced.
+    pub(crate) force_address: bool,
+    pub(crate) masquerade: bool,
+    /// Destinations beside the pod's own subnet that see the pod's own address.
+    pub(crate) not_masqueraded: Vec<Cidr>,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) hairpin: bool,
+    pub(crate) isolated: bool,
+    pub(crate) promiscuous: bool,
+    /// Duplicate address detection of IPv6 is left on.
+    pub(crate) dad: bool,
+    pub(crate) mac: Option<MacAddress>,
+    pub(crate) dns: Dns,
+    /// Absent for a network without addresses.
+    pub(crate) ipam: Option<host_local::Config>,
+}
+
+impl Network {
+    /// Reads and checks the whole configuration.
+    pub(crate) fn read(call: &Call) -> Result<Self, Error> {
+        let config = &call.config;
+        let object = config.object();
+        refuse_unsupported(&object)?;
+        let on = |key| Ok::<_, Error>(object.boolean(key)?.unwrap_or_default());
+        let default_gateway = on("isDefaultGateway")?;
+        let (hairpin, promiscuous) = (on("hairpinMode")?, on("promiscMode")?);
+        if hairpin && promiscuous {
+            return Err(object.invalid("hairpinMode", "only one of hairpinMode and promiscMode"));
+        }
+        let runtime = config.runtime()?;
+        let dns = config.dns()?;
+        Ok(Self {
+            bridge: bridge_name(config)?,
+            gateway: on("isGateway")? || default_gateway,
+            default_gateway,
+            force_address: on("forceAddress")?,
+            masquerade: on("ipMasq")?,
+            not_masqueraded: cidrs(&object, "nonMasqueradeCIDRs")?,
+            mtu: mtu(&object)?,
+            hairpin,
+            isolated: on("portIsolation")?,
+            promiscuous,
+            dad: on("enabledad")?,
+            mac: runtime
+                .mac
+                .or(config.args()?.mac)
+                .map_or_else(|| mac_by_args(call), |mac| Ok(Some(mac)))?,
+            dns: runtime.dns.unwrap_or(dns),
+            ipam: ipam(call)?,
+        })
+    }
+}
+
+/// The bridge's name.
+pub(crate) fn bridge_name(config: &PluginConfig) -> Result<String, Error> {
+    let object = config.object();
+    let name = object.filled_text("bridge")?.unwrap_or(DEFAULT_BRIDGE);
+    // An interface's name is checked in one place; the id stands in for one.
+    if Attachment::new("bridge", name).is_err() {
+        return Err(object.invalid("bridge", "an interface's name of at most 15 bytes"));
+    }
+    Ok(name.to_owned())
+}
+
+/// Options that this plugin does not have must not be passed over: whoever set them relies on
+/// them.
+fn refuse_unsupported(object: &Object<'_>) -> Result<(), Error> {
+    if object.number("vlan", 4094)?.unwrap_or_default() != 0 {
+        return Err(object.unsupported("vlan", "0 or none"));
+    }
+    if !object.objects("vlanTrunk")?.is_empty() {
+        return Err(object.unsupported("vlanTrunk", "none"));
+    }
+    for key in ["macspoofchk", "disableContainerInterface"] {
+        if object.boolean(key)?.unwrap_or_default() {
+            return Err(object.unsupported(key, "false"));
+        }
+    }
+    match object.filled_text("ipMasqBackend")? {
+        None | Some("nftables") => Ok(()),
+        Some(_) => Err(object.unsupported("ipMasqBackend", "nftables")),
+    }
+}
+
+fn mtu(object: &Object<'_>) -> Result<Option<u32>, Error> {
+    let Some(mtu) = object.number("mtu", MOST_MTU)?.filter(|mtu| *mtu != 0) else {
+        return Ok(None);
+    };
+    if mtu < LEAST_MTU {
+        let expected = format!("0 for the kernel's, or {LEAST_MTU} to {MOST_MTU} bytes");
+        return Err(object.invalid("mtu", &expected));
+    }
+    Ok(u32::try_from(mtu).ok())
+}
+
+fn cidrs(object: &Object<'_>, key: &str) -> Result<Vec<Cidr>, Error> {
+    let parse = |text: String| {
+        text.parse()
+            .map_err(|_| object.invalid(key, "addresses with prefixes, as 10.0.0.0/8"))
+    };
+    object.texts(key)?.into_iter().map(parse).collect()
+}
+
+fn mac_by_args(call: &Call) -> Result<Option<MacAddress>, Error> {
+    let Some(text) = call.args.get("MAC").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    match text.parse::<MacAddress>() {
+        Ok(mac) if mac.is_assignable() => Ok(Some(mac)),
+        _ => {
+            let message = format!("CNI_ARGS has MAC={text}; accepted is as 0a:58:0a:f4:00:05");
+            Err(Error::new(Code::INVALID_ENVIRONMENT, message))
+        }
+    }
+}
+
+/// The addresses' source: `host-local`, in this process, or none at all.
+fn ipam(call: &Call) -> Result<Option<host_local::Config>, Error> {
+    let Some(ipam) = call.config.object().object("ipam")? else {
+        return Ok(None);
+    };
+    match ipam.filled_text("type")? {
+        None => Ok(None),
+        Some("host-local") => host_local::Config::read(&call.config, &call.args).map(Some),
+        Some(_) => Err(ipam.unsupported("type", "host-local")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cni_types::{Args, Version};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(value: &Value, args: &str) -> Result<Network, Error> {
+        Network::read(&Call {
+            config: PluginConfig::decode(value.to_string().as_bytes()).unwrap(),
+            version: Version::V1_0_0,
+            args: Args::parse(args).unwrap(),
+            netns_override: false,
+        })
+    }
+
+    #[test]
+    fn defaults_are_the_references() {
+        let network = read(&json!({"name": "n"}), "").unwrap();
+        assert_eq!(network.bridge, "cni0");
+        let flags = [
+            network.gateway,
+            network.default_gateway,
+            network.force_address,
+            network.masquerade,
+            network.hairpin,
+            network.isolated,
+            network.promiscuous,
+            network.dad,
+        ];
+        assert_eq!(flags, [false; 8]);
+        assert!(network.ipam.is_none() && network.mtu.is_none() && network.mac.is_none());
+        let network = read(
+            &json!({"name": "n", "isDefaultGateway": true, "mtu": 0}),
+            "",
+        )
+        .unwrap();
+        assert!(network.gateway && network.default_gateway && network.mtu.is_none());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_with_key_and_value() {
+        for (key, value) in [
+            ("vlan", json!(100)),
+            ("vlanTrunk", json!([{"id": 5}])),
+            ("macspoofchk", json!(true)),
+            ("disableContainerInterface", json!(true)),
+            ("ipMasqBackend", json!("iptables")),
+            ("ipam", json!({"type": "dhcp"})),
+        ] {
+            let error = read(&json!({"name": "n", key: value}), "").unwrap_err();
+            assert_eq!(error.code, Code::UNSUPPORTED_FIELD, "{error}");
+            assert!(error.message.contains(key), "{error}");
+        }
+        let harmless = json!({
+            "name": "n", "vlan": 0, "vlanTrunk": [], "macspoofchk": false, "ipMasqBackend": "nftables",
+            "disableContainerInterface": false, "preserveDefaultVlan": true,
+        });
+        assert!(read(&harmless, "").is_ok());
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for (key, value) in [
+            ("mtu", json!(67)),
+            ("mtu", json!(65536)),
+            ("mtu", json!("1500")),
+            ("vlan", json!(4095)),
+            ("bridge", json!("much-too-long-name")),
+            ("bridge", json!("a/b")),
+            ("ipMasq", json!("yes")),
+            ("nonMasqueradeCIDRs", json!(["10.0.0.0"])),
+        ] {
+            let error = read(&json!({"name": "n", key: value}), "").unwrap_err();
+            assert!(error.message.starts_with(key), "{error}");
+        }
+        let both = json!({"name": "n", "hairpinMode": true, "promiscMode": true});
+        assert_eq!(read(&both, "").unwrap_err().code, Code::INVALID_CONFIG);
+    }
+
+    #[test]
+    fn the_runtimes_mac_goes_before_the_arguments() {
+        let all = json!({
+            "name": "n", "runtimeConfig": {"mac": "0a:00:00:00:00:01"},
+            "args": {"cni": {"mac": "0a:00:00:00:00:02"}},
+        });
+        let mac = |value: &Value| read(value, "MAC=0a:00:00:00:00:03").unwrap().mac.unwrap().0[5];
+        assert_eq!(mac(&all), 1);
+        assert_eq!(mac(&json!({"name": "n", "args": all["args"]})), 2);
+        assert_eq!(mac(&json!({"name": "n"})), 3);
+        let error = read(&json!({"name": "n"}), "MAC=x").unwrap_err();
+        assert_eq!(error.code, Code::INVALID_ENVIRONMENT);
+    }
+}

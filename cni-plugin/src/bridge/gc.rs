@@ -1,0 +1,56 @@
+//! GC: what belongs to none of the attachments that the runtime still knows.
+
+use std::collections::BTreeSet;
+
+use cni_types::{Attachment, Error};
+use nodekit::Errno;
+use nodekit::route::Handle;
+
+use super::config::bridge_name;
+use super::device;
+use super::identity::HostEnd;
+use crate::call::Call;
+use crate::failure;
+use crate::host_local;
+use crate::masquerade;
+
+/// Takes away links, masquerading and reservations of this network that nobody owns any more.
+///
+/// # Errors
+/// Code 7 without a list of attachments; else what could not be taken away, all of it.
+pub(crate) fn gc(call: &Call) -> Result<(), Error> {
+    let kept = call.config.valid_attachments()?;
+    let done = [
+        delete_links(call, &kept),
+        masquerade::keep_only(call.config.name(), &kept),
+        host_local::keep_only(&call.config, &kept),
+    ];
+    failure::joined(done.into_iter().filter_map(Result::err).collect())
+}
+
+/// The ports of this network's bridge that were made here.
+fn delete_links(call: &Call, kept: &BTreeSet<Attachment>) -> Result<(), Error> {
+    let mut route = Handle::open().map_err(failure::kernel)?;
+    let Some(bridge) = device::find(&mut route, &bridge_name(&call.config)?)? else {
+        return Ok(());
+    };
+    let kept: BTreeSet<_> = kept
+        .iter()
+        .map(|attachment| HostEnd::of(attachment).name)
+        .collect();
+    let mut errors = Vec::new();
+    for link in route.links().map_err(failure::kernel)? {
+        let stale = link.master == Some(bridge.index)
+            && HostEnd::is_ours(&link.name, link.mac)
+            && !kept.contains(&link.name);
+        if stale {
+            match route.delete_link(link.index) {
+                Err(error) if error.errno() != Some(Errno::ENODEV) => {
+                    errors.push(failure::kernel(error));
+                }
+                _ => {}
+            }
+        }
+    }
+    failure::joined(errors)
+}

@@ -1,0 +1,55 @@
+//! One call of the plugin, with what every role needs of it.
+
+use std::path::Path;
+
+use cni_types::{Args, Code, Error, PluginConfig, Version};
+use nodekit::Errno;
+use nodekit::netns::{self, NetNs};
+
+use crate::failure;
+
+/// A configuration with the version it is answered in.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) config: PluginConfig,
+    pub(crate) version: Version,
+    pub(crate) args: Args,
+    /// The pod's namespace may be the plugin's own.
+    pub(crate) netns_override: bool,
+}
+
+impl Call {
+    /// Opens the pod's namespace.
+    ///
+    /// # Errors
+    /// Code 3 when it is gone, 8 when it is no network namespace or the plugin's own.
+    pub(crate) fn open_netns(&self, path: &Path) -> Result<NetNs, Error> {
+        let netns = NetNs::open(path).map_err(|error| match error.errno() {
+            Some(Errno::ENOENT) => Error::new(Code::UNKNOWN_CONTAINER, error.to_string()),
+            _ => failure::namespace(error),
+        })?;
+        let own = NetNs::current().map_err(failure::namespace)?;
+        if !self.netns_override && own.identity() == netns.identity() {
+            let message = format!("CNI_NETNS {} is the plugin's own namespace", path.display());
+            return Err(Error::new(Code::INVALID_NETNS, message));
+        }
+        Ok(netns)
+    }
+
+    /// Opens the pod's namespace for DEL: `None` when there is none any more.
+    ///
+    /// # Errors
+    /// Code 8 when it cannot be opened for another reason, or is the plugin's own.
+    pub(crate) fn open_netns_if_any(&self, path: Option<&Path>) -> Result<Option<NetNs>, Error> {
+        let Some(path) = path else { return Ok(None) };
+        match self.open_netns(path) {
+            Ok(netns) => Ok(Some(netns)),
+            Err(error) if error.code == Code::UNKNOWN_CONTAINER => Ok(None),
+            // The file of an unmounted namespace stays behind as a plain one.
+            Err(error) => match NetNs::open(path) {
+                Err(netns::Error::NotANetNs(_)) => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+}

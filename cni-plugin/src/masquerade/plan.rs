@@ -1,0 +1,226 @@
+//! What stands in the tables: names, keys and rules.
+
+use std::net::IpAddr;
+
+use cni_types::{Attachment, Cidr};
+use nodekit::nft::{
+    BaseChain, Batch, Chain, ChainType, CmpOp, Datatype, Expr, Family, Hook, MapData, NatFlags,
+    Register, Rule, Set, Table, Value, Verdict,
+};
+
+/// The table, in the families ip and ip6.
+pub(super) const TABLE: &str = "causeway-cni";
+
+/// The map from a pod's address to its network's chain.
+pub(super) const MAP: &str = "masquerade-pods";
+
+/// The chain that every packet on its way out passes.
+const POSTROUTING: &str = "postrouting";
+
+/// `srcnat`, NF_IP_PRI_NAT_SRC (linux/netfilter_ipv4.h).
+const SRCNAT: i32 = 100;
+
+const REGISTER: Register = Register::word(0);
+
+pub(super) fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() {
+        Family::Ip
+    } else {
+        Family::Ip6
+    }
+}
+
+pub(super) fn key_of(address: IpAddr) -> Value {
+    match address {
+        IpAddr::V4(address) => Value::new(&address.octets()),
+        IpAddr::V6(address) => Value::new(&address.octets()),
+    }
+}
+
+/// What an element's comment says. Neither part has a space in it.
+pub(super) fn owner(attachment: &Attachment) -> String {
+    format!("{} {}", attachment.container_id, attachment.ifname)
+}
+
+/// The chain of a network. Its name follows from its rules, so that a chain never changes: a
+/// changed configuration makes another one for the pods to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NetworkChain {
+    pub(super) name: String,
+    network: String,
+    ipv4: bool,
+    /// Destinations that see the pod's own address.
+    exempt: Vec<Cidr>,
+}
+
+impl NetworkChain {
+    /// The chain for a pod with this address, whose prefix is its subnet's.
+    pub(super) fn new(network: &str, address: Cidr, not_masqueraded: &[Cidr]) -> Self {
+        let ipv4 = address.address().is_ipv4();
+        let of_family = |cidr: &&Cidr| cidr.address().is_ipv4() == ipv4;
+        let mut exempt = vec![subnet(address)];
+        exempt.extend(
+            not_masqueraded
+                .iter()
+                .filter(of_family)
+                .map(|cidr| subnet(*cidr)),
+        );
+        exempt.extend(multicast(ipv4));
+        exempt.sort();
+        exempt.dedup();
+        let mut said = vec![network.to_owned()];
+        said.extend(exempt.iter().map(Cidr::to_string));
+        let hash = crate::hash::fold(&said.iter().map(String::as_bytes).collect::<Vec<_>>());
+        // The kernel takes 127 bytes; the hash tells apart what is cut.
+        let short: String = network.chars().take(80).collect();
+        let name = format!("{short}-{:08x}", u32::from_be_bytes(hash));
+        Self {
+            name,
+            network: network.to_owned(),
+            ipv4,
+            exempt,
+        }
+    }
+
+    /// The table with everything that an element for this chain needs. Done again, it changes
+    /// nothing, at whatever moment another process does the same.
+    pub(super) fn add(&self, batch: &mut Batch) {
+        let family = if self.ipv4 { Family::Ip } else { Family::Ip6 };
+        let (source, key) = if self.ipv4 {
+            (
+                Expr::source_address(Family::Ip, REGISTER),
+                Datatype::Ipv4Addr,
+            )
+        } else {
+            (
+                Expr::source_address(Family::Ip6, REGISTER),
+                Datatype::Ipv6Addr,
+            )
+        };
+        batch.add_table(0, &Table::default());
+        batch.add_set(0, &Set::map(MAP, key, MapData::Verdict));
+        let base = BaseChain::new(ChainType::Nat, Hook::Postrouting, SRCNAT);
+        batch.add_chain(0, &Chain::base(POSTROUTING, base));
+        batch.flush_chain(0, POSTROUTING);
+        batch.add_rule(
+            0,
+            &Rule::new(POSTROUTING, vec![source, Expr::vmap(MAP, REGISTER)]),
+        );
+
+        let chain = Chain {
+            comment: Some(self.network.clone()),
+            ..Chain::regular(&self.name)
+        };
+        batch.add_chain(0, &chain);
+        batch.flush_chain(0, &self.name);
+        for destination in &self.exempt {
+            let mut exprs = vec![Expr::destination_address(family, REGISTER)];
+            exprs.extend(is_in(*destination));
+            exprs.push(Expr::Verdict(Verdict::Return));
+            batch.add_rule(0, &Rule::new(&self.name, exprs));
+        }
+        // Random source ports keep parallel connections to one service from colliding.
+        let flags = NatFlags {
+            fully_random: true,
+            ..NatFlags::default()
+        };
+        batch.add_rule(0, &Rule::new(&self.name, vec![Expr::Masquerade { flags }]));
+    }
+}
+
+/// The register holds an address of the subnet.
+fn is_in(subnet: Cidr) -> Vec<Expr> {
+    let bytes = if subnet.address().is_ipv4() { 4 } else { 16 };
+    let value = key_of(subnet.address());
+    vec![
+        Expr::mask_prefix(REGISTER, subnet.prefix(), bytes),
+        Expr::Cmp {
+            op: CmpOp::Eq,
+            from: REGISTER,
+            value,
+        },
+    ]
+}
+
+/// The subnet of an address: the bits behind the prefix are zero.
+fn subnet(cidr: Cidr) -> Cidr {
+    let prefix = cidr.prefix();
+    let network: IpAddr = match cidr.address() {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            std::net::Ipv4Addr::from(u32::from(address) & mask).into()
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            std::net::Ipv6Addr::from(u128::from(address) & mask).into()
+        }
+    };
+    // The same prefix fits the same family.
+    Cidr::new(network, prefix).unwrap_or(cidr)
+}
+
+/// Where all groups' traffic goes: 224.0.0.0/4 (RFC 5771), ff00::/8 (RFC 4291).
+fn multicast(ipv4: bool) -> Option<Cidr> {
+    let groups = if ipv4 { "224.0.0.0/4" } else { "ff00::/8" };
+    groups.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cidr(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn pods_of_one_network_share_a_chain_until_its_rules_change() {
+        let chain = |address, more: &[Cidr]| NetworkChain::new("net", cidr(address), more);
+        let cluster = [cidr("10.0.0.0/8"), cidr("fd00::/8")];
+        assert_eq!(chain("10.1.0.5/16", &[]), chain("10.1.7.9/16", &[]));
+        assert_ne!(
+            chain("10.1.0.5/16", &[]).name,
+            chain("10.1.0.5/24", &[]).name
+        );
+        assert_ne!(
+            chain("10.1.0.5/16", &[]).name,
+            chain("10.1.0.5/16", &cluster).name
+        );
+        assert_ne!(
+            NetworkChain::new("other", cidr("10.1.0.5/16"), &[]).name,
+            chain("10.1.0.5/16", &[]).name
+        );
+        let exempt: Vec<_> = chain("10.1.0.5/16", &cluster)
+            .exempt
+            .iter()
+            .map(Cidr::to_string)
+            .collect();
+        assert_eq!(exempt, ["10.0.0.0/8", "10.1.0.0/16", "224.0.0.0/4"]);
+        let exempt: Vec<_> = chain("fd01::5/64", &cluster)
+            .exempt
+            .iter()
+            .map(Cidr::to_string)
+            .collect();
+        assert_eq!(exempt, ["fd00::/8", "fd01::/64", "ff00::/8"]);
+    }
+
+    #[test]
+    fn names_fit_the_kernel() {
+        let long = "n".repeat(200);
+        let chain = NetworkChain::new(&long, cidr("0.0.0.0/0"), &[]);
+        assert!(chain.name.len() <= 127);
+        let other = NetworkChain::new(&long[1..], cidr("0.0.0.0/0"), &[]);
+        assert_ne!(chain.name, other.name);
+        let longest = Attachment::new(&"a".repeat(200), "interface-name5").unwrap();
+        assert!(owner(&longest).len() <= 254);
+    }
+
+    #[test]
+    fn a_subnet_has_no_host_bits() {
+        assert_eq!(subnet(cidr("10.1.2.3/0")).to_string(), "0.0.0.0/0");
+        assert_eq!(subnet(cidr("10.1.2.3/20")).to_string(), "10.1.0.0/20");
+        assert_eq!(subnet(cidr("10.1.2.3/32")).to_string(), "10.1.2.3/32");
+        assert_eq!(subnet(cidr("fd00:1::5/0")).to_string(), "::/0");
+        assert_eq!(subnet(cidr("fd00:1::5/32")).to_string(), "fd00:1::/32");
+    }
+}

@@ -1,0 +1,118 @@
+//! Which plugin is meant, and its operations.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use cni_types::{Attachment, Error, Success};
+
+use crate::call::Call;
+use crate::{bridge, host_local, loopback};
+
+/// One of the plugins that this binary is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Bridge,
+    HostLocal,
+    Loopback,
+}
+
+impl Role {
+    /// The names under which the roles are known, as a program's and as a `type`.
+    pub(crate) const NAMES: [(&'static str, Self); 4] = [
+        ("causeway-cni", Self::Bridge),
+        ("bridge", Self::Bridge),
+        ("host-local", Self::HostLocal),
+        ("loopback", Self::Loopback),
+    ];
+
+    /// The role of a program's name; `None` for the binary's own and for unknown names, where the
+    /// configuration's `type` decides.
+    pub(crate) fn named(program: &OsStr) -> Option<Self> {
+        let name = Path::new(program).file_name()?.to_str()?;
+        Self::of_type(name).filter(|_| name != "causeway-cni")
+    }
+
+    fn of_type(name: &str) -> Option<Self> {
+        Self::NAMES
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, role)| role)
+    }
+
+    /// The role of a configuration.
+    pub(crate) fn of(call: &Call) -> Result<Self, Error> {
+        Self::of_type(call.config.plugin_type()?).ok_or_else(|| {
+            let names = Self::NAMES.map(|(name, _)| name).join(", ");
+            call.config.object().unsupported("type", &names)
+        })
+    }
+
+    pub(crate) fn add(
+        self,
+        call: &Call,
+        attachment: &Attachment,
+        netns: &Path,
+    ) -> Result<Success, Error> {
+        match self {
+            Self::Bridge => bridge::add(call, attachment, netns, &|_| Ok(())),
+            Self::Loopback => loopback::add(call, netns),
+            Self::HostLocal => {
+                let ipam = host_local::Config::read(&call.config, &call.args)?;
+                let ips = host_local::reserve(&ipam, call.config.name(), attachment)?;
+                let host_local::Config { routes, dns, .. } = ipam;
+                Ok(Success {
+                    interfaces: Vec::new(),
+                    ips,
+                    routes,
+                    dns,
+                })
+            }
+        }
+    }
+
+    pub(crate) fn del(
+        self,
+        call: &Call,
+        attachment: &Attachment,
+        netns: Option<&Path>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Bridge => bridge::del(call, attachment, netns),
+            Self::Loopback => loopback::del(call, netns),
+            Self::HostLocal => host_local::release(&call.config, attachment).map(drop),
+        }
+    }
+
+    pub(crate) fn check(
+        self,
+        call: &Call,
+        attachment: &Attachment,
+        netns: &Path,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Bridge => bridge::check(call, attachment, netns),
+            Self::Loopback => loopback::check(call, netns),
+            Self::HostLocal => host_local::check(&call.config, attachment),
+        }
+    }
+
+    pub(crate) fn status(self, call: &Call) -> Result<(), Error> {
+        match self {
+            Self::Bridge => bridge::status(call),
+            Self::HostLocal => host_local::Config::read(&call.config, &call.args).map(drop),
+            Self::Loopback => Ok(()),
+        }
+    }
+
+    pub(crate) fn gc(self, call: &Call) -> Result<(), Error> {
+        match self {
+            Self::Bridge => bridge::gc(call),
+            Self::HostLocal => {
+                let kept = call.config.valid_attachments()?;
+                host_local::keep_only(&call.config, &kept)
+            }
+            // It holds nothing outside the pods' namespaces.
+            Self::Loopback => call.config.valid_attachments().map(drop),
+        }
+    }
+}
