@@ -1,0 +1,137 @@
+//! The addresses on which node ports are served.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+use lb_model::Family;
+use nodekit::route::Handle;
+
+use crate::config::NodePortAddresses;
+
+/// What they depend on.
+#[derive(Clone, Debug)]
+pub struct NodePorts {
+    wanted: NodePortAddresses,
+    /// `bindAddress`.
+    node_ip: Option<IpAddr>,
+    /// Of the Node object, as it last was.
+    node: Vec<IpAddr>,
+}
+
+impl NodePorts {
+    /// No Node is known yet.
+    pub const fn new(wanted: NodePortAddresses, node_ip: Option<IpAddr>) -> Self {
+        Self {
+            wanted,
+            node_ip,
+            node: Vec::new(),
+        }
+    }
+
+    /// The Node's `status.addresses`: internal ones first. Unusable ones are left out.
+    pub fn set_node(&mut self, addresses: &[String]) {
+        self.node = addresses
+            .iter()
+            .filter_map(|address| address.parse().ok())
+            .collect();
+    }
+
+    /// The addresses as they are now. Where the Node names none, the address from which this host
+    /// would talk to the world stands in.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        match &self.wanted {
+            NodePortAddresses::Primary => Family::ALL
+                .into_iter()
+                .filter_map(|family| self.primary(family))
+                .collect(),
+            NodePortAddresses::Within(networks) => local_addresses()
+                .into_iter()
+                .filter(|ip| networks.iter().any(|network| network.contains(*ip)))
+                .collect(),
+        }
+    }
+
+    fn primary(&self, family: Family) -> Option<IpAddr> {
+        let own = |ip: &&IpAddr| Family::of(**ip) == family;
+        let said = self.node_ip.iter().chain(&self.node).find(own).copied();
+        // A Node with addresses of one family has none of the other.
+        let unknown = self.node_ip.is_none() && self.node.is_empty();
+        said.or_else(|| unknown.then(|| source_address(family)).flatten())
+    }
+}
+
+/// All addresses of this host but loopback and link-local ones, where a node port would never be
+/// asked for; none when the kernel does not tell, which is logged.
+fn local_addresses() -> Vec<IpAddr> {
+    let listed = Handle::open().and_then(|mut handle| handle.addresses(None));
+    match listed {
+        Ok(addresses) => addresses
+            .into_iter()
+            .map(|address| address.address.ip())
+            .filter(|ip| !ip.is_loopback() && !is_link_local(*ip))
+            .collect(),
+        Err(error) => {
+            tracing::warn!(%error, "this host's addresses are unknown: node ports are not served");
+            Vec::new()
+        }
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+/// The source that the kernel would choose towards a documentation address (RFC 5737, RFC 3849).
+/// Connecting a UDP socket sends nothing.
+fn source_address(family: Family) -> Option<IpAddr> {
+    let (any, world): (IpAddr, IpAddr) = match family {
+        Family::V4 => (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+        ),
+        Family::V6 => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        ),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((world, 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn primary(node_ip: Option<&str>, node: &[&str]) -> Vec<String> {
+        let ip = node_ip.map(|ip| ip.parse().unwrap());
+        let mut ports = NodePorts::new(NodePortAddresses::Primary, ip);
+        ports.set_node(&node.iter().map(ToString::to_string).collect::<Vec<_>>());
+        ports.addresses().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_first_address_of_each_family_is_primary() {
+        let node = [
+            "192.168.0.4",
+            "fd00::4",
+            "10.0.0.4",
+            "not an address",
+            "fd00::5",
+        ];
+        assert_eq!(primary(None, &node), ["192.168.0.4", "fd00::4"]);
+        assert_eq!(primary(None, &["192.168.0.4"]), ["192.168.0.4"]);
+    }
+
+    #[test]
+    fn the_bind_address_wins_in_its_family() {
+        assert_eq!(
+            primary(Some("10.9.9.9"), &["10.0.0.4", "fd00::4"]),
+            ["10.9.9.9", "fd00::4"]
+        );
+        assert_eq!(primary(Some("10.9.9.9"), &[]), ["10.9.9.9"]);
+    }
+}

@@ -1,0 +1,57 @@
+//! What the API server says, as model events. Never decides anything, and no Kubernetes type
+//! leaves this folder.
+
+mod client;
+mod kind;
+mod node;
+mod service;
+mod slice;
+mod stream;
+mod tolerant;
+mod trouble;
+
+use std::time::Instant;
+
+use lb_model::Complaint;
+use lb_model::said::Event;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+pub use client::{ClientError, connect};
+
+/// An event, and when it arrived here.
+#[derive(Debug)]
+pub struct Heard {
+    /// When the daemon had it in hand, decoded.
+    pub at: Instant,
+    /// What happened.
+    pub event: Event,
+    /// Fields that could not even be read; the rest of the object is in `event`.
+    pub complaints: Vec<Complaint>,
+}
+
+/// Watches Services, EndpointSlices and Node `node_name`, for as long as `out` has a receiver.
+/// The API server may come and go: that is logged once, and tried again.
+pub fn start(client: &kube::Client, node_name: &str, out: &mpsc::Sender<Heard>) -> JoinSet<()> {
+    let trouble = trouble::Trouble::default();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(stream::watch::<service::Services>(
+        client.clone(),
+        stream::labelled("!service.kubernetes.io/service-proxy-name"),
+        out.clone(),
+        trouble.clone(),
+    ));
+    tasks.spawn(stream::watch::<slice::Slices>(
+        client.clone(),
+        stream::labelled("!service.kubernetes.io/headless"),
+        out.clone(),
+        trouble.clone(),
+    ));
+    tasks.spawn(stream::watch::<node::OwnNode>(
+        client.clone(),
+        stream::named(node_name),
+        out.clone(),
+        trouble,
+    ));
+    tasks
+}

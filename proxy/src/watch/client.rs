@@ -1,0 +1,79 @@
+//! How the API server is reached.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+
+use crate::config::Api;
+
+/// A server that does not even answer the handshake is given up after this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no client. (An API server that does not answer is no reason: it is tried again.)
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig cannot be used.
+    #[error("--kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: KubeconfigError,
+    },
+    /// No kubeconfig, no `--master`, and not in a pod.
+    #[error(
+        "neither --kubeconfig nor --master is given, and this is no pod with a service account: {0}"
+    )]
+    NotInCluster(#[from] InClusterError),
+    /// `--master` is no URL.
+    #[error("--master {url:?}: {reason}; accepted: a URL as https://10.0.0.1:6443")]
+    Master {
+        /// The value found.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Certificates, tokens or proxies that cannot be used.
+    #[error("API client: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// A client for the API server that `api` names. Nothing is sent yet.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn connect(api: &Api) -> Result<Client, ClientError> {
+    let mut config = match (&api.kubeconfig, &api.master) {
+        (Some(path), _) => {
+            let refuse = |source| ClientError::Kubeconfig {
+                path: path.clone(),
+                source,
+            };
+            let file = Kubeconfig::read_from(path).map_err(refuse)?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(refuse)?
+        }
+        (None, Some(url)) => Config::new(parse_url(url)?),
+        (None, None) => Config::incluster()?,
+    };
+    if let Some(url) = &api.master {
+        config.cluster_url = parse_url(url)?;
+    }
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Ok(Client::try_from(config)?)
+}
+
+fn parse_url(url: &str) -> Result<hyper::Uri, ClientError> {
+    let refuse = |reason: String| ClientError::Master {
+        url: url.to_owned(),
+        reason,
+    };
+    let uri: hyper::Uri = url.parse().map_err(|e| refuse(format!("{e}")))?;
+    match uri.scheme_str() {
+        Some("http" | "https") => Ok(uri),
+        _ => Err(refuse("no http:// or https:// in front".to_owned())),
+    }
+}

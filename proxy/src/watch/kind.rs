@@ -1,0 +1,150 @@
+//! What is watched, and the wrapper through which kube sees it.
+
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::marker::PhantomData;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use lb_model::Complaint;
+use lb_model::said::Event;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::tolerant;
+
+/// One kind of object that is watched.
+pub(super) trait Kind: Clone + Debug + Send + Sync + 'static {
+    /// The slim form of the object: only the fields that are used.
+    type Object: DeserializeOwned + Named;
+    /// What it says, in the model's words.
+    type Said: Clone + Debug + Send;
+    /// The kind's name.
+    const NAME: &'static str;
+    /// API group; empty for core.
+    const GROUP: &'static str;
+    /// Name in URLs.
+    const PLURAL: &'static str;
+
+    /// What `object` says.
+    fn said(object: Self::Object) -> Self::Said;
+    /// A full list follows.
+    fn list_begins() -> Option<Event>;
+    /// An object is there, or changed.
+    fn there(said: Self::Said) -> Event;
+    /// An object is gone.
+    fn gone(namespace: String, name: String) -> Event;
+    /// The full list is in; it named `count` objects.
+    fn list_ends(count: usize) -> Option<Event>;
+}
+
+/// The metadata that every object has.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Identity {
+    pub(super) name: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) resource_version: Option<String>,
+}
+
+/// An object that can say who it is.
+pub(super) trait Named {
+    /// Its identity, which is not needed afterwards.
+    fn take_identity(&mut self) -> Identity;
+}
+
+/// An object as kube's watcher hands it over: already in the model's words.
+#[derive(Clone, Debug)]
+pub(super) struct Watched<K: Kind> {
+    meta: ObjectMeta,
+    /// `None`: it has no name, or is no object at all.
+    pub(super) said: Option<K::Said>,
+    pub(super) complaints: Vec<Complaint>,
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind> Watched<K> {
+    /// Namespace and name, owned.
+    pub(super) fn into_key(self) -> (String, String) {
+        (
+            self.meta.namespace.unwrap_or_default(),
+            self.meta.name.unwrap_or_default(),
+        )
+    }
+}
+
+impl<'de, K: Kind> Deserialize<'de> for Watched<K> {
+    /// Never fails on well-formed JSON: an object that does not parse must not stop the others.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        let (object, unread) = tolerant::read::<K::Object>(raw.get());
+        let mut object = object;
+        let identity = object
+            .as_mut()
+            .map(Named::take_identity)
+            .unwrap_or_default();
+        let label = match (&identity.namespace, &identity.name) {
+            (Some(namespace), Some(name)) => format!("{} {namespace}/{name}", K::NAME),
+            (_, name) => format!(
+                "{} {}",
+                K::NAME,
+                name.as_deref().unwrap_or("without a name")
+            ),
+        };
+        let mut complaints: Vec<Complaint> = unread
+            .into_iter()
+            .map(|unread| Complaint {
+                object: label.clone(),
+                field: unread.field,
+                value: unread.value,
+                accepted: "what the API's schema says",
+            })
+            .collect();
+        let named = identity.name.as_ref().is_some_and(|name| !name.is_empty());
+        if object.is_some() && !named {
+            complaints.push(Complaint {
+                object: label,
+                field: "metadata.name".to_owned(),
+                value: String::new(),
+                accepted: "a name",
+            });
+        }
+        Ok(Self {
+            meta: ObjectMeta {
+                name: identity.name,
+                namespace: identity.namespace,
+                resource_version: identity.resource_version,
+                ..ObjectMeta::default()
+            },
+            said: object.filter(|_| named).map(K::said),
+            complaints,
+            kind: PhantomData,
+        })
+    }
+}
+
+impl<K: Kind> Resource for Watched<K> {
+    type DynamicType = ();
+    /// Whole cluster: the watches are never limited to a namespace.
+    type Scope = kube::core::ClusterResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::NAME.into()
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        K::GROUP.into()
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        K::PLURAL.into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}

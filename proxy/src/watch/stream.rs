@@ -1,0 +1,168 @@
+//! kube's watcher, its errors and its lists, as a stream of model events.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use kube::runtime::utils::ResetTimerBackoff;
+use kube::runtime::watcher::{self, InitialListStrategy};
+use kube::runtime::{WatchStreamExt, watcher as kube_watcher};
+use kube::{Api, Client};
+use lb_model::Complaint;
+use lb_model::said::Event;
+use tokio::sync::mpsc;
+
+use crate::backoff::Doubling;
+
+use super::Heard;
+use super::kind::{Kind, Watched};
+use super::trouble::Trouble;
+
+/// The first wait after a failure; doubled up to [`LONGEST_WAIT`], with jitter.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// This long without a failure, and the next wait is the first one again.
+const CALM: Duration = Duration::from_secs(60);
+/// Objects in one page of a list: what is in memory at once.
+const PAGE: u32 = 250;
+/// A server that knows no streaming lists may ignore the request for one: then nothing ever says
+/// that the list is over.
+const STREAMED_LIST_SILENCE: Duration = Duration::from_secs(5);
+
+/// A watch of all objects with `label_selector`.
+pub(super) fn labelled(label_selector: &str) -> watcher::Config {
+    watcher::Config::default().labels(label_selector)
+}
+
+/// A watch of the one object called `name`.
+pub(super) fn named(name: &str) -> watcher::Config {
+    watcher::Config::default().fields(&format!("metadata.name={name}"))
+}
+
+/// Whether to go on.
+enum Then {
+    /// The receiver is gone: the daemon ends.
+    Stop,
+    /// The server does not do streaming lists (before Kubernetes 1.27, or switched off).
+    ListByPages,
+}
+
+/// Watches kind `K` until `out` has no receiver. Streaming lists first, because they need the
+/// memory of one object instead of one page; pages where the server knows none.
+pub(super) async fn watch<K: Kind>(
+    client: Client,
+    selection: watcher::Config,
+    out: mpsc::Sender<Heard>,
+    trouble: Trouble,
+) {
+    let mut config = selection.any_semantic().page_size(PAGE).streaming_lists();
+    while let Then::ListByPages = run::<K>(Api::all(client.clone()), &config, &out, &trouble).await
+    {
+        tracing::debug!(kind = K::NAME, "no streaming lists; listing by pages");
+        config.initial_list_strategy = InitialListStrategy::ListWatch;
+    }
+}
+
+async fn run<K: Kind>(
+    api: Api<Watched<K>>,
+    config: &watcher::Config,
+    out: &mpsc::Sender<Heard>,
+    trouble: &Trouble,
+) -> Then {
+    let streaming = config.initial_list_strategy == InitialListStrategy::StreamingList;
+    let backoff = ResetTimerBackoff::new(Doubling::new(FIRST_WAIT, LONGEST_WAIT), CALM);
+    let mut events = pin!(kube_watcher(api, config.clone()).backoff(backoff));
+    let mut listing = false;
+    let mut count = 0;
+    loop {
+        let next = if streaming && listing {
+            match tokio::time::timeout(STREAMED_LIST_SILENCE, events.next()).await {
+                Ok(next) => next,
+                Err(_) => return Then::ListByPages,
+            }
+        } else {
+            events.next().await
+        };
+        let sent = match next {
+            None => return Then::Stop,
+            Some(Err(error)) if streaming && refuses_streaming(&error) => return Then::ListByPages,
+            Some(Err(error)) => {
+                trouble.met(K::NAME, &error);
+                !out.is_closed()
+            }
+            Some(Ok(event)) => {
+                match event {
+                    watcher::Event::Init => (listing, count) = (true, 0),
+                    watcher::Event::InitApply(_) => count += 1,
+                    watcher::Event::InitDone => listing = false,
+                    watcher::Event::Apply(_) | watcher::Event::Delete(_) => {}
+                }
+                // A list by pages announces itself before anything was asked.
+                if !matches!(event, watcher::Event::Init) {
+                    trouble.over(K::NAME);
+                }
+                say(event, count, out).await
+            }
+        };
+        if !sent {
+            return Then::Stop;
+        }
+    }
+}
+
+/// 400 and 422: the parameter `sendInitialEvents` is known and not allowed, or not known at all.
+fn refuses_streaming(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) if matches!(status.code, 400 | 422)
+    )
+}
+
+/// Hands `event` on; `false` when nobody listens any more.
+async fn say<K: Kind>(
+    event: watcher::Event<Watched<K>>,
+    count: usize,
+    out: &mpsc::Sender<Heard>,
+) -> bool {
+    let (event, complaints) = match event {
+        watcher::Event::Init => (K::list_begins(), Vec::new()),
+        watcher::Event::InitDone => (K::list_ends(count), Vec::new()),
+        watcher::Event::InitApply(mut object) | watcher::Event::Apply(mut object) => {
+            let complaints = std::mem::take(&mut object.complaints);
+            match object.said {
+                Some(said) => (Some(K::there(said)), complaints),
+                None => return complain(&complaints),
+            }
+        }
+        watcher::Event::Delete(object) => {
+            let (namespace, name) = object.into_key();
+            (Some(K::gone(namespace, name)), Vec::new())
+        }
+    };
+    let Some(event) = event else { return true };
+    send(event, complaints, out).await
+}
+
+/// An object that says nothing usable: what is in force of it stays.
+fn complain(complaints: &[Complaint]) -> bool {
+    for complaint in complaints {
+        tracing::warn!(
+            object = complaint.object,
+            field = complaint.field,
+            value = complaint.value,
+            accepted = complaint.accepted,
+            "an object that cannot be used is left out"
+        );
+    }
+    true
+}
+
+async fn send(event: Event, complaints: Vec<Complaint>, out: &mpsc::Sender<Heard>) -> bool {
+    out.send(Heard {
+        at: Instant::now(),
+        event,
+        complaints,
+    })
+    .await
+    .is_ok()
+}
