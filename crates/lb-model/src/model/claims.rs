@@ -80,8 +80,10 @@ impl Claims {
 
     /// The claims to the address of `owner` that it keeps from being granted.
     pub(super) fn losers<'a>(&'a self, owner: &'a Claim) -> impl Iterator<Item = &'a Claim> {
-        let after = self.all.range(owner..).skip(1);
-        let same = after.take_while(|claim| claim.address == owner.address);
+        let same = self
+            .all
+            .range(owner..)
+            .take_while(|claim| claim.address == owner.address);
         same.filter(|claim| claim.service != owner.service)
     }
 
