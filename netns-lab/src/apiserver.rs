@@ -35,6 +35,7 @@ mod request;
 mod resource;
 mod selector;
 mod serve;
+mod state;
 mod store;
 mod watch;
 

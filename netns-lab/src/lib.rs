@@ -1,3 +1,6 @@
 //! Placeholder.
 
 pub mod apiserver;
+mod background;
+pub mod controller;
+pub mod dns;

@@ -1,5 +1,12 @@
 //! The API server over real connections on loopback.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "apiserver/client.rs"]
 mod client;
 
@@ -93,108 +100,79 @@ fn an_objects_life() {
     assert_eq!(client.get(&path).0, 404);
 }
 
+/// Asserts that the request is refused with this code and a Status object that says `part`.
+fn assert_refused(client: Client, request: &str, body: &Value, code: u16, part: &str) {
+    let (method, path) = request.split_once(' ').unwrap();
+    let (actual, status) = client.json(method, path, body);
+    assert_eq!(
+        (actual, status["kind"].as_str()),
+        (code, Some("Status")),
+        "{request} {status}"
+    );
+    assert!(
+        status["message"].as_str().unwrap().contains(part),
+        "{part}: {status}"
+    );
+}
+
 #[test]
-fn refusals_are_status_objects_that_say_why() {
+fn refused_reads_say_why() {
     let (_server, client) = start(&Store::default());
-    let refused = |method: &str, path: &str, body: &Value, code: u16, part: &str| {
-        let (actual, status) = client.json(method, path, body);
-        assert_eq!(
-            (actual, status["kind"].as_str()),
-            (code, Some("Status")),
-            "{path} {status}"
-        );
-        assert!(
-            status["message"].as_str().unwrap().contains(part),
-            "{part}: {status}"
-        );
-    };
-    let nothing = Value::Null;
-    refused(
-        "GET",
-        "/api/v1/namespaces/default/pods/none",
-        &nothing,
-        404,
-        "pods \"none\"",
-    );
-    refused(
-        "GET",
-        "/apis/apps/v1/deployments",
-        &nothing,
-        404,
-        "/apis/apps/v1/deployments",
-    );
-    refused(
-        "POST",
-        PODS,
-        &json!({"metadata": {"name": "A_B"}}),
-        422,
-        "A_B",
-    );
-    refused("POST", PODS, &json!([1]), 400, "JSON object");
-    refused(
-        "POST",
-        PODS,
-        &json!({"kind": "Service", "metadata": {"name": "a"}}),
-        400,
-        "Service",
-    );
-    refused("POST", "/api/v1/pods", &pod("a", "x"), 405, "namespace");
-    refused(
-        "POST",
-        "/api/v1/namespaces/none/pods",
-        &pod("a", "x"),
-        404,
-        "none",
-    );
-    refused("PUT", PODS, &pod("a", "x"), 405, "GET, POST, DELETE");
-    refused(
-        "GET",
-        "/api/v1/pods?labelSelector=a+in+(",
-        &nothing,
-        400,
-        "labelSelector",
-    );
-    refused(
-        "GET",
-        "/api/v1/pods?fieldSelector=spec.x%3D1",
-        &nothing,
-        400,
-        "spec.nodeName",
-    );
-    refused(
-        "GET",
-        "/api/v1/pods?resourceVersion=999999",
-        &nothing,
-        504,
-        "Too large",
-    );
-    refused(
-        "GET",
-        "/api/v1/pods?continue=nonsense",
-        &nothing,
-        400,
-        "continue",
-    );
-    refused(
-        "POST",
-        &format!("{PODS}?dryRun=All"),
-        &pod("a", "x"),
-        400,
-        "dryRun",
-    );
-    let text = client
-        .send("POST", PODS, "application/yaml", "a: b")
-        .finish();
-    assert_eq!(text.0, 415, "{text:?}");
-    let broken = client.send("POST", PODS, "application/json", "{").finish();
-    assert_eq!(broken.0, 400, "{broken:?}");
-    let apply = client.send(
-        "PATCH",
-        &format!("{PODS}/a"),
-        "application/apply-patch+yaml",
-        "a: b",
-    );
-    assert_eq!(apply.finish().0, 415);
+    for (path, code, part) in [
+        ("/api/v1/namespaces/default/pods/none", 404, "pods \"none\""),
+        (
+            "/apis/apps/v1/deployments",
+            404,
+            "/apis/apps/v1/deployments",
+        ),
+        ("/api/v1/pods?labelSelector=a+in+(", 400, "labelSelector"),
+        (
+            "/api/v1/pods?fieldSelector=spec.x%3D1",
+            400,
+            "spec.nodeName",
+        ),
+        ("/api/v1/pods?resourceVersion=999999", 504, "Too large"),
+        ("/api/v1/pods?resourceVersion=x", 400, "resourceVersion"),
+        ("/api/v1/pods?continue=nonsense", 400, "continue"),
+    ] {
+        assert_refused(client, &format!("GET {path}"), &Value::Null, code, part);
+    }
+}
+
+#[test]
+fn refused_writes_say_why() {
+    let (_server, client) = start(&Store::default());
+    let named = |name: &str| json!({"metadata": {"name": name}});
+    let service = json!({"kind": "Service", "metadata": {"name": "a"}});
+    for (request, body, code, part) in [
+        (format!("POST {PODS}"), named("A_B"), 422, "A_B"),
+        (format!("POST {PODS}"), json!([1]), 400, "JSON object"),
+        (format!("POST {PODS}"), service, 400, "Service"),
+        (format!("POST {PODS}?dryRun=All"), named("a"), 400, "dryRun"),
+        (format!("PUT {PODS}"), named("a"), 405, "GET, POST, DELETE"),
+        ("POST /api/v1/pods".to_owned(), named("a"), 405, "namespace"),
+        (
+            "POST /api/v1/namespaces/none/pods".to_owned(),
+            named("a"),
+            404,
+            "none",
+        ),
+    ] {
+        assert_refused(client, &request, &body, code, part);
+    }
+    for (content_type, method, path, code) in [
+        ("application/yaml", "POST", PODS.to_owned(), 415),
+        ("application/json", "POST", PODS.to_owned(), 400),
+        (
+            "application/apply-patch+yaml",
+            "PATCH",
+            format!("{PODS}/a"),
+            415,
+        ),
+    ] {
+        let (actual, status) = client.send(method, &path, content_type, "{a: b").finish();
+        assert_eq!(actual, code, "{content_type}: {status}");
+    }
 }
 
 #[test]
@@ -360,12 +338,17 @@ fn streaming_lists_end_with_a_marked_bookmark_and_watches_with_a_plain_one() {
 #[test]
 fn a_stop_ends_watches_and_a_new_server_goes_on_with_the_store() {
     let store = Store::default();
-    let (server, client) = start(&store);
-    let second = server
-        .serve(TcpListener::bind("127.0.0.1:0").unwrap())
-        .unwrap();
+    let server = ApiServer::start(store.clone()).unwrap();
+    // An address of its own, so that no other test takes the port while nobody listens.
+    let [client, second] = [0; 2].map(|_| {
+        Client(
+            server
+                .serve(TcpListener::bind("127.77.0.1:0").unwrap())
+                .unwrap(),
+        )
+    });
     store.create(Resource::Pod, pod("a", "x")).unwrap();
-    let mut watches = [client, Client(second)].map(|client| client.watch("/api/v1/pods?watch=1"));
+    let mut watches = [client, second].map(|client| client.watch("/api/v1/pods?watch=1"));
     watches
         .iter_mut()
         .for_each(|watch| assert_eq!(watch.told(), "ADDED a"));

@@ -1,12 +1,15 @@
 //! The store: versions, conflicts, allocation, deletion, in one process.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use netns_lab::apiserver::{
     Change, Deleted, Deletion, Object, Part, PodRemoval, Resource, Store, StoreOptions,
 };
 use serde_json::{Value, json};
 
 fn service(name: &str, spec: Value) -> Value {
-    let mut service = json!({"metadata": {"name": name}, "spec": spec});
+    let mut service = json!({"metadata": {"name": name}});
+    service["spec"] = spec;
     if service["spec"].get("ports").is_none() {
         service["spec"]["ports"] = json!([{"port": 80}]);
     }

@@ -1,5 +1,11 @@
 //! The real kubectl, whichever version is on PATH, against the API server on loopback.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};

@@ -79,7 +79,7 @@ impl Asked {
     async fn dispatch(self) -> Result<Response<ResponseBody>, Refusal> {
         let collection = self.target.name.is_none();
         match self.method.as_str() {
-            "GET" if collection && self.query.flag("watch")? => self.watch().await,
+            "GET" if collection && self.query.flag("watch")? => self.watch(),
             "GET" if collection => self.list().await,
             "GET" => self.get(),
             "POST" if collection => self.create(),

@@ -1,10 +1,9 @@
 //! Listeners, connections, and their end.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,10 +11,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Runtime;
 
 use super::misbehaviour::Misbehaviour;
 use super::{Store, answer};
+use crate::background::{Alive, Background};
 
 /// How long a client may take to send a request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,10 +32,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct ApiServer {
     serving: Arc<Serving>,
-    runtime: Option<Runtime>,
-    /// Every connection holds a copy of the sender, so that the receiver hears of the last end.
-    alive: Option<mpsc::Sender<Infallible>>,
-    ended: Mutex<mpsc::Receiver<Infallible>>,
+    background: Background,
 }
 
 /// What every request is answered from.
@@ -52,22 +48,14 @@ impl ApiServer {
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(store: Store) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("apiserver")
-            .enable_all()
-            .build()
-            .context("starting the API server's thread")?;
-        let (alive, ended) = mpsc::channel();
+        let background = Background::start("apiserver")?;
         let serving = Arc::new(Serving {
             store,
             misbehaviour: Misbehaviour::none(),
         });
         Ok(Self {
             serving,
-            runtime: Some(runtime),
-            alive: Some(alive),
-            ended: Mutex::new(ended),
+            background,
         })
     }
 
@@ -77,10 +65,10 @@ impl ApiServer {
     /// # Errors
     /// When the listener cannot be used.
     pub fn serve(&self, listener: std::net::TcpListener) -> anyhow::Result<SocketAddr> {
-        let (Some(runtime), Some(alive)) = (&self.runtime, &self.alive) else {
-            anyhow::bail!("the API server has stopped");
-        };
-        let _entered = runtime.enter();
+        let (_entered, alive) = self
+            .background
+            .enter()
+            .context("the API server has stopped")?;
         listener
             .set_nonblocking(true)
             .context("making the API server's listener non-blocking")?;
@@ -88,7 +76,7 @@ impl ApiServer {
         let address = listener
             .local_addr()
             .context("reading the listener's address")?;
-        runtime.spawn(accept(listener, self.serving.clone(), alive.clone()));
+        tokio::spawn(accept(alive, listener, self.serving.clone()));
         Ok(address)
     }
 
@@ -114,17 +102,11 @@ impl ApiServer {
 impl Drop for ApiServer {
     fn drop(&mut self) {
         self.serving.misbehaviour.stop();
-        self.alive = None;
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // Nothing is ever sent: this returns when the last connection ended, or in time.
-        let _ = ended.recv_timeout(2 * LAST_ANSWERS);
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 
-async fn accept(listener: TcpListener, serving: Arc<Serving>, alive: mpsc::Sender<Infallible>) {
+/// The listener is closed before `alive` is dropped: parameters go in reverse order.
+async fn accept(alive: Alive, listener: TcpListener, serving: Arc<Serving>) {
     let mut orders = serving.misbehaviour.orders();
     loop {
         let accepted = tokio::select! {
@@ -144,11 +126,7 @@ async fn accept(listener: TcpListener, serving: Arc<Serving>, alive: mpsc::Sende
     }
 }
 
-async fn serve_connection(
-    stream: TcpStream,
-    serving: Arc<Serving>,
-    _alive: mpsc::Sender<Infallible>,
-) {
+async fn serve_connection(stream: TcpStream, serving: Arc<Serving>, _alive: Alive) {
     if let Err(error) = converse(stream, serving).await {
         tracing::debug!(%error, "a connection to the API server ended");
     }

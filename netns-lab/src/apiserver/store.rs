@@ -1,19 +1,17 @@
 //! The objects, their versions and their history.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
-use tokio::sync::watch;
 
-use super::admission::{self, Held};
-use super::allocation::{Allocators, ServiceRanges};
-use super::history::History;
+use super::admission;
+use super::allocation::ServiceRanges;
 use super::identity;
 use super::object::{Key, text};
 use super::selector::Selection;
-use super::{Change, Event, Object, Refusal, Resource, Watch};
+use super::state::State;
+use super::{Event, Object, Refusal, Resource, Watch};
 
 /// Who removes a deleted pod that runs on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,21 +110,6 @@ pub struct Store {
     state: Arc<Mutex<State>>,
 }
 
-struct State {
-    /// The version last given out; one counter for everything, as etcd has it.
-    version: u64,
-    /// Watches from before this version are refused.
-    compacted: u64,
-    shelves: BTreeMap<Resource, Shelf>,
-    allocators: Allocators,
-}
-
-struct Shelf {
-    objects: BTreeMap<Key, Object>,
-    history: History,
-    changed: watch::Sender<u64>,
-}
-
 impl std::fmt::Debug for Store {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Store@{}", self.version())
@@ -143,24 +126,7 @@ impl Store {
     /// A store with the namespaces every cluster has, and nothing else.
     #[must_use]
     pub fn new(options: StoreOptions) -> Self {
-        let shelves = Resource::ALL.into_iter().map(|resource| {
-            let history = History::new(options.history);
-            let changed = watch::Sender::new(0);
-            (
-                resource,
-                Shelf {
-                    objects: BTreeMap::new(),
-                    history,
-                    changed,
-                },
-            )
-        });
-        let state = State {
-            version: 0,
-            compacted: 0,
-            shelves: shelves.collect(),
-            allocators: Allocators::new(options.service_ranges),
-        };
+        let state = State::new(options.history, options.service_ranges);
         let store = Self {
             options: Arc::new(options),
             state: Arc::new(Mutex::new(state)),
@@ -443,92 +409,5 @@ impl Store {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every write completes or changes nothing, so a panic elsewhere leaves no half state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn shelf(&self, resource: Resource) -> Result<&Shelf, Refusal> {
-        self.shelves
-            .get(&resource)
-            .ok_or_else(|| Refusal::no_such_path(resource.plural()))
-    }
-
-    fn find(&self, resource: Resource, key: &Key) -> Option<&Object> {
-        self.shelves.get(&resource)?.objects.get(key)
-    }
-
-    /// Gives `value` the next version and stores it.
-    fn put(
-        &mut self,
-        resource: Resource,
-        mut value: Value,
-        before: Option<Object>,
-    ) -> Result<Object, Refusal> {
-        let version = self.version + 1;
-        identity::set_version(&mut value, version);
-        if resource == Resource::Service {
-            let old = before.as_ref().map(|object| Held::by(&object.value()));
-            self.allocators
-                .hand_over(&old.unwrap_or_default(), &Held::by(&value));
-        }
-        let object = Object::new(resource, version, &value);
-        let change = if before.is_some() {
-            Change::Modified
-        } else {
-            Change::Added
-        };
-        self.publish(Event {
-            change,
-            object: object.clone(),
-            before,
-        })?;
-        Ok(object)
-    }
-
-    fn remove(&mut self, object: &Object) -> Result<Object, Refusal> {
-        if object.resource() == Resource::Service {
-            self.allocators
-                .hand_over(&Held::by(&object.value()), &Held::default());
-        }
-        let last = object.at_version(self.version + 1);
-        let before = Some(object.clone());
-        self.publish(Event {
-            change: Change::Deleted,
-            object: last.clone(),
-            before,
-        })?;
-        Ok(last)
-    }
-
-    fn empty_namespace(&mut self, namespace: &str) -> Result<(), Refusal> {
-        let first = Key::new(namespace, "");
-        let shelves = self.shelves.values();
-        let objects: Vec<Object> = shelves
-            .flat_map(|shelf| shelf.objects.range(first.clone()..))
-            .map(|(_, object)| object)
-            .filter(|object| object.namespace() == namespace)
-            .cloned()
-            .collect();
-        objects
-            .iter()
-            .try_for_each(|object| self.remove(object).map(drop))
-    }
-
-    fn publish(&mut self, event: Event) -> Result<(), Refusal> {
-        let resource = event.object.resource();
-        let Some(shelf) = self.shelves.get_mut(&resource) else {
-            return Err(Refusal::no_such_path(resource.plural()));
-        };
-        self.version = event.object.version();
-        if event.change == Change::Deleted {
-            shelf.objects.remove(event.object.key());
-        } else {
-            shelf
-                .objects
-                .insert(event.object.key().clone(), event.object.clone());
-        }
-        shelf.history.record(event);
-        shelf.changed.send_replace(self.version);
-        Ok(())
     }
 }

@@ -43,7 +43,7 @@ struct Following {
 struct Gone;
 
 impl Asked {
-    pub(super) async fn watch(&self) -> Result<Response<ResponseBody>, Refusal> {
+    pub(super) fn watch(&self) -> Result<Response<ResponseBody>, Refusal> {
         let lasts = self
             .query
             .number("timeoutSeconds")?
@@ -67,23 +67,20 @@ impl Asked {
         let initial = streaming.unwrap_or(version == 0);
         let delay = self.serving.misbehaviour.list_delay();
         let run = async move {
-            if !initial {
+            let (initial, watch) = if initial {
+                tokio::time::sleep(delay).await;
+                let page = store.page(resource, &following.selection, None, usize::MAX);
+                let watch = store.watch(resource, page.listing.version);
+                (Some((page.listing, streaming == Some(true))), watch)
+            } else {
                 let from = if version == 0 {
                     store.version()
                 } else {
                     version
                 };
-                return following
-                    .run(None, store.watch(resource, from), lasts)
-                    .await;
-            }
-            tokio::time::sleep(delay).await;
-            let page = store.page(resource, &following.selection, None, usize::MAX);
-            let watch = store.watch(resource, page.listing.version);
-            let marked = streaming == Some(true);
-            following
-                .run(Some((page.listing, marked)), watch, lasts)
-                .await
+                (None, store.watch(resource, from))
+            };
+            following.run(initial, watch, lasts).await;
         };
         tokio::spawn(run);
         Ok(with_type(

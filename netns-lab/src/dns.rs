@@ -1,0 +1,1 @@
+//! Cluster DNS: names of Services and pods, answered from the store.
