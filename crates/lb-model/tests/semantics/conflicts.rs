@@ -144,3 +144,30 @@ fn the_same_address_with_another_port_is_no_conflict() {
     other.ports = vec![service_port("https", "TCP", 443)];
     model(vec![external("a", "10.96.0.1", OLD), other], vec![]);
 }
+
+#[test]
+fn two_ports_with_one_node_port_are_one_claim() {
+    let mut twice = service("c");
+    twice.cluster_ips = vec!["10.96.0.2".to_owned()];
+    twice.ports.push(service_port("https", "TCP", 443));
+    for port in &mut twice.ports {
+        port.node_port = 30_080;
+    }
+    let mut alone = model(vec![twice.clone()], vec![]);
+    assert_eq!(frontends(&alone, "c").len(), 3);
+    let older = Service {
+        created: OLD.to_owned(),
+        ..balanced("b")
+    };
+    assert_eq!(alone.apply(Event::Service(older)).len(), 1);
+    assert_eq!(frontends(&alone, "c").len(), 2);
+    assert_eq!(
+        alone
+            .apply(Event::Service(Service {
+                created: NEW.to_owned(),
+                ..twice
+            }))
+            .len(),
+        1
+    );
+}

@@ -156,3 +156,11 @@ fn only_balanced_services_of_policy_local_are_checked() {
         assert_eq!(model(vec![service], vec![]).health_checks(Family::V4), []);
     }
 }
+
+#[test]
+fn an_endpoint_of_no_port_of_the_service_does_not_count() {
+    let mut admin = slice("a", "web", vec![endpoint("10.244.0.2", "here")]);
+    admin.ports = vec![slice_port("admin", "TCP", 9999)];
+    let model = model(vec![checked("web")], vec![admin]);
+    assert_eq!(model.health_checks(Family::V4)[0].local_endpoints, 0);
+}
