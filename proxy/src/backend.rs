@@ -3,13 +3,15 @@
 //! A backend never decides where a packet goes and never plans: `lb-plan` gives it operations, and
 //! it translates them to `nodekit` calls. It belongs to one thread and blocks it.
 
+mod conntrack;
 mod nftables;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lb_model::{Family, ServiceName};
-use nodekit::netlink;
+use nodekit::{netlink, nft};
 
 pub use lb_plan::nftables::Settings;
 pub use nftables::NftablesBackend;
@@ -19,20 +21,25 @@ pub use nftables::NftablesBackend;
 #[non_exhaustive]
 pub enum BackendError {
     /// The kernel has no nftables, or not enough of it, or we may not use it.
-    #[error("this kernel cannot do nftables for {family:?}, or we lack CAP_NET_ADMIN: {source}")]
+    #[error(
+        "this kernel cannot do nftables for {family:?} (5.13 or later with nf_tables, nat, fib and \
+         numgen is needed), or CAP_NET_ADMIN is missing: {source}"
+    )]
     NoNftables {
         /// The family tried.
         family: Family,
         /// The kernel's answer.
-        source: netlink::Error,
+        source: Arc<nft::Error>,
     },
-    /// The kernel refused an operation, which the source names.
+    /// The kernel refused operations, which the source names, or could not be asked.
     #[error(transparent)]
-    Kernel(#[from] netlink::Error),
-    /// Something that the Service's frontends lean on could not be made; the kernel's answer is in
-    /// the log and in the failure of another Service or of the leftovers.
-    #[error("what it leans on could not be made: {0}")]
-    Lacks(netlink::Error),
+    Nft(Arc<nft::Error>),
+    /// Something that the Service's frontends lean on could not be made.
+    #[error("what its frontends lean on is missing{}", .0.as_ref().map(|e| format!(": {e}")).unwrap_or_default())]
+    Lacks(Option<Box<BackendError>>),
+    /// Connection tracking could not be asked or changed.
+    #[error(transparent)]
+    Conntrack(netlink::Error),
 }
 
 /// What one pass did to one family.
@@ -81,12 +88,19 @@ impl PassReport {
 
     /// The Services to be named again in a later pass.
     pub fn failed(&self) -> impl Iterator<Item = &ServiceName> {
-        self.families.values().flat_map(|family| family.failed.keys())
+        self.families
+            .values()
+            .flat_map(|family| family.failed.keys())
     }
 
     /// Whether everything asked for is in the kernel; if not, the pass is to be repeated.
     pub fn complete(&self) -> bool {
-        self.families.values().all(|f| f.failed.is_empty() && f.leftovers.is_none())
-            && self.flows.as_ref().is_none_or(|flows| flows.failed.is_none())
+        self.families
+            .values()
+            .all(|f| f.failed.is_empty() && f.leftovers.is_none())
+            && self
+                .flows
+                .as_ref()
+                .is_none_or(|flows| flows.failed.is_none())
     }
 }

@@ -4,6 +4,7 @@ mod claims;
 mod decide;
 mod door;
 mod explain;
+mod flows;
 mod health;
 mod node;
 mod service;

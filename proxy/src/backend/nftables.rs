@@ -1,29 +1,78 @@
 //! The nftables data plane: tables `ip causeway` and `ip6 causeway`, and no others.
 
+mod affinity;
+mod elements;
+mod encode;
+mod read;
+mod rules;
+mod run;
+mod table;
+
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use lb_model::{Model, ServiceName};
-use lb_plan::nftables::Settings;
+use lb_model::{Family, Model, ServiceName};
+use lb_plan::nftables::{Settings, TABLE, probe, skeleton};
+use nodekit::nft::{Batch, Error, NftSocket};
 
+use super::conntrack::Flows;
 use super::{BackendError, PassReport};
+use table::FamilyTable;
+
+/// The name of the table that is made and removed within one transaction to see what the kernel can
+/// do.
+const PROBE: &str = "causeway-probe";
 
 /// The tables of one or both families. Blocks; belongs to one thread, whose network namespace it
 /// programs.
 #[derive(Debug)]
 pub struct NftablesBackend {
-    settings: Vec<Settings>,
+    socket: Connection,
+    tables: Vec<FamilyTable>,
+    flows: Flows,
 }
 
 impl NftablesBackend {
-    /// Looks whether the kernel can do nftables. Changes nothing: the tables are made, adopted or
-    /// replaced by the first [`NftablesBackend::sync`].
+    /// Looks whether the kernel can do what is needed. Changes nothing: the tables are made, adopted
+    /// or replaced by the first [`NftablesBackend::sync`].
     ///
     /// `settings`: one for each family to be served; a family not named has its table left alone.
     ///
     /// # Errors
-    /// [`BackendError::NoNftables`].
+    /// [`BackendError::NoNftables`]; [`BackendError::Nft`] and [`BackendError::Conntrack`] if no
+    /// socket can be opened.
     pub fn open(settings: Vec<Settings>) -> Result<Self, BackendError> {
-        Ok(Self { settings })
+        Self::over(Connection::default(), settings)
+    }
+
+    /// As [`NftablesBackend::open`], with operations that fail as `faults` says.
+    ///
+    /// # Errors
+    /// As [`NftablesBackend::open`].
+    #[cfg(feature = "faulty")]
+    pub fn with_faults(
+        settings: Vec<Settings>,
+        faults: nodekit::faulty::Faults,
+    ) -> Result<Self, BackendError> {
+        let connection = Connection {
+            faults: Some(faults),
+            ..Connection::default()
+        };
+        Self::over(connection, settings)
+    }
+
+    fn over(mut socket: Connection, settings: Vec<Settings>) -> Result<Self, BackendError> {
+        for settings in &settings {
+            try_out(socket.get()?, settings).map_err(|source| BackendError::NoNftables {
+                family: settings.family,
+                source: Arc::new(source),
+            })?;
+        }
+        Ok(Self {
+            socket,
+            tables: settings.into_iter().map(FamilyTable::new).collect(),
+            flows: Flows::open()?,
+        })
     }
 
     /// Brings the kernel to what `model` says about `services`, those of [`lb_model::Changes`] and
@@ -32,16 +81,39 @@ impl NftablesBackend {
     /// left in our tables by a run before.
     ///
     /// Never fails as a whole: see [`PassReport::complete`].
-    pub fn sync(&mut self, _model: &Model, _services: &BTreeSet<ServiceName>) -> PassReport {
-        PassReport::default()
+    pub fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
+        let mut report = PassReport::default();
+        for table in &mut self.tables {
+            let family = table.settings.family;
+            let outcome = match self.socket.get() {
+                Ok(socket) => table.sync(socket, model, services),
+                Err(error) => table.lost(services, error.into()),
+            };
+            if outcome.broken {
+                self.socket.close();
+            }
+            self.flows.touch(family, outcome.report.full, outcome.udp);
+            report.families.insert(family, outcome.report);
+        }
+        let tables = self.tables.iter();
+        let applied = tables.filter_map(|table| Some((table.settings.family, table.applied()?)));
+        report.flows = self.flows.reconcile(model, applied);
+        report
     }
 
     /// Takes new settings for the family that they name; they come into force with the next
     /// [`NftablesBackend::sync`], which may be given no Services. Changed node-port addresses cost a
-    /// few operations; anything else replaces the table at once.
+    /// few operations; anything else replaces the table in one transaction.
     pub fn set_settings(&mut self, settings: Settings) {
-        self.settings.retain(|old| old.family != settings.family);
-        self.settings.push(settings);
+        let family = settings.family;
+        match self
+            .tables
+            .iter_mut()
+            .find(|table| table.settings.family == family)
+        {
+            Some(table) => table.settings = settings,
+            None => self.tables.push(FamilyTable::new(settings)),
+        }
     }
 
     /// Looks whether our tables are still there and still ours; if not, the next
@@ -49,16 +121,80 @@ impl NftablesBackend {
     /// whether a sync is needed.
     ///
     /// # Errors
-    /// [`BackendError::Kernel`].
+    /// [`BackendError::Nft`].
     pub fn check(&mut self) -> Result<bool, BackendError> {
-        Ok(false)
+        let mut needed = false;
+        for table in &mut self.tables {
+            needed |= table.check(self.socket.get()?)?;
+        }
+        Ok(needed)
     }
 
     /// Removes the tables of both families, if they are there (`--cleanup`).
     ///
     /// # Errors
-    /// [`BackendError::Kernel`]; one family's failure does not keep the other's table.
+    /// [`BackendError::Nft`]; one family's failure does not keep the other's table.
     pub fn cleanup() -> Result<(), BackendError> {
-        Ok(())
+        let mut socket = NftSocket::open()?;
+        let mut result = Ok(());
+        for family in Family::ALL {
+            if let Err(error) = remove(&mut socket, family) {
+                result = Err(error.into());
+            }
+        }
+        result
     }
+}
+
+/// A socket that is opened anew after it failed, in the calling thread's network namespace.
+#[derive(Debug, Default)]
+struct Connection {
+    socket: Option<NftSocket>,
+    #[cfg(feature = "faulty")]
+    faults: Option<nodekit::faulty::Faults>,
+}
+
+impl Connection {
+    fn get(&mut self) -> Result<&mut NftSocket, Error> {
+        match self.socket {
+            Some(ref mut socket) => Ok(socket),
+            ref mut none => {
+                #[cfg(feature = "faulty")]
+                if let Some(faults) = &self.faults {
+                    return Ok(none.insert(NftSocket::with_faults(faults.clone())?));
+                }
+                Ok(none.insert(NftSocket::open()?))
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.socket = None;
+    }
+}
+
+/// Makes a table with everything that is ever used, and removes it within the same transaction.
+fn try_out(socket: &mut NftSocket, settings: &Settings) -> Result<(), Error> {
+    let family = encode::nft_family(settings.family);
+    let mut batch = Batch::new(family, PROBE);
+    encode::append(&mut batch, settings.family, 0, &skeleton(settings));
+    encode::append(&mut batch, settings.family, 1, &probe(settings));
+    batch.delete_table(2);
+    socket.commit(&batch)
+}
+
+fn remove(socket: &mut NftSocket, family: Family) -> Result<(), Error> {
+    let tables = match socket.tables(Some(encode::nft_family(family))) {
+        // No nftables, so no table.
+        Err(error) if matches!(error.errno(), Some(nodekit::Errno::EPROTONOSUPPORT)) => {
+            return Ok(());
+        }
+        tables => tables?,
+    };
+    if tables.iter().any(|table| table.name == TABLE) {
+        let mut batch = encode::batch(family);
+        batch.destroy_table(0);
+        socket.commit(&batch)?;
+    }
+    Ok(())
 }

@@ -13,6 +13,7 @@ use lb_model::{
 use super::class::Class;
 use super::element::{Element, Target};
 use super::rule::Chain;
+use super::settings::Settings;
 use super::slots::{place, target};
 
 /// One frontend as it is in the kernel.
@@ -166,6 +167,12 @@ impl<K: Copy + Eq + Hash + Ord> Shared<K> {
         }
     }
 
+    /// What the kernel has.
+    pub(super) fn all(&self) -> impl Iterator<Item = &K> {
+        let present = self.0.iter().filter(|(_, count)| count.present);
+        present.map(|(key, _)| key)
+    }
+
     /// What the kernel has for nobody, sorted.
     pub(super) fn unused(&self) -> Vec<K> {
         let mut unused: Vec<K> = self
@@ -203,9 +210,14 @@ impl Applied {
         &self.node_port_addresses
     }
 
-    /// Notes that the addresses on which node ports are served have been set.
-    pub fn set_node_port_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
-        self.node_port_addresses = addresses;
+    /// Notes that node ports are served where `settings` say.
+    pub fn set_node_port_addresses(&mut self, settings: &Settings) {
+        self.node_port_addresses = settings.own_node_port_addresses().collect();
+    }
+
+    /// The chains in the kernel that come and go, in no order.
+    pub fn chains(&self) -> impl Iterator<Item = &Chain> {
+        self.chains.all()
     }
 
     /// Number of frontends in the kernel.
@@ -228,7 +240,7 @@ impl Applied {
         self.owned.keys()
     }
 
-    /// The frontend that a packet to `ip` meets. Whether `ip` is a node-port address is not asked.
+    /// The frontend that a packet to `ip` meets.
     pub fn frontend_of(
         &self,
         ip: IpAddr,
@@ -241,16 +253,11 @@ impl Applied {
             protocol,
             port,
         };
-        [vip, node_port]
-            .into_iter()
-            .find(|address| self.frontends.contains_key(address))
-    }
-
-    /// Whether `address` can send connections to `ip`, whatever the port.
-    pub fn serves(&self, address: &FrontendAddress, ip: IpAddr) -> bool {
-        self.frontends
-            .get(address)
-            .is_some_and(|frontend| frontend.endpoints().any(|endpoint| endpoint.ip == ip))
+        if self.frontends.contains_key(&vip) {
+            return Some(vip);
+        }
+        let served = self.node_port_addresses.contains(&ip);
+        (served && self.frontends.contains_key(&node_port)).then_some(node_port)
     }
 
     /// Whether a client of `address` may stay with `target`. With `strict`, for a frontend that

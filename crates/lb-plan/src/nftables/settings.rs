@@ -59,7 +59,8 @@ impl Settings {
             .collect()
     }
 
-    fn own_node_port_addresses(&self) -> impl Iterator<Item = IpAddr> {
+    /// Those of this family.
+    pub(super) fn own_node_port_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.node_port_addresses
             .iter()
             .copied()

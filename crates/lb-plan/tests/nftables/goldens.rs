@@ -177,7 +177,7 @@ fn settings(family: Family) -> Settings {
 
 fn operations(applied: &mut Applied, settings: &Settings, cluster: &Cluster) -> Vec<Operation> {
     let mut operations = settings.node_port_address_changes(applied.node_port_addresses());
-    applied.set_node_port_addresses(settings.node_port_addresses.clone());
+    applied.set_node_port_addresses(settings);
     let mut pass = Pass::new(applied, settings);
     for (service, frontends) in cluster {
         for step in pass.plan(service, frontends) {

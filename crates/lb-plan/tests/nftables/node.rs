@@ -33,7 +33,7 @@ impl Node {
         let mut applied = Applied::default();
         let addresses = settings.node_port_address_changes(applied.node_port_addresses());
         kernel.apply(&addresses).unwrap();
-        applied.set_node_port_addresses(settings.node_port_addresses.clone());
+        applied.set_node_port_addresses(&settings);
         Self {
             settings,
             kernel,

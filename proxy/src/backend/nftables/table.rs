@@ -1,0 +1,226 @@
+//! The table of one family: what is known of it, and a pass over it.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use lb_model::{Family, FrontendAddress, Model, ServiceName};
+use lb_plan::nftables::{Applied, Operation, Pass, Settings, skeleton};
+use nodekit::nft::{Error, NftSocket, TRANSACTION_LIMIT};
+
+use super::affinity::Due;
+use super::read::{self, Present};
+use super::run::{CHUNK, Run};
+use crate::backend::{BackendError, FamilyReport};
+
+/// Room for what ends a transaction.
+const RESERVE: usize = 1 << 20;
+
+/// The table of one family.
+#[derive(Debug)]
+pub(super) struct FamilyTable {
+    pub(super) settings: Settings,
+    /// What the kernel holds, and the signature under which; `None`: not known.
+    state: Option<(String, Applied)>,
+    /// Clients to be forgotten.
+    due: Due,
+}
+
+/// What a pass leaves to be done by others.
+pub(super) struct Outcome {
+    pub(super) report: FamilyReport,
+    pub(super) udp: Vec<FrontendAddress>,
+    pub(super) broken: bool,
+}
+
+/// From where a pass starts.
+struct Start {
+    applied: Applied,
+    /// What makes the table, where it must be made.
+    opening: Option<Vec<Operation>>,
+    limit: usize,
+    everything: bool,
+}
+
+impl FamilyTable {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            state: None,
+            due: Due::default(),
+        }
+    }
+
+    /// What the kernel holds, where that is known.
+    pub(super) fn applied(&self) -> Option<&Applied> {
+        self.state.as_ref().map(|(_, applied)| applied)
+    }
+
+    /// See [`super::NftablesBackend::check`].
+    pub(super) fn check(&mut self, socket: &mut NftSocket) -> Result<bool, Error> {
+        let intact = match &self.state {
+            None => false,
+            Some((signature, _)) if *signature != self.settings.signature() => false,
+            Some((_, applied)) => read::intact(socket, &self.settings, applied)?,
+        };
+        if !intact {
+            self.state = None;
+        }
+        Ok(!intact)
+    }
+
+    /// One pass; if the kernel turns out to hold something else than we thought, a second one over
+    /// everything.
+    pub(super) fn sync(
+        &mut self,
+        socket: &mut NftSocket,
+        model: &Model,
+        services: &BTreeSet<ServiceName>,
+    ) -> Outcome {
+        let started = Instant::now();
+        let mut outcome = self.pass(socket, model, services);
+        if self.state.is_none() && !outcome.broken && !outcome.report.full {
+            let first = outcome.report;
+            outcome = self.pass(socket, model, services);
+            outcome.report.operations += first.operations;
+            outcome.report.transactions += first.transactions;
+        }
+        outcome.report.duration = started.elapsed();
+        outcome
+    }
+
+    fn pass(
+        &mut self,
+        socket: &mut NftSocket,
+        model: &Model,
+        services: &BTreeSet<ServiceName>,
+    ) -> Outcome {
+        let start = match self.start(socket) {
+            Ok(start) => start,
+            Err(error) => return self.lost(services, error),
+        };
+        let everything = start.everything;
+        let signature = self.settings.signature();
+        let mut applied = start.applied;
+        let named: BTreeSet<ServiceName> = if everything {
+            model.services().chain(services).cloned().collect()
+        } else {
+            services.clone()
+        };
+        let addresses = self
+            .settings
+            .node_port_address_changes(applied.node_port_addresses());
+        let fresh = applied.is_empty();
+        let pass = Pass::new(&mut applied, &self.settings);
+        let mut run = Run::new(socket, &self.settings, pass, start.opening, start.limit);
+        let addresses_set = run.begin(&addresses);
+        plan(&mut run, model, &named, self.settings.family, fresh);
+        run.finish(everything);
+        let affinity = std::mem::take(&mut run.touched.affinity);
+        for (address, all) in affinity {
+            *self.due.changed.entry(address).or_default() |= all;
+        }
+        run.forget(&mut self.due);
+        run.sweep();
+        let outcome = Outcome {
+            udp: std::mem::take(&mut run.touched.udp),
+            broken: run.broken,
+            report: FamilyReport {
+                full: everything,
+                ..std::mem::take(&mut run.report)
+            },
+        };
+        let known = !run.doubtful;
+        if addresses_set {
+            applied.set_node_port_addresses(&self.settings);
+        }
+        self.state = known.then_some((signature, applied));
+        outcome
+    }
+
+    fn start(&mut self, socket: &mut NftSocket) -> Result<Start, BackendError> {
+        let signature = self.settings.signature();
+        let present = match self.state.take() {
+            Some((under, applied)) if under == signature => {
+                return Ok(Start {
+                    applied,
+                    opening: None,
+                    limit: CHUNK,
+                    everything: false,
+                });
+            }
+            Some(_) => Present::Foreign,
+            None => read::read(socket, &self.settings)?,
+        };
+        self.due = Due {
+            unknown: matches!(present, Present::Ours(_)),
+            ..Due::default()
+        };
+        Ok(match present {
+            Present::Ours(applied) => Start {
+                applied,
+                opening: None,
+                limit: CHUNK,
+                everything: true,
+            },
+            Present::Absent => self.made(false, CHUNK),
+            // In one transaction, so that no packet meets half a table.
+            Present::Foreign => self.made(true, TRANSACTION_LIMIT - RESERVE),
+        })
+    }
+
+    fn made(&self, replace: bool, limit: usize) -> Start {
+        let mut opening = Vec::new();
+        if replace {
+            opening.push(Operation::DeleteTable);
+        }
+        opening.extend(skeleton(&self.settings));
+        Start {
+            applied: Applied::default(),
+            opening: Some(opening),
+            limit,
+            everything: true,
+        }
+    }
+
+    /// Nothing could be learnt about the kernel.
+    pub(super) fn lost(&self, services: &BTreeSet<ServiceName>, error: BackendError) -> Outcome {
+        let failed = services.iter().map(|name| (name.clone(), error.clone()));
+        Outcome {
+            report: FamilyReport {
+                full: true,
+                failed: failed.collect(),
+                leftovers: Some(error),
+                ..FamilyReport::default()
+            },
+            udp: Vec::new(),
+            broken: true,
+        }
+    }
+}
+
+/// Plans what `model` says about `services`, which is everything where the table is `fresh`.
+fn plan(
+    run: &mut Run<'_>,
+    model: &Model,
+    services: &BTreeSet<ServiceName>,
+    family: Family,
+    fresh: bool,
+) {
+    if fresh {
+        // Nobody has anything to hand over: one Service after the other.
+        for service in services {
+            run.plan(service, &model.frontends(service, family));
+        }
+        return;
+    }
+    let wanted: Vec<_> = services
+        .iter()
+        .map(|service| (service, model.frontends(service, family)))
+        .collect();
+    for (service, frontends) in &wanted {
+        run.claim(service, frontends);
+    }
+    for (service, frontends) in &wanted {
+        run.plan(service, frontends);
+    }
+}
