@@ -26,7 +26,9 @@ fn main() -> io::Result<()> {
     for (name, script) in SCRIPTS {
         fs::write(Path::new(&folder).join(name), script)?;
     }
-    println!("cargo::rustc-link-search=native={folder}");
-    println!("cargo::rustc-link-arg-bins=-static-pie");
+    // Not as a search path for the whole package: the tests beside the binary stay dynamic.
+    for argument in ["-static-pie", &format!("-L{folder}")] {
+        println!("cargo::rustc-link-arg-bins={argument}");
+    }
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! ADD: steps, each with its undo.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 
 use cni_types::{Attachment, Cidr, Code, Dns, Error, Interface, IpConfig, Route, Success};
@@ -74,6 +77,7 @@ impl<'a> Target<'a> {
             },
         )?;
         let link = rollback.step(Step::Pod, || {
+            device::ignore_router_advertisements(&end.name)?;
             pod::set_port(&mut route, &end, network)?;
             pod::configure(
                 pod,

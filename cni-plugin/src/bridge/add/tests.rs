@@ -1,0 +1,125 @@
+//! Every step of ADD made to fail.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+
+use cni_types::{Args, PluginConfig, Version};
+use nodekit::netns::NetNs;
+use nodekit::nft::{Family, NftSocket};
+use serde_json::json;
+
+use super::*;
+
+const STEPS: [Step; 6] = [
+    Step::Reserve,
+    Step::Bridge,
+    Step::Veth,
+    Step::Pod,
+    Step::Gateway,
+    Step::Masquerade,
+];
+
+fn call(dir: &Path) -> Call {
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "net", "bridge": "br0", "isDefaultGateway": true,
+        "ipMasq": true,
+        "ipam": {
+            "type": "host-local", "dataDir": dir,
+            "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd01::/64"}]],
+        },
+    });
+    Call {
+        config: PluginConfig::decode(config.to_string().as_bytes()).unwrap(),
+        version: Version::V1_0_0,
+        args: Args::default(),
+        netns_override: false,
+    }
+}
+
+fn path_of(netns: &NetNs) -> PathBuf {
+    format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        netns.as_fd().as_raw_fd()
+    )
+    .into()
+}
+
+/// Everything of the node that belongs to pods.
+fn state(dir: &Path) -> (Vec<String>, Vec<String>, usize) {
+    let links = Handle::open().unwrap().links().unwrap();
+    let veths = links
+        .into_iter()
+        .filter(|l| l.kind.as_deref() == Some("veth"))
+        .map(|l| l.name);
+    let files = std::fs::read_dir(dir.join("net")).unwrap();
+    let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut reserved: Vec<_> = files
+        .filter(|name| name.parse::<std::net::IpAddr>().is_ok())
+        .collect();
+    reserved.sort();
+    let mut nft = NftSocket::open().unwrap();
+    let count = |family| {
+        nft.elements(family, "causeway-cni", "masquerade-pods")
+            .unwrap()
+            .len()
+    };
+    let elements = [Family::Ip, Family::Ip6].map(count).iter().sum();
+    (veths.collect(), reserved, elements)
+}
+
+#[test]
+fn whichever_step_fails_nothing_is_left() {
+    let node = NetNs::anonymous().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let call = call(dir.path());
+    let in_node = || {
+        let neighbour = NetNs::anonymous().unwrap();
+        let attachment = Attachment::new("neighbour", "eth0").unwrap();
+        add(&call, &attachment, &path_of(&neighbour), &|_| Ok(())).unwrap();
+        let before = state(dir.path());
+        assert_eq!((before.0.len(), before.1.len(), before.2), (1, 2, 2));
+
+        let pod = NetNs::anonymous().unwrap();
+        let attachment = Attachment::new("pod", "eth0").unwrap();
+        for failing in STEPS {
+            let fail = |step| {
+                if step == failing {
+                    Err(Error::new(Code::INTERNAL, "injected"))
+                } else {
+                    Ok(())
+                }
+            };
+            let error = add(&call, &attachment, &path_of(&pod), &fail).unwrap_err();
+            assert_eq!(error.message, format!("{failing}: injected"));
+            assert_eq!(error.details, "", "something could not be undone");
+            assert_eq!(state(dir.path()), before, "after {failing}");
+            let links = pod
+                .run(|| Handle::open().unwrap().links().unwrap())
+                .unwrap();
+            assert_eq!(links.len(), 1, "after {failing}");
+        }
+        add(&call, &attachment, &path_of(&pod), &|_| Ok(())).unwrap();
+        assert_eq!(state(dir.path()).2, 4);
+    };
+    node.run(in_node).unwrap();
+}
+
+#[test]
+fn every_step_is_taken_in_order() {
+    let node = NetNs::anonymous().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let call = call(dir.path());
+    let taken = std::sync::Mutex::new(Vec::new());
+    let in_node = || {
+        let pod = NetNs::anonymous().unwrap();
+        let attachment = Attachment::new("pod", "eth0").unwrap();
+        let note = |step| {
+            taken.lock().unwrap().push(step);
+            Ok(())
+        };
+        add(&call, &attachment, &path_of(&pod), &note).unwrap();
+    };
+    node.run(in_node).unwrap();
+    assert_eq!(*taken.lock().unwrap(), STEPS);
+}

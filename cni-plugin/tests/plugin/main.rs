@@ -1,0 +1,21 @@
+//! The real binary, run as a container runtime runs it, in network namespaces of its own.
+//!
+//! Needs root (to make namespaces) and, for the comparison, the reference plugins in
+//! `/usr/lib/cni` (Debian: containernetworking-plugins).
+
+#[cfg(test)]
+mod attach;
+#[cfg(test)]
+mod garbage;
+#[cfg(test)]
+mod many;
+#[cfg(test)]
+mod masquerade;
+#[cfg(test)]
+mod node;
+#[cfg(test)]
+mod protocol;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod refusals;
