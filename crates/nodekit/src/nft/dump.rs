@@ -163,10 +163,7 @@ impl NftSocket {
         writer.string(ELEMENTS_SET, set);
         let request = encoded(writer, &what)?;
         self.dump(&what, GET_ELEMENT, &request, |message, out| {
-            let list = body(message).filter(|attr| attr.kind == ELEMENTS_LIST);
-            let elements = list.flat_map(|attr| attr.nested());
-            let elements = elements.filter(|attr| attr.kind == LIST_ELEMENT);
-            out.extend(elements.filter_map(|attr| Element::read(&attr)));
+            out.extend(read_elements(message));
         })
     }
 
@@ -212,6 +209,14 @@ fn table_is(message: &Message<'_>, table: &str) -> bool {
 
 fn owned(attr: &Attr<'_>) -> Option<String> {
     attr.text().map(str::to_owned)
+}
+
+fn read_elements<'a>(message: &Message<'a>) -> impl Iterator<Item = Element> + use<'a> {
+    let lists = body(message).filter(|attr| attr.kind == ELEMENTS_LIST);
+    let elements = lists
+        .flat_map(|attr| attr.nested())
+        .filter(|attr| attr.kind == LIST_ELEMENT);
+    elements.filter_map(|attr| Element::read(&attr))
 }
 
 fn read_table(message: &Message<'_>) -> Option<TableInfo> {
@@ -290,4 +295,27 @@ fn read_set(message: &Message<'_>) -> Option<SetInfo> {
         }
     }
     Some(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::messages;
+    use crate::netlink::push_message;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever the kernel sends, each reader ends, with no more objects than bytes.
+        #[test]
+        fn random_messages_never_panic(payload in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut datagram = Vec::new();
+            push_message(&mut datagram, GET_SET, 0, 1, &payload);
+            for message in messages(&datagram) {
+                let _ = (read_table(&message), read_chain(&message), read_rule(&message));
+                let _ = (read_set(&message), table_is(&message, "t"));
+                let elements: Vec<_> = read_elements(&message).collect();
+                prop_assert!(elements.len() <= payload.len());
+            }
+        }
+    }
 }

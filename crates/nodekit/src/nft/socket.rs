@@ -239,3 +239,6 @@ impl Answers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
