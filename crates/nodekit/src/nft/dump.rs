@@ -11,7 +11,7 @@ use super::object::Family;
 use super::set::Element;
 use super::socket::NftSocket;
 use super::userdata::{COMMENT, SET_COMMENT, read_comment};
-use crate::netlink::{self, Attr, AttrWriter, Attrs, Message, attrs};
+use crate::netlink::{self, Attr, AttrWriter, Attrs, DUMP_ATTEMPTS, Message, attrs};
 
 /// Bytes of `struct nfgenmsg`.
 const GENERIC_HEADER: usize = 4;
@@ -167,6 +167,9 @@ impl NftSocket {
         })
     }
 
+    /// The kernel doesn't mark a dump of elements that a commit came into
+    /// (`nf_tables_dump_set` checks nothing), nor one that fits a single message: the generation
+    /// before and after tells.
     fn dump<T>(
         &mut self,
         what: &str,
@@ -175,11 +178,22 @@ impl NftSocket {
         mut read: impl FnMut(&Message<'_>, &mut Vec<T>),
     ) -> Result<Vec<T>, Error> {
         self.may_read(what)?;
-        let found = self.socket.dump(&what, kind, request, |message, out| {
-            read(message, out);
-            Ok(())
-        })?;
-        Ok(found)
+        for _ in 0..DUMP_ATTEMPTS {
+            let before = self.current_generation()?;
+            let found = self.socket.dump(&what, kind, request, |message, out| {
+                read(message, out);
+                Ok(())
+            })?;
+            if self.current_generation()? == before {
+                return Ok(found);
+            }
+        }
+        let operation = what.to_owned();
+        Err(netlink::Error::Interrupted {
+            operation,
+            attempts: DUMP_ATTEMPTS,
+        }
+        .into())
     }
 }
 

@@ -133,12 +133,17 @@ impl NftSocket {
         Ok(())
     }
 
-    /// The rule set's generation: a number that every commit of anyone raises.
+    /// The rule set's generation: a number that every commit of anyone in the network namespace
+    /// raises.
     ///
     /// # Errors
     /// [`Error::Netlink`].
     pub fn generation(&mut self) -> Result<u32, Error> {
         self.may_read("read the generation")?;
+        self.current_generation()
+    }
+
+    pub(super) fn current_generation(&mut self) -> Result<u32, Error> {
         let what = "read the nf_tables generation";
         let mut generation = None;
         self.socket
