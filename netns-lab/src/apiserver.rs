@@ -15,8 +15,9 @@
 //!
 //! Served are get, list (selectors, limit and continue), watch (bookmarks, initial events),
 //! create, update, patch, delete and deletecollection, and `/status`, for the resources of
-//! [`Resource`]; discovery is good enough for kubectl. Refused are server-side apply (415) and
-//! dry runs (400). Fields are not validated against a schema.
+//! [`Resource`]; discovery is good enough for kubectl. Refused are server-side apply and protobuf
+//! bodies (415; some `kubectl create KIND NAME` send those) and dry runs (400). Fields are not
+//! validated against a schema.
 
 mod admission;
 mod allocation;

@@ -186,6 +186,29 @@ fn a_body_beyond_three_mebibytes_is_refused() {
 }
 
 #[test]
+fn what_is_no_request_ends_the_connection_and_nothing_else() {
+    let (_server, client) = start(&Store::default());
+    let endless = format!("GET {PODS} HTTP/1.1\r\nX: {}", "x".repeat(200_000));
+    for (request, expected) in [
+        ("\x16\x03\x01\x02\x00\r\n\r\n", "HTTP/1.1 400"),
+        ("GET / HTTP/9\r\n\r\n", "HTTP/1.1 400"),
+        (
+            "POST /api/v1/nodes HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+            "HTTP/1.1 400",
+        ),
+        (&*endless, "HTTP/1.1 431"),
+    ] {
+        assert!(
+            client.first_line(request).starts_with(expected),
+            "{request:.40}"
+        );
+    }
+    let unfinished = client.send_raw("GET /api/v1/pods HTTP/1.1\r\nHost:");
+    assert_eq!(client.get(PODS).0, 200, "others are served meanwhile");
+    drop(unfinished);
+}
+
+#[test]
 fn lists_are_selected_and_paged() {
     let store = Store::default();
     let (_server, client) = start(&store);

@@ -16,8 +16,8 @@ use super::misbehaviour::Misbehaviour;
 use super::{Store, answer};
 use crate::background::{Alive, Background};
 
-/// How long a client may take to send a request's headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be idle before its next request's headers are complete.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The most bytes of headers; kubectl sends about 1 KiB.
 const MOST_HEADER_BYTES: usize = 64 * 1024;

@@ -76,6 +76,24 @@ impl Client {
         }
     }
 
+    /// Sends these bytes, as many of them as the server takes.
+    pub(crate) fn send_raw(self, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.0).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // A server that has seen enough hangs up.
+        drop(stream.write_all(request.as_bytes()));
+        stream
+    }
+
+    /// The first line of the answer to these bytes.
+    pub(crate) fn first_line(self, request: &str) -> String {
+        let mut line = String::new();
+        BufReader::new(self.send_raw(request))
+            .read_line(&mut line)
+            .unwrap();
+        line
+    }
+
     pub(crate) fn json(self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let body = if body.is_null() {
             String::new()

@@ -31,7 +31,8 @@ impl Asked {
     fn json_body(&self) -> Result<Value, Refusal> {
         if !matches!(self.media_type(), "" | "application/json") {
             let message = format!(
-                "Content-Type: {:?} is not understood; send application/json",
+                "Content-Type: {:?} is not understood; send application/json \
+                 (`kubectl apply -f` and `kubectl create -f` do)",
                 self.content_type
             );
             return Err(Refusal::new(415, "UnsupportedMediaType", message));
