@@ -1,4 +1,9 @@
 //! Tracked connections, made by real packets in a network namespace of their own.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what these helpers can't do fails the test"
+)]
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;

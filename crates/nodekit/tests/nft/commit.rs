@@ -78,11 +78,12 @@ fn names_that_would_mean_everything_are_never_sent() {
         nft(&["add table ip other; add chain ip other c; add rule ip other c drop"]);
         let before = nft(&["list ruleset"]);
         let mut socket = NftSocket::open().unwrap();
-        let refused: [(&str, &dyn Fn(&mut Batch)); 4] = [
-            ("", &|batch| batch.delete_table(3)),
-            ("other", &|batch| batch.flush_chain(3, "")),
-            ("other", &|batch| batch.flush_set(3, "")),
-            ("other", &|batch| batch.delete_chain(3, "c\0d")),
+        type Fill = fn(&mut Batch);
+        let refused: [(&str, Fill); 4] = [
+            ("", |batch| batch.delete_table(3)),
+            ("other", |batch| batch.flush_chain(3, "")),
+            ("other", |batch| batch.flush_set(3, "")),
+            ("other", |batch| batch.delete_chain(3, "c\0d")),
         ];
         for (name, fill) in refused {
             let mut batch = Batch::new(Family::Ip, name);

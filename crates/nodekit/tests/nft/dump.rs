@@ -23,83 +23,90 @@ fn numbered(key: u32, data: u32) -> Element {
     Element::to(Value::host_u32(key), Data::Value(Value::host_u32(data)))
 }
 
+fn text(optional: &str) -> Option<String> {
+    Some(optional.to_owned())
+}
+
+/// A table with one of everything, each with its own comment.
+fn commented_table() -> Batch {
+    let mut batch = Batch::new(Family::Ip6, "t");
+    batch.add_table(
+        0,
+        &Table {
+            comment: text("layout 7"),
+        },
+    );
+    let kept = Chain::regular("c");
+    batch.add_chain(
+        0,
+        &Chain {
+            comment: text("kept"),
+            ..kept
+        },
+    );
+    let base = BaseChain::new(ChainType::Nat, Hook::Output, -100);
+    batch.add_chain(0, &Chain::base("out", base));
+    let rule = Rule::new("out", vec![Expr::Verdict(Verdict::Jump("c".into()))]);
+    batch.add_rule(
+        0,
+        &Rule {
+            comment: text("r"),
+            ..rule
+        },
+    );
+    batch.add_set(
+        0,
+        &Set {
+            comment: text("s"),
+            ..numbers()
+        },
+    );
+    batch
+}
+
+fn other_table() -> Batch {
+    let mut batch = Batch::new(Family::Ip6, "other");
+    batch.add_table(0, &Table::default());
+    batch.add_chain(0, &Chain::regular("elsewhere"));
+    batch.add_rule(
+        0,
+        &Rule::new("elsewhere", vec![Expr::Verdict(Verdict::Drop)]),
+    );
+    batch.add_set(0, &Set::new("elsewhere", Datatype::Mark));
+    batch
+}
+
 #[test]
 fn objects_are_read_as_they_were_made() {
     in_namespace(|| {
         let mut socket = NftSocket::open().unwrap();
-        let mut batch = Batch::new(Family::Ip6, "t");
-        batch.add_table(
-            0,
-            &Table {
-                comment: Some("layout 7".into()),
-            },
-        );
-        batch.add_chain(
-            0,
-            &Chain {
-                comment: Some("kept".into()),
-                ..Chain::regular("c")
-            },
-        );
-        let base = BaseChain::new(ChainType::Nat, Hook::Output, -100);
-        batch.add_chain(0, &Chain::base("out", base));
-        batch.add_rule(
-            0,
-            &Rule {
-                comment: Some("r".into()),
-                ..Rule::new("out", vec![Expr::Verdict(Verdict::Jump("c".into()))])
-            },
-        );
-        batch.add_set(
-            0,
-            &Set {
-                comment: Some("s".into()),
-                ..numbers()
-            },
-        );
-        socket.commit(&batch).unwrap();
-        let mut other = Batch::new(Family::Ip6, "other");
-        other.add_table(0, &Table::default());
-        other.add_chain(0, &Chain::regular("elsewhere"));
-        other.add_rule(
-            0,
-            &Rule::new("elsewhere", vec![Expr::Verdict(Verdict::Drop)]),
-        );
-        other.add_set(0, &Set::new("elsewhere", Datatype::Mark));
-        socket.commit(&other).unwrap();
-
+        socket.commit(&commented_table()).unwrap();
+        socket.commit(&other_table()).unwrap();
         let tables = socket.tables(Some(Family::Ip6)).unwrap();
+        let named: Vec<_> = tables.into_iter().map(|t| (t.name, t.comment)).collect();
         assert_eq!(
-            (tables[0].name.as_str(), tables[0].comment.as_deref()),
-            ("t", Some("layout 7"))
+            named,
+            [("t".into(), text("layout 7")), ("other".into(), None)]
         );
         let chains = socket.chains(Family::Ip6, "t").unwrap();
         let chains: Vec<_> = chains
-            .iter()
-            .map(|c| (c.name.as_str(), c.is_base, c.uses, c.comment.as_deref()))
+            .into_iter()
+            .map(|c| (c.name, c.is_base, c.uses, c.comment))
             .collect();
+        let (kept, out) = ("c".to_owned(), "out".to_owned());
         assert_eq!(
             chains,
-            [("c", false, 1, Some("kept")), ("out", true, 1, None)]
+            [(kept, false, 1, text("kept")), (out.clone(), true, 1, None)]
         );
         let rules = socket.rules(Family::Ip6, "t").unwrap();
-        assert_eq!(rules.len(), 1);
-        assert_eq!(
-            (rules[0].chain.as_str(), rules[0].comment.as_deref()),
-            ("out", Some("r"))
-        );
+        let rules: Vec<_> = rules.into_iter().map(|r| (r.chain, r.comment)).collect();
+        assert_eq!(rules, [(out, text("r"))]);
         let sets = socket.sets(Family::Ip6, "t").unwrap();
-        assert_eq!(sets.len(), 1);
-        let set = &sets[0];
-        assert_eq!(
-            (
-                set.name.as_str(),
-                set.key_len,
-                set.data_len,
-                set.comment.as_deref()
-            ),
-            ("numbers", 4, 4, Some("s"))
-        );
+        let sets: Vec<_> = sets
+            .into_iter()
+            .map(|s| (s.name, s.key_len, s.data_len, s.comment))
+            .collect();
+        assert_eq!(sets, [("numbers".into(), 4, 4, text("s"))]);
 
         assert!(socket.chains(Family::Ip, "t").unwrap().is_empty());
         let missing = socket.elements(Family::Ip6, "t", "missing").unwrap_err();
@@ -107,73 +114,72 @@ fn objects_are_read_as_they_were_made() {
     });
 }
 
-#[test]
-fn elements_are_read_with_ranges_verdicts_timeouts_and_comments() {
+/// A set of those flags with those elements, and what is read of it.
+fn stored(set: &Set, elements: &[Element]) -> Vec<Element> {
     in_namespace(|| {
         let mut socket = NftSocket::open().unwrap();
         let mut batch = Batch::new(Family::Ip, "t");
         batch.add_table(0, &Table::default());
         batch.add_chain(0, &Chain::regular("c"));
-        let ranges = SetFlags {
-            interval: true,
-            ..SetFlags::default()
-        };
-        let fields = Type::from([Datatype::InetService, Datatype::Ipv4Addr]);
-        batch.add_set(
-            0,
-            &Set {
-                flags: ranges,
-                ..Set::new("ranges", fields)
-            },
-        );
-        let key = |last| Value::concat(&[&80u16.to_be_bytes(), &[10, 0, 0, last]]);
-        let range = Element {
-            key_end: Some(key(99)),
-            ..Element::new(key(1))
-        };
-        batch.add_elements(0, "ranges", [&range]);
-        batch.add_set(0, &Set::map("verdicts", Datatype::Mark, MapData::Verdict));
-        let goto = Data::Verdict(Verdict::Goto("c".into()));
-        let verdict = Element {
-            comment: Some("why".into()),
-            ..Element::to(Value::host_u32(1), goto)
-        };
-        batch.add_elements(0, "verdicts", [&verdict]);
-        let timeout = SetFlags {
-            timeout: true,
-            ..SetFlags::default()
-        };
-        batch.add_set(
-            0,
-            &Set {
-                flags: timeout,
-                ..Set::new("short", Datatype::Mark)
-            },
-        );
-        let hour = Some(Duration::from_secs(3600));
-        batch.add_elements(
-            0,
-            "short",
-            [Element {
-                timeout: hour,
-                ..Element::new(Value::host_u32(9))
-            }],
-        );
+        batch.add_set(0, set);
+        batch.add_elements(0, &set.name, elements);
         socket.commit(&batch).unwrap();
+        socket.elements(Family::Ip, "t", &set.name).unwrap()
+    })
+}
 
-        assert_eq!(socket.elements(Family::Ip, "t", "ranges").unwrap(), [range]);
-        assert_eq!(
-            socket.elements(Family::Ip, "t", "verdicts").unwrap(),
-            [verdict]
-        );
-        let short = socket.elements(Family::Ip, "t", "short").unwrap();
-        assert_eq!(short[0].timeout, hour);
-        let left = short[0].expires.unwrap();
-        assert!(
-            left <= hour.unwrap() && left > Duration::from_secs(3500),
-            "{left:?}"
-        );
-    });
+#[test]
+fn concatenated_ranges_are_read_with_both_ends() {
+    let flags = SetFlags {
+        interval: true,
+        ..SetFlags::default()
+    };
+    let fields = Type::from([Datatype::InetService, Datatype::Ipv4Addr]);
+    let key = |last| Value::concat(&[&80u16.to_be_bytes(), &[10, 0, 0, last]]);
+    let range = Element {
+        key_end: Some(key(99)),
+        ..Element::new(key(1))
+    };
+    let set = Set {
+        flags,
+        ..Set::new("ranges", fields)
+    };
+    assert_eq!(stored(&set, std::slice::from_ref(&range)), [range]);
+}
+
+#[test]
+fn verdicts_are_read_with_their_chains_and_comments() {
+    let set = Set::map("verdicts", Datatype::Mark, MapData::Verdict);
+    let goto = Data::Verdict(Verdict::Goto("c".into()));
+    let element = Element::to(Value::host_u32(1), goto);
+    let element = Element {
+        comment: text("why"),
+        ..element
+    };
+    assert_eq!(stored(&set, std::slice::from_ref(&element)), [element]);
+}
+
+#[test]
+fn timeouts_are_read_with_what_is_left_of_them() {
+    let flags = SetFlags {
+        timeout: true,
+        ..SetFlags::default()
+    };
+    let hour = Duration::from_secs(3600);
+    let element = Element {
+        timeout: Some(hour),
+        ..Element::new(Value::host_u32(9))
+    };
+    let found = stored(
+        &Set {
+            flags,
+            ..Set::new("short", Datatype::Mark)
+        },
+        &[element],
+    );
+    assert_eq!(found[0].timeout, Some(hour));
+    let left = found[0].expires.unwrap();
+    assert!(left <= hour && left > Duration::from_secs(3500), "{left:?}");
 }
 
 #[test]

@@ -1,5 +1,11 @@
 //! nf_tables over netlink against the kernel and against nft itself, each test in a network
 //! namespace of its own.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what these helpers can't do fails the test"
+)]
 
 mod commit;
 mod dump;

@@ -151,35 +151,9 @@ impl Shape {
             "nat-postrouting",
             &[&translated[..], &[jump("learn")]].concat(),
         );
-        let mark = Expr::Meta {
-            key: MetaKey::Mark,
-            to: r(0),
-        };
-        let unmarked = [
-            mark.clone(),
-            Expr::mask_xor(r(0), MARK, 0),
-            Expr::equal(r(0), Value::host_u32(0)),
-        ];
-        rule(
-            "nat-postrouting",
-            &[&unmarked[..], &[Expr::Verdict(Verdict::Return)]].concat(),
-        );
-        rule(
-            "nat-postrouting",
-            &[
-                mark,
-                Expr::mask_xor(r(0), !0, MARK),
-                Expr::MetaSet {
-                    key: MetaKey::Mark,
-                    from: r(0),
-                },
-            ],
-        );
-        let flags = NatFlags {
-            fully_random: true,
-            ..NatFlags::default()
-        };
-        rule("nat-postrouting", &[Expr::Masquerade { flags }]);
+        for exprs in masquerade() {
+            rule("nat-postrouting", &exprs);
+        }
         let mut lookup = Vec::new();
         self.load_frontend(&mut lookup, r(0));
         lookup.push(Expr::vmap("frontends", r(0)));
@@ -290,6 +264,27 @@ impl Shape {
         let both = Value::concat(&[&self.pod, &self.pod]);
         batch.add_elements(0, "hairpin", [Element::new(both)]);
     }
+}
+
+/// Marked packets lose their mark and get this node's address.
+fn masquerade() -> [Vec<Expr>; 3] {
+    let (key, r) = (MetaKey::Mark, Register::word(0));
+    let mark = || Expr::Meta { key, to: r };
+    let unmarked = [
+        Expr::mask_xor(r, MARK, 0),
+        Expr::equal(r, Value::host_u32(0)),
+    ];
+    let leave = [&[mark()][..], &unmarked, &[Expr::Verdict(Verdict::Return)]].concat();
+    let unmark = vec![
+        mark(),
+        Expr::mask_xor(r, !0, MARK),
+        Expr::MetaSet { key, from: r },
+    ];
+    let flags = NatFlags {
+        fully_random: true,
+        ..NatFlags::default()
+    };
+    [leave, unmark, vec![Expr::Masquerade { flags }]]
 }
 
 /// nft lists all of it but reads neither `ct original proto-dst` in a concatenation nor slots of
