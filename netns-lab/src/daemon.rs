@@ -1,0 +1,257 @@
+//! The lab's daemon: makes the network, then serves the API and looks after pods and proxies.
+//!
+//! Its children die with it (`PR_SET_PDEATHSIG`), however it ends; the namespaces and files stay
+//! for [`crate::teardown`].
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nodekit::netns::NetNs;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
+use tokio::runtime::{Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::apiserver::{ApiServer, Refusal, Store, kubeconfig};
+use crate::controller::EndpointSliceController;
+use crate::dns::{CLUSTER_DOMAIN, ClusterDns};
+use crate::folder::Folder;
+use crate::kubelet::{self, Context};
+use crate::node_files::{self, Settings};
+use crate::process::ProcessId;
+use crate::proxies::Keeper;
+use crate::spawner::Spawner;
+use crate::state::{Proxy, State, StateFile};
+use crate::topology::{API_PORT, Topology};
+use crate::{cluster_objects, network, scheduler, teardown};
+
+/// The cluster DNS's port.
+const DNS_PORT: u16 = 53;
+
+/// The one line the daemon says to whoever started it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Announcement {
+    /// Everything is up.
+    Ready,
+    /// The lab could not be made; why.
+    Failed(String),
+}
+
+/// Makes the lab in its folder, which exists, and keeps it until SIGTERM or SIGINT. With `tied`,
+/// the end of standard input ends it too, and it then takes the lab down itself.
+///
+/// # Errors
+/// When the lab could not be made; the announcement then said so, too.
+pub fn serve(folder: &Folder, settings: &Settings, tied: bool) -> anyhow::Result<()> {
+    // Out of reach of the terminal's Ctrl-C and hang-up; refused to a group's leader only.
+    let _ = nix::unistd::setsid();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let made = Cluster::make(folder, settings, &runtime);
+    announce(match &made {
+        Ok(_) => Announcement::Ready,
+        Err(error) => Announcement::Failed(format!("{error:#}")),
+    })?;
+    let cluster = made?;
+    let alone = runtime.block_on(wait_for_end(tied))?;
+    cluster.stop(runtime);
+    match alone {
+        true => teardown::take_down(folder),
+        false => Ok(()),
+    }
+}
+
+fn announce(announcement: Announcement) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}", serde_json::to_string(&announcement)?)?;
+    Ok(stdout.flush()?)
+}
+
+/// Waits for a signal (false) or, when tied, for the end of standard input (true).
+async fn wait_for_end(tied: bool) -> anyhow::Result<bool> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let input_end = async {
+        if !tied {
+            return std::future::pending().await;
+        }
+        // Nobody writes to it: reading ends with the other side's life.
+        let _ = tokio::io::stdin().read_u8().await;
+    };
+    Ok(tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = input_end => true,
+    })
+}
+
+/// What runs while the lab does.
+struct Cluster {
+    _dns: ClusterDns,
+    _slices: EndpointSliceController,
+    api: ApiServer,
+}
+
+impl Cluster {
+    fn make(folder: &Folder, settings: &Settings, runtime: &Runtime) -> anyhow::Result<Self> {
+        let topology = Topology::new(settings.workers)?;
+        let state = Arc::new(first_state(folder, &topology, settings)?);
+        network::build(&folder.netns(), &topology)?;
+        node_files::write(folder, &topology, settings)?;
+        let store = Store::default();
+        cluster_objects::create(&store, &topology).map_err(refused)?;
+        let (api, local) = serve_api(folder, &topology, store.clone())?;
+        fs::write(folder.kubeconfig(), kubeconfig(&format!("http://{local}")))?;
+        state.update(|state| state.api = Some(local))?;
+        let dns = serve_dns(folder, &topology, store.clone())?;
+        let slices = EndpointSliceController::start(store.clone())?;
+        let spawner = Spawner::new(runtime.handle().clone())?;
+        runtime.spawn(restarted("the scheduler", {
+            let (store, topology) = (store.clone(), topology.clone());
+            move || scheduler::run(store.clone(), topology.clone())
+        }));
+        let context = Arc::new(Context {
+            folder: folder.clone(),
+            topology: topology.clone(),
+            store,
+            state: state.clone(),
+            spawner: spawner.clone(),
+        });
+        runtime.spawn(async move {
+            if let Err(refusal) = kubelet::run(context).await {
+                tracing::error!(%refusal, "the kubelet ended");
+            }
+        });
+        start_proxies(
+            folder,
+            &topology,
+            settings,
+            &spawner,
+            &state,
+            runtime.handle(),
+        )?;
+        state.update(|state| state.ready = true)?;
+        Ok(Self {
+            _dns: dns,
+            _slices: slices,
+            api,
+        })
+    }
+
+    fn stop(self, runtime: Runtime) {
+        self.api.stop();
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+fn refused(refusal: Refusal) -> anyhow::Error {
+    anyhow::anyhow!("the lab's own objects: {refusal}")
+}
+
+fn first_state(
+    folder: &Folder,
+    topology: &Topology,
+    settings: &Settings,
+) -> anyhow::Result<StateFile> {
+    let daemon = ProcessId::of(std::process::id()).context("reading /proc/self/stat")?;
+    let with_proxy = topology.nodes.iter().filter(|_| settings.proxy.is_some());
+    let proxies = with_proxy.map(|node| Proxy {
+        node: node.name.clone(),
+        process: None,
+        restarts: 0,
+    });
+    let state = State {
+        topology: topology.clone(),
+        daemon,
+        api: None,
+        ready: false,
+        proxies: proxies.collect(),
+        sandboxes: Vec::new(),
+    };
+    StateFile::create(folder.state(), state)
+}
+
+/// Serves the API for the nodes, at the control node, and for this machine, on loopback.
+fn serve_api(
+    folder: &Folder,
+    topology: &Topology,
+    store: Store,
+) -> anyhow::Result<(ApiServer, SocketAddr)> {
+    let api = ApiServer::start(store)?;
+    let local = api.serve(TcpListener::bind("127.0.0.1:0")?)?;
+    let control = control_address(topology, API_PORT)?;
+    let listener = on_control(folder, topology, move || TcpListener::bind(control))?;
+    api.serve(listener.with_context(|| format!("listening on {control}"))?)?;
+    Ok((api, local))
+}
+
+fn serve_dns(folder: &Folder, topology: &Topology, store: Store) -> anyhow::Result<ClusterDns> {
+    let mut dns = ClusterDns::start(store, CLUSTER_DOMAIN)?;
+    let address = control_address(topology, DNS_PORT)?;
+    let sockets = on_control(folder, topology, move || {
+        Ok((UdpSocket::bind(address)?, TcpListener::bind(address)?))
+    })?;
+    let (udp, tcp) = sockets
+        .map_err(|error: std::io::Error| error)
+        .with_context(|| format!("listening on {address}"))?;
+    dns.serve(udp, tcp)?;
+    Ok(dns)
+}
+
+fn control_address(topology: &Topology, port: u16) -> anyhow::Result<SocketAddr> {
+    let control = topology.nodes.first().context("a topology without nodes")?;
+    Ok(SocketAddr::new(control.addresses.v4.into(), port))
+}
+
+fn on_control<T: Send>(
+    folder: &Folder,
+    topology: &Topology,
+    work: impl FnOnce() -> T + Send,
+) -> anyhow::Result<T> {
+    let control = topology.nodes.first().context("a topology without nodes")?;
+    Ok(NetNs::open(folder.netns().join(&control.name))?.run(work)?)
+}
+
+fn start_proxies(
+    folder: &Folder,
+    topology: &Topology,
+    settings: &Settings,
+    spawner: &Spawner,
+    state: &Arc<StateFile>,
+    runtime: &Handle,
+) -> anyhow::Result<()> {
+    let Some(program) = &settings.proxy else {
+        return Ok(());
+    };
+    let keepers: Vec<Keeper> = topology
+        .nodes
+        .iter()
+        .map(|node| Keeper {
+            folder: folder.clone(),
+            node: node.name.clone(),
+            program: program.clone(),
+            spawner: spawner.clone(),
+            state: state.clone(),
+        })
+        .collect();
+    for keeper in &keepers {
+        runtime.spawn(keeper.clone().keep());
+    }
+    keepers.iter().try_for_each(Keeper::wait_first_sync)
+}
+
+/// Starts a watcher over when it fell behind the history.
+async fn restarted<F: Future<Output = Result<(), Refusal>>>(name: &str, run: impl Fn() -> F) {
+    loop {
+        if let Err(refusal) = run().await {
+            tracing::warn!(%refusal, "{name} starts over");
+        }
+    }
+}
