@@ -26,6 +26,10 @@ fn main() -> io::Result<()> {
     for (name, script) in SCRIPTS {
         fs::write(Path::new(&folder).join(name), script)?;
     }
+    if variable("PROFILE") == "release" {
+        // The names of functions are a third of the file, and nobody debugs it on a node.
+        println!("cargo::rustc-link-arg-bins=-Wl,--strip-all");
+    }
     // Not as a search path for the whole package: the tests beside the binary stay dynamic.
     for argument in ["-static-pie", &format!("-L{folder}")] {
         println!("cargo::rustc-link-arg-bins={argument}");

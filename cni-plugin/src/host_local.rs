@@ -1,6 +1,7 @@
 //! Addresses from ranges, reserved as files, in the layout of the reference plugin `host-local`:
 //! either can take over from the other.
 
+mod claim;
 mod config;
 mod index;
 mod range;

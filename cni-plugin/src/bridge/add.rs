@@ -14,7 +14,7 @@ use super::{device, pod};
 use crate::call::Call;
 use crate::failure;
 use crate::host_local;
-use crate::masquerade;
+use crate::masquerade::Masquerade;
 use crate::rollback::{Rollback, Step};
 
 /// Attaches a container. On failure nothing of it is left; the bridge, which is everybody's, may
@@ -100,8 +100,11 @@ impl<'a> Target<'a> {
             let undo = addresses.clone();
             rollback.step_with_undo(
                 Step::Masquerade,
-                || masquerade::add(name, attachment, &addresses, &network.not_masqueraded),
-                move || masquerade::remove(undo.iter().map(|cidr| cidr.address())),
+                || {
+                    let exempt = &network.not_masqueraded;
+                    Masquerade::open()?.add(name, attachment, &addresses, exempt)
+                },
+                move || Masquerade::open()?.remove(undo.iter().map(|cidr| cidr.address())),
             )?;
         }
         Ok(self.result(&bridge, &end, &link, plan))

@@ -11,7 +11,7 @@ use super::device;
 use crate::call::Call;
 use crate::failure;
 use crate::host_local;
-use crate::masquerade;
+use crate::masquerade::Masquerade;
 
 /// Sees whether an attachment still is as ADD's result says.
 ///
@@ -39,7 +39,7 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
     }
     if network.masquerade {
         let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
-        masquerade::check(attachment, &addresses)?;
+        Masquerade::open()?.check(attachment, &addresses)?;
     }
     Ok(())
 }
@@ -52,12 +52,9 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let network = Network::read(call)?;
     let mut route = Handle::open().map_err(failure::kernel)?;
     device::find(&mut route, &network.bridge)
-        .and_then(|_| {
-            if network.masquerade {
-                masquerade::probe()
-            } else {
-                Ok(())
-            }
+        .and_then(|_| match network.masquerade {
+            true => Masquerade::open()?.probe(),
+            false => Ok(()),
         })
         .map_err(|error| Error {
             code: Code::NOT_AVAILABLE,

@@ -11,7 +11,7 @@ use super::pod;
 use crate::call::Call;
 use crate::failure;
 use crate::host_local;
-use crate::masquerade;
+use crate::masquerade::Masquerade;
 
 /// Detaches a container, with or without its namespace. The address is given back last, so that
 /// nobody gets it while anything of the old pod is there.
@@ -27,16 +27,47 @@ pub(crate) fn del(call: &Call, attachment: &Attachment, netns: Option<&Path>) ->
         noted(Err(error));
         Vec::new()
     });
+    // The masquerading goes first and its connection stays open: what the kernel has to free of it
+    // is freed while it deletes the links, which takes longer.
+    let mut masquerade = Masquerade::open();
+    match &mut masquerade {
+        Ok(masquerade) => noted(end_masquerade(masquerade, call, attachment, &held)),
+        // A kernel without the tables has nothing in them.
+        Err(error) if masquerades(call) => noted(Err(error.clone())),
+        Err(_) => {}
+    }
     noted(delete_links(call, attachment, netns));
-    noted(masquerade::remove(held.iter().copied()));
-    // What an earlier DEL released may have gone to others: there the owner must agree.
-    let told: Vec<_> = told(call)
+    noted(host_local::release(&call.config, attachment).map(drop));
+    drop(masquerade);
+    failure::joined(errors)
+}
+
+/// Where the network masquerades, what is reserved is in the map and ours. Elsewhere it may be from
+/// a time when it did, and what an earlier DEL released may have gone to others: there the owner
+/// must agree, because asking is cheaper than a transaction that the kernel refuses.
+fn end_masquerade(
+    masquerade: &mut Masquerade,
+    call: &Call,
+    attachment: &Attachment,
+    held: &[IpAddr],
+) -> Result<(), Error> {
+    let told = told(call);
+    if !masquerades(call) {
+        return masquerade.remove_if_owned(attachment, &[held, &told].concat());
+    }
+    let told: Vec<_> = told
         .into_iter()
         .filter(|address| !held.contains(address))
         .collect();
-    noted(masquerade::remove_if_owned(attachment, &told));
-    noted(host_local::release(&call.config, attachment).map(drop));
-    failure::joined(errors)
+    let done = [
+        masquerade.remove(held.iter().copied()),
+        masquerade.remove_if_owned(attachment, &told),
+    ];
+    failure::joined(done.into_iter().filter_map(Result::err).collect())
+}
+
+fn masquerades(call: &Call) -> bool {
+    matches!(call.config.object().boolean("ipMasq"), Ok(Some(true)))
 }
 
 fn delete_links(call: &Call, attachment: &Attachment, netns: Option<&Path>) -> Result<(), Error> {

@@ -12,7 +12,7 @@ use super::identity::HostEnd;
 use crate::call::Call;
 use crate::failure;
 use crate::host_local;
-use crate::masquerade;
+use crate::masquerade::Masquerade;
 
 /// Takes away links, masquerading and reservations of this network that nobody owns any more.
 ///
@@ -22,7 +22,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let kept = call.config.valid_attachments()?;
     let done = [
         delete_links(call, &kept),
-        masquerade::keep_only(call.config.name(), &kept),
+        Masquerade::open().and_then(|mut all| all.keep_only(call.config.name(), &kept)),
         host_local::keep_only(&call.config, &kept),
     ];
     failure::joined(done.into_iter().filter_map(Result::err).collect())

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use cni_types::{Attachment, Cidr, Code, Error, IpConfig, PluginConfig};
 
+use super::claim::Claim;
 use super::config::{self, Config};
 use super::range::{Range, RangeSet};
 use super::store::Store;
@@ -35,28 +36,17 @@ pub(crate) fn reserve(
         ));
     }
     let wishes = wishes(config)?;
-    let mut taken: Vec<(IpAddr, &Range)> = Vec::new();
-    let all = config
-        .sets
-        .iter()
-        .zip(&wishes)
-        .enumerate()
-        .try_for_each(|(index, (set, wish))| {
-            taken.push(take(&store, index, set, *wish, attachment)?);
-            Ok(())
-        });
-    let addresses: Vec<_> = taken.iter().map(|(address, _)| *address).collect();
-    let noted = all.and_then(|()| store.note(attachment, &addresses));
-    if let Err(error) = noted {
-        for address in addresses {
-            store.remove(address)?;
-        }
-        return Err(error);
+    let mut claim = Claim::new(&store, attachment)?;
+    let mut ips = Vec::new();
+    for (index, (set, wish)) in config.sets.iter().zip(wishes).enumerate() {
+        let (address, range) = match wish {
+            Some(address) => (address, take_wished(&mut claim, set, address)?),
+            None => take_next(&store, &mut claim, index, set)?,
+        };
+        ips.push(ip_config(address, range));
     }
-    Ok(taken
-        .into_iter()
-        .map(|(address, range)| ip_config(address, range))
-        .collect())
+    claim.keep()?;
+    Ok(ips)
 }
 
 /// Whether an attachment holds an address.
@@ -147,18 +137,14 @@ fn wishes(config: &Config) -> Result<Vec<Option<IpAddr>>, Error> {
     Err(Error::new(Code::INVALID_CONFIG, message))
 }
 
-fn take<'a>(
+fn take_next<'a>(
     store: &Store,
+    claim: &mut Claim<'_>,
     index: usize,
     set: &'a RangeSet,
-    wish: Option<IpAddr>,
-    attachment: &Attachment,
 ) -> Result<(IpAddr, &'a Range), Error> {
-    if let Some(address) = wish {
-        return take_wished(store, set, address, attachment);
-    }
     for (address, range) in set.after(store.last_reserved(index)) {
-        if store.reserve(address, attachment)? {
+        if claim.take(address)? {
             store.set_last_reserved(index, address)?;
             return Ok((address, range));
         }
@@ -170,11 +156,10 @@ fn take<'a>(
 }
 
 fn take_wished<'a>(
-    store: &Store,
+    claim: &mut Claim<'_>,
     set: &'a RangeSet,
     address: IpAddr,
-    attachment: &Attachment,
-) -> Result<(IpAddr, &'a Range), Error> {
+) -> Result<&'a Range, Error> {
     let refused = |why| {
         Err(Error::new(
             Code::INVALID_CONFIG,
@@ -184,13 +169,8 @@ fn take_wished<'a>(
     match set.range_of(address) {
         None => refused("is in no range"),
         Some(range) if range.gateway == address => refused("is the gateway"),
-        Some(range) => {
-            if store.reserve(address, attachment)? {
-                Ok((address, range))
-            } else {
-                refused("is taken")
-            }
-        }
+        Some(range) if claim.take(address)? => Ok(range),
+        Some(_) => refused("is taken"),
     }
 }
 

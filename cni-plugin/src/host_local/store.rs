@@ -3,14 +3,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
 use cni_types::{Attachment, Code, Error};
 
-use super::index::Index;
+use super::index::{Entry, Index};
 
 /// The separator between container id and interface name, as the reference writes it.
-const LINE_BREAK: &str = "\r\n";
+pub(super) const LINE_BREAK: &str = "\r\n";
 
 /// More than this in a file is no reservation, in bytes.
 const LONGEST_RESERVATION: u64 = 4096;
@@ -19,7 +20,7 @@ const LONGEST_RESERVATION: u64 = 4096;
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
-    index: Index,
+    pub(super) index: Index,
     _lock: File,
 }
 
@@ -87,34 +88,8 @@ impl Store {
         })
     }
 
-    fn file_of(&self, address: IpAddr) -> PathBuf {
+    pub(super) fn file_of(&self, address: IpAddr) -> PathBuf {
         self.folder.join(address.to_string())
-    }
-
-    /// Reserves an address; false when it is taken. The file appears with its content at once,
-    /// so that a crash leaves no reservation without a holder.
-    pub(super) fn reserve(&self, address: IpAddr, by: &Attachment) -> Result<bool, Error> {
-        let path = self.file_of(address);
-        if path.symlink_metadata().is_ok() {
-            return Ok(false);
-        }
-        let content = format!("{}{LINE_BREAK}{}", by.container_id, by.ifname);
-        let fresh = self.index.scratch_file()?;
-        fs::write(&fresh, content).map_err(failed("write", &fresh))?;
-        let linked = fs::hard_link(&fresh, &path);
-        fs::remove_file(&fresh).map_err(failed("remove", &fresh))?;
-        match linked {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(failed("make", &path)(error)),
-        }
-    }
-
-    /// Notes in the index what an attachment holds.
-    pub(super) fn note(&self, by: &Attachment, addresses: &[IpAddr]) -> Result<(), Error> {
-        self.index
-            .write(&by.container_id, Some(&by.ifname), addresses)?;
-        self.index.seal()
     }
 
     /// The address that was given last out of a set.
@@ -128,7 +103,23 @@ impl Store {
 
     pub(super) fn set_last_reserved(&self, set: usize, address: IpAddr) -> Result<(), Error> {
         let path = self.last_reserved_file(set);
-        fs::write(&path, address.to_string()).map_err(failed("write", &path))
+        let text = address.to_string();
+        // Not truncated first: ext4 writes a truncated file to the disk as it is closed.
+        let open = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
+        let written = open.and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            let length = u64::try_from(text.len()).unwrap_or_default();
+            if file.metadata()?.len() > length {
+                file.set_len(length)
+            } else {
+                Ok(())
+            }
+        });
+        written.map_err(failed("write", &path))
     }
 
     fn last_reserved_file(&self, set: usize) -> PathBuf {
@@ -138,20 +129,50 @@ impl Store {
     /// What an attachment holds. Looked up by the index, unless another program changed the
     /// folder since: then every reservation is read once.
     pub(crate) fn held_by(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
+        if !self.index.is_current()? {
+            self.index.rebuild(&self.all()?)?;
+        }
         let Attachment {
             container_id,
             ifname,
         } = attachment;
-        if !self.index.is_current()? {
-            self.index.rebuild(&self.all()?)?;
+        let mut entries = self.index.entries(container_id, Some(ifname))?;
+        entries.extend(self.index.entries(container_id, None)?);
+        if entries.is_empty() {
+            return Ok(Vec::new());
         }
-        let mut addresses = self.index.read(container_id, Some(ifname))?;
-        addresses.extend(self.index.read(container_id, None)?);
-        addresses.retain(|address| {
-            self.read(*address)
-                .is_some_and(|held| held.is_of(attachment))
-        });
-        Ok(addresses)
+        let mut addresses = self.names_of(&entries)?;
+        let of_attachment = |held: &Reservation| held.is_of(attachment);
+        addresses.retain(|address| self.read(*address).as_ref().is_some_and(of_attachment));
+        let expected: u64 = entries.iter().map(|entry| entry.names).sum();
+        if u64::try_from(addresses.len()).is_ok_and(|found| found == expected) {
+            return Ok(addresses);
+        }
+        // A file system whose folders tell other inode numbers than its files, or somebody made
+        // further links: the reservations themselves decide.
+        Ok(self
+            .all()?
+            .iter()
+            .filter(|held| of_attachment(held))
+            .map(|h| h.address)
+            .collect())
+    }
+
+    /// The addresses whose files have these inodes. Reads names only.
+    fn names_of(&self, entries: &[Entry]) -> Result<Vec<IpAddr>, Error> {
+        let mut found = Vec::new();
+        for file in fs::read_dir(&self.folder).map_err(failed("list", &self.folder))? {
+            let file = file.map_err(failed("list", &self.folder))?;
+            let inode = file.ino();
+            if entries.iter().any(|entry| entry.inode == inode) {
+                found.extend(
+                    file.file_name()
+                        .to_str()
+                        .and_then(|name| name.parse::<IpAddr>().ok()),
+                );
+            }
+        }
+        Ok(found)
     }
 
     /// Every reservation. What cannot be read or understood is reported on standard error and
@@ -221,7 +242,7 @@ impl Store {
         self.index.seal()
     }
 
-    pub(super) fn remove(&self, address: IpAddr) -> Result<(), Error> {
+    fn remove(&self, address: IpAddr) -> Result<(), Error> {
         let path = self.file_of(address);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -232,17 +253,10 @@ impl Store {
     }
 }
 
-/// Replaces a file's content at once.
-pub(super) fn replace(path: &Path, scratch: &Path, content: &str) -> Result<(), Error> {
-    let mut file = File::create(scratch).map_err(failed("write", scratch))?;
-    file.write_all(content.as_bytes())
-        .map_err(failed("write", scratch))?;
-    fs::rename(scratch, path).map_err(failed("replace", path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host_local::claim::Claim;
 
     fn attachment(id: &str) -> Attachment {
         Attachment::new(id, "eth0").unwrap()
@@ -252,14 +266,60 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// Whether all of the addresses could be reserved.
+    fn reserve(store: &Store, id: &str, addresses: &[&str]) -> bool {
+        let by = attachment(id);
+        let mut claim = Claim::new(store, &by).unwrap();
+        let all = addresses
+            .iter()
+            .all(|address| claim.take(ip(address)).unwrap());
+        if all {
+            claim.keep().unwrap();
+        }
+        all
+    }
+
+    #[test]
+    fn several_addresses_of_one_holder_come_and_go_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        assert!(reserve(&store, "a", &["10.0.0.2", "fd00::2"]));
+        assert!(
+            !reserve(&store, "b", &["10.0.0.3", "fd00::2"]),
+            "the second is taken"
+        );
+        assert!(!dir.path().join("10.0.0.3").exists(), "the first stayed");
+        let mut held = store.held_by(&attachment("a")).unwrap();
+        held.sort();
+        assert_eq!(held, [ip("10.0.0.2"), ip("fd00::2")]);
+        // A copy that keeps hard links must not hide anything.
+        fs::hard_link(dir.path().join("10.0.0.2"), dir.path().join("copy")).unwrap();
+        assert_eq!(store.release(&attachment("a")).unwrap().len(), 2);
+        assert_eq!(store.all().unwrap(), []);
+    }
+
+    #[test]
+    fn a_killed_reservation_stays_its_holders() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        let killed = attachment("killed");
+        let mut claim = Claim::new(&store, &killed).unwrap();
+        assert!(claim.take(ip("10.0.0.2")).unwrap());
+        // Neither kept nor dropped, as when the process is killed here.
+        std::mem::forget(claim);
+        assert!(reserve(&store, "next", &["10.0.0.3"]));
+        let content = fs::read_to_string(dir.path().join("10.0.0.2")).unwrap();
+        assert_eq!(content, "killed\r\neth0");
+    }
+
     #[test]
     fn files_are_as_the_reference_writes_them() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("net");
         assert!(Store::open(&folder).unwrap().is_none());
         let store = Store::create(&folder).unwrap();
-        assert!(store.reserve(ip("10.0.0.2"), &attachment("a")).unwrap());
-        assert!(!store.reserve(ip("10.0.0.2"), &attachment("b")).unwrap());
+        assert!(reserve(&store, "a", &["10.0.0.2"]));
+        assert!(!reserve(&store, "b", &["10.0.0.2"]));
         store.set_last_reserved(0, ip("10.0.0.2")).unwrap();
         assert_eq!(
             fs::read_to_string(folder.join("10.0.0.2")).unwrap(),
@@ -278,8 +338,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path();
         let store = Store::create(folder).unwrap();
-        store.reserve(ip("10.0.0.2"), &attachment("ours")).unwrap();
-        store.note(&attachment("ours"), &[ip("10.0.0.2")]).unwrap();
+        assert!(reserve(&store, "ours", &["10.0.0.2"]));
 
         // Another program reserves, in the new and in the old form, and releases ours.
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -303,8 +362,7 @@ mod tests {
     fn an_address_that_went_to_somebody_else_is_not_released() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::create(dir.path()).unwrap();
-        store.reserve(ip("10.0.0.2"), &attachment("a")).unwrap();
-        store.note(&attachment("a"), &[ip("10.0.0.2")]).unwrap();
+        assert!(reserve(&store, "a", &["10.0.0.2"]));
         // As if the index were stale and the change of the folder had gone unseen.
         fs::write(dir.path().join("10.0.0.2"), "b\r\neth0").unwrap();
         assert_eq!(
@@ -328,13 +386,10 @@ mod tests {
             fs::write(dir.path().join(name), content).unwrap();
         }
         fs::create_dir(dir.path().join("10.0.0.6")).unwrap();
-        store.reserve(ip("10.0.0.7"), &attachment("a")).unwrap();
+        assert!(reserve(&store, "a", &["10.0.0.7"]));
         assert_eq!(store.release(&attachment("a")).unwrap(), [ip("10.0.0.7")]);
         for taken in ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"] {
-            assert!(
-                !store.reserve(ip(taken), &attachment("b")).unwrap(),
-                "{taken} was freed"
-            );
+            assert!(!reserve(&store, "b", &[taken]), "{taken} was freed");
         }
     }
 }
