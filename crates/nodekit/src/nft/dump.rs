@@ -1,5 +1,8 @@
 //! What is in the kernel.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use super::error::Error;
 use super::kernel::{
     CHAIN_HANDLE, CHAIN_HOOK, CHAIN_NAME, CHAIN_USE, CHAIN_USERDATA, ELEMENTS_LIST, ELEMENTS_SET,
@@ -15,6 +18,9 @@ use crate::netlink::{self, Attr, AttrWriter, Attrs, DUMP_ATTEMPTS, Message, attr
 
 /// Bytes of `struct nfgenmsg`.
 const GENERIC_HEADER: usize = 4;
+
+/// How long to wait before elements are read again that a resize came into.
+const RESIZE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A table as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +156,8 @@ impl NftSocket {
 
     /// All elements of a set or map. A missing set is an error (`ENOENT`).
     ///
+    /// Elements that rules add ([`super::Expr::Dynset`]) or that time out meanwhile may be missing.
+    ///
     /// # Errors
     /// As [`NftSocket::tables`].
     pub fn elements(
@@ -162,22 +170,41 @@ impl NftSocket {
         let mut writer = AttrWriter::onto(table_request(family, table));
         writer.string(ELEMENTS_SET, set);
         let request = encoded(writer, &what)?;
-        self.dump(&what, GET_ELEMENT, &request, |message, out| {
-            out.extend(read_elements(message));
-        })
+        self.may_read(&what)?;
+        for _ in 0..DUMP_ATTEMPTS {
+            let found = self.dump_generation(&what, GET_ELEMENT, &request, |message, out| {
+                out.extend(read_elements(message));
+            })?;
+            if all_differ(&found) {
+                return Ok(found);
+            }
+            // The kernel's worker that resizes the hash table needs the time.
+            std::thread::sleep(RESIZE_PAUSE);
+        }
+        Err(interrupted(&what))
+    }
+
+    fn dump<T>(
+        &mut self,
+        what: &str,
+        kind: u16,
+        request: &[u8],
+        read: impl FnMut(&Message<'_>, &mut Vec<T>),
+    ) -> Result<Vec<T>, Error> {
+        self.may_read(what)?;
+        self.dump_generation(what, kind, request, read)
     }
 
     /// The kernel doesn't mark a dump of elements that a commit came into
     /// (`nf_tables_dump_set` checks nothing), nor one that fits a single message: the generation
     /// before and after tells.
-    fn dump<T>(
+    fn dump_generation<T>(
         &mut self,
         what: &str,
         kind: u16,
         request: &[u8],
         mut read: impl FnMut(&Message<'_>, &mut Vec<T>),
     ) -> Result<Vec<T>, Error> {
-        self.may_read(what)?;
         for _ in 0..DUMP_ATTEMPTS {
             let before = self.current_generation()?;
             let found = self.socket.dump(&what, kind, request, |message, out| {
@@ -188,13 +215,29 @@ impl NftSocket {
                 return Ok(found);
             }
         }
-        let operation = what.to_owned();
-        Err(netlink::Error::Interrupted {
-            operation,
-            attempts: DUMP_ATTEMPTS,
-        }
-        .into())
+        Err(interrupted(what))
     }
+}
+
+fn interrupted(what: &str) -> Error {
+    let (operation, attempts) = (what.to_owned(), DUMP_ATTEMPTS);
+    netlink::Error::Interrupted {
+        operation,
+        attempts,
+    }
+    .into()
+}
+
+/// Whether no element was read twice.
+///
+/// The kernel goes on where it was by counting, so that a hash table which is resized in between
+/// (by a worker, some time after a commit that grew it) gives some elements twice and as many
+/// others never.
+fn all_differ(elements: &[Element]) -> bool {
+    let mut seen = HashSet::with_capacity(elements.len());
+    elements
+        .iter()
+        .all(|element| seen.insert((&element.key, element.interval_end)))
 }
 
 /// A request about a table's contents.

@@ -182,6 +182,7 @@ fn timeouts_are_read_with_what_is_left_of_them() {
     assert!(left <= hour && left > Duration::from_secs(3500), "{left:?}");
 }
 
+/// So many elements have the kernel resize the set's hash table while they are read.
 #[test]
 fn a_hundred_thousand_elements_go_in_and_come_out() {
     in_namespace(|| {
