@@ -21,10 +21,11 @@ pub use netlink_packet_core::{
 };
 
 use std::fmt::Display;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recv, sendmsg, setsockopt, sockopt};
 
 /// How often an interrupted dump is taken again before [`Error::Interrupted`].
 pub const DUMP_ATTEMPTS: u32 = 20;
@@ -257,18 +258,20 @@ impl Socket {
         let sequence = self.next_sequence();
         let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
         push_message(&mut bytes, kind, flags, sequence, payload);
-        self.send(what, &bytes)?;
+        self.send(what, &[&bytes])?;
         Ok(sequence)
     }
 
-    /// Sends bytes that already are whole netlink messages, as one datagram.
+    /// Sends bytes that together are whole netlink messages, as one datagram.
     ///
     /// # Errors
     /// [`Error::Socket`]; `EMSGSIZE` when they exceed the send buffer
     /// ([`Socket::set_send_buffer`]).
-    pub fn send(&mut self, what: &dyn Display, bytes: &[u8]) -> Result<(), Error> {
+    pub fn send(&mut self, what: &dyn Display, parts: &[&[u8]]) -> Result<(), Error> {
+        let parts: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         loop {
-            match send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
+            let fd = self.socket.as_raw_fd();
+            match sendmsg::<()>(fd, &parts, &[], MsgFlags::empty(), None) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Error::socket(what, errno)),

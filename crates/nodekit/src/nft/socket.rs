@@ -75,7 +75,8 @@ impl NftSocket {
             faults.commit(batch)?;
         }
         self.make_room(batch.size())?;
-        let whole = [bytes, &Batch::end()].concat();
+        let end = Batch::end();
+        let whole = [bytes, &end];
         let mut outcome = self.commit_once(batch, &whole);
         for _ in 1..COMMIT_ATTEMPTS {
             match &outcome {
@@ -86,7 +87,7 @@ impl NftSocket {
         outcome
     }
 
-    fn commit_once(&mut self, batch: &Batch, whole: &[u8]) -> Result<(), Error> {
+    fn commit_once(&mut self, batch: &Batch, whole: &[&[u8]]) -> Result<(), Error> {
         let what = format!(
             "commit {} operations on {} {}",
             batch.len(),
