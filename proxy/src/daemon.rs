@@ -81,7 +81,7 @@ async fn run_here(settings: &Settings, config: &serde_json::Value) -> Result<(),
         }
         Err(_) => return Err(DaemonError::SyncEnded),
     }
-    let watches = start(&client, &settings.node_name, &events);
+    let mut watches = start(&client, &settings.node_name, &events);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = %settings.mode,
@@ -94,7 +94,9 @@ async fn run_here(settings: &Settings, config: &serde_json::Value) -> Result<(),
         () = events.closed() => Err(DaemonError::SyncEnded),
         error = servers(settings, config, health, metrics) => Err(error),
     };
-    drop(watches);
+    // The thread below ends when the last sender of events is gone; the watches hold theirs until
+    // they have really ended.
+    watches.shutdown().await;
     drop(events);
     drop(client);
     sync.join();

@@ -1,5 +1,7 @@
 //! What the tests that need namespaces share. It never runs in production.
 
+pub mod proxy_bed;
+
 use std::path::{Path, PathBuf};
 
 /// One of the workspace's binaries, built beside the running test.
