@@ -1,5 +1,6 @@
 //! What the command line says.
 
+mod demo;
 mod exec;
 mod interrupt;
 mod status;
@@ -34,6 +35,8 @@ enum Command {
     Status(Which),
     /// Run a command inside a pod, on a node, or on the client outside.
     Exec(exec::Exec),
+    /// Show how a frontend pod reaches Redis through a Service, on a cluster made for it.
+    Demo(demo::Demo),
     /// Be the daemon of a lab; `up` runs it.
     #[command(hide = true)]
     Serve {
@@ -86,9 +89,9 @@ impl Which {
 /// What a lab is made of.
 #[derive(Debug, Args)]
 struct Make {
-    /// The lab's name: several labs can be up at once.
-    #[arg(long, default_value = DEFAULT_NAME)]
-    name: String,
+    /// The lab's name: several labs can be up at once [default: lab, or demo].
+    #[arg(long)]
+    name: Option<String>,
     /// Where labs are kept.
     #[arg(long, default_value = DEFAULT_RUN_DIR)]
     run_dir: PathBuf,
@@ -130,10 +133,10 @@ impl Make {
         }
     }
 
-    fn options(&self, tied: bool) -> anyhow::Result<Options> {
+    fn options(&self, default_name: &str, tied: bool) -> anyhow::Result<Options> {
         let program = std::env::current_exe().context("finding this program's own file")?;
         Ok(Options {
-            name: self.name.clone(),
+            name: self.name.clone().unwrap_or_else(|| default_name.to_owned()),
             run_dir: std::path::absolute(&self.run_dir)?,
             settings: self.settings(&program),
             program,
@@ -160,8 +163,9 @@ impl Arguments {
             Command::Down(which) => teardown::take_down(&which.folder()?)?,
             Command::Status(which) => status::show(&Lab::open(which.folder()?)?)?,
             Command::Exec(exec) => return exec.run(),
+            Command::Demo(demo) => return demo.run(),
             Command::Serve { make, tied } => {
-                let options = make.options(tied)?;
+                let options = make.options(DEFAULT_NAME, tied)?;
                 let folder = Folder::new(&options.run_dir, &options.name)?;
                 daemon::serve(&folder, &options.settings, tied)?;
             }
@@ -171,7 +175,7 @@ impl Arguments {
 }
 
 fn up(make: &Make) -> anyhow::Result<()> {
-    let options = make.options(false)?;
+    let options = make.options(DEFAULT_NAME, false)?;
     let folder = Folder::new(&options.run_dir, &options.name)?;
     // Only what this very command began to make is its to take down.
     let _guard = interrupt::take_down_on_interrupt(folder)?;
