@@ -29,6 +29,10 @@ pub(super) fn ensure(route: &mut Handle, network: &Network) -> Result<Link, Erro
             .map_err(failure::kernel)?;
     }
     ignore_router_advertisements(&link.name)?;
+    if !network.dad {
+        // Else the bridge may not look for pods on others' behalf in its first two seconds.
+        set_ipv6(&link.name, "accept_dad", "0")?;
+    }
     Ok(link)
 }
 
@@ -84,9 +88,14 @@ fn random_mac() -> Result<Mac, Error> {
     Ok(Mac(bytes))
 }
 
-/// The routes of a node's own links are ours to make. Kernels without IPv6 have nothing to ignore.
+/// The routes of a node's own links are ours to make.
 pub(super) fn ignore_router_advertisements(link: &str) -> Result<(), Error> {
-    match Key::ipv6_conf(link, "accept_ra").and_then(|key| sysctl::ensure(&key, "0")) {
+    set_ipv6(link, "accept_ra", "0")
+}
+
+/// Kernels without IPv6 have nothing to set.
+fn set_ipv6(link: &str, name: &str, value: &str) -> Result<(), Error> {
+    match Key::ipv6_conf(link, name).and_then(|key| sysctl::ensure(&key, value)) {
         Err(error) if error.errno() != Some(Errno::ENOENT) => Err(failure::setting(error)),
         _ => Ok(()),
     }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use ipnetwork::IpNetwork;
 use nodekit::netns::NetNs;
 use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
+use nodekit::sysctl::{self, Key};
 use serde_json::json;
 
 use crate::node::{Node, Pod, address, seen_from};
@@ -21,7 +22,7 @@ fn outside(node: &Node, networks: [(&str, &str, &str); 2]) -> NetNs {
                     netns: Some(outside.as_fd()),
                     ..VethEnd::named("up0")
                 },
-                near_up: true,
+                near_up: false,
                 near_master: None,
             };
             Handle::open().unwrap().create_veth(&pair).unwrap();
@@ -30,6 +31,9 @@ fn outside(node: &Node, networks: [(&str, &str, &str); 2]) -> NetNs {
     let configure = |own: &str| {
         let mut route = Handle::open().unwrap();
         let link = route.link_by_name("up0").unwrap().index;
+        // The machines have long been there: their link-local addresses are settled.
+        let settled = Key::ipv6_conf("up0", "accept_dad").unwrap();
+        sysctl::ensure(&settled, "0").unwrap();
         route.set_up(link).unwrap();
         let own: IpNetwork = own.parse().unwrap();
         route.add_address(&Address::new(link, own)).unwrap();
