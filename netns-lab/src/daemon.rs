@@ -55,7 +55,7 @@ pub fn serve(folder: &Folder, settings: &Settings, tied: bool) -> anyhow::Result
         .enable_all()
         .build()?;
     let made = Cluster::make(folder, settings, &runtime);
-    announce(match &made {
+    announce(&match &made {
         Ok(_) => Announcement::Ready,
         Err(error) => Announcement::Failed(format!("{error:#}")),
     })?;
@@ -68,9 +68,9 @@ pub fn serve(folder: &Folder, settings: &Settings, tied: bool) -> anyhow::Result
     }
 }
 
-fn announce(announcement: Announcement) -> anyhow::Result<()> {
+fn announce(announcement: &Announcement) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "{}", serde_json::to_string(&announcement)?)?;
+    writeln!(stdout, "{}", serde_json::to_string(announcement)?)?;
     Ok(stdout.flush()?)
 }
 
@@ -106,7 +106,7 @@ impl Cluster {
         network::build(&folder.netns(), &topology)?;
         node_files::write(folder, &topology, settings)?;
         let store = Store::default();
-        cluster_objects::create(&store, &topology).map_err(refused)?;
+        cluster_objects::create(&store, &topology).context("the lab's own objects")?;
         let (api, local) = serve_api(folder, &topology, store.clone())?;
         fs::write(folder.kubeconfig(), kubeconfig(&format!("http://{local}")))?;
         state.update(|state| state.api = Some(local))?;
@@ -151,10 +151,6 @@ impl Cluster {
     }
 }
 
-fn refused(refusal: Refusal) -> anyhow::Error {
-    anyhow::anyhow!("the lab's own objects: {refusal}")
-}
-
 fn first_state(
     folder: &Folder,
     topology: &Topology,
@@ -195,12 +191,10 @@ fn serve_api(
 fn serve_dns(folder: &Folder, topology: &Topology, store: Store) -> anyhow::Result<ClusterDns> {
     let mut dns = ClusterDns::start(store, CLUSTER_DOMAIN)?;
     let address = control_address(topology, DNS_PORT)?;
-    let sockets = on_control(folder, topology, move || {
+    let sockets = on_control(folder, topology, move || -> std::io::Result<_> {
         Ok((UdpSocket::bind(address)?, TcpListener::bind(address)?))
     })?;
-    let (udp, tcp) = sockets
-        .map_err(|error: std::io::Error| error)
-        .with_context(|| format!("listening on {address}"))?;
+    let (udp, tcp) = sockets.with_context(|| format!("listening on {address}"))?;
     dns.serve(udp, tcp)?;
     Ok(dns)
 }

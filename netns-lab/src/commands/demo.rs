@@ -43,15 +43,12 @@ impl Demo {
         screen.title("A frontend pod asks Redis, through a Service");
         screen.heading("1. A cluster, out of network namespaces");
         let lab = Lab::up(&options)?;
-        let up = begin.elapsed();
+        let up = begin.elapsed().as_millis();
+        screen.text(&format!("(It took {up} ms to come up.)"));
         let mut played = play(&lab, &mut screen);
         if let Err(error) = &played {
             screen.claim(false, &format!("the story goes on to its end ({error:#})"));
         }
-        screen.note(&format!(
-            "(the cluster took {} ms to come up)",
-            up.as_millis()
-        ));
         if self.keep && played.is_ok() {
             what_next(&screen, &lab, &options.program.display().to_string());
         } else {

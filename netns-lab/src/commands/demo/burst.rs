@@ -36,7 +36,7 @@ impl Outcome {
 }
 
 /// Reads what the frontend reported, a line each.
-pub(super) fn outcomes(text: &[u8]) -> anyhow::Result<Vec<Outcome>> {
+fn outcomes(text: &[u8]) -> anyhow::Result<Vec<Outcome>> {
     let lines = text
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty());

@@ -95,15 +95,13 @@ impl Cast {
     /// Draws where everybody is.
     pub(super) fn picture(&self, lab: &Lab, screen: &mut Screen) -> anyhow::Result<()> {
         let state = lab.state()?;
-        screen
-            .note("Each box is a network namespace: a network of its own, with its own addresses.");
-        screen.note(
-            "The boxes on the wire are nodes; the pods below them hang on their node's bridge.",
+        screen.text("A box is a network namespace: a network of its own, with its own addresses.");
+        screen.text(
+            "Those on the wire are the nodes. A pod is a further namespace, on its node's bridge.",
         );
         println!();
         screen.drawing(&self.boxes(&state));
         println!();
-        let node_of_two: Vec<_> = self.redis.iter().map(|redis| redis.node.as_str()).collect();
         screen.step(
             "pods",
             "got their addresses from causeway-cni, the plugin that wires pods up",
@@ -117,7 +115,10 @@ impl Cast {
             "Service",
             &format!("redis-service is {}:6379", self.cluster_ip),
         );
-        let spread = node_of_two.iter().any(|node| *node != node_of_two[0]);
+        let spread = self
+            .redis
+            .iter()
+            .any(|redis| redis.node != self.redis[0].node);
         screen.claim(spread, "the Redis pods are on more than one node");
         Ok(())
     }

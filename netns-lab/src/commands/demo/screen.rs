@@ -47,8 +47,9 @@ impl Screen {
         println!("  {:WORD$} {text}", "");
     }
 
-    pub(super) fn note(&self, text: &str) {
-        println!("\n  {}", self.paint("2", text));
+    /// What a reader should know.
+    pub(super) fn text(&self, text: &str) {
+        println!("  {}", self.paint("2", text));
     }
 
     pub(super) fn drawing(&self, lines: &[String]) {

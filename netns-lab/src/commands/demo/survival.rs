@@ -1,10 +1,11 @@
 //! A pod dies while requests run, and another one comes.
 
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use netns_lab::Lab;
@@ -14,10 +15,10 @@ use super::cast::{self, Cast, Redis};
 use super::kernel;
 use super::screen::Screen;
 
-/// How long requests run before the pod dies, and after its endpoint left.
-const BEFORE: Duration = Duration::from_millis(300);
-const AFTER: Duration = Duration::from_millis(700);
-/// How long a kernel may take to hear of a change.
+/// How many requests there are before the pod dies, and after its endpoint left.
+const BEFORE: usize = 100;
+const AFTER: usize = 300;
+/// How long a kernel may take to hear of a change, and requests to be made.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The requests by which a new pod must have been used.
 const REQUESTS: usize = 100;
@@ -27,11 +28,11 @@ pub(super) fn show(lab: &Lab, cast: &mut Cast, screen: &mut Screen) -> anyhow::R
     screen.heading("5. A pod dies, while requests run");
     let victim = cast.redis.get(1).context("no second Redis pod")?.clone();
     let traffic = Traffic::start(lab, cast)?;
-    std::thread::sleep(BEFORE);
+    traffic.wait_for(BEFORE)?;
     let killed = SystemTime::now();
     lab.kill_pod_process(&victim.name)?;
     let gone = left_kernel(lab, cast, &victim)?;
-    std::thread::sleep(AFTER);
+    traffic.wait_for(AFTER)?;
     let outcomes = traffic.stop()?;
     tell(&outcomes, &victim, cast, (killed, gone), screen)?;
     cast.redis.retain(|redis| redis.name != victim.name);
@@ -125,7 +126,8 @@ fn one_more(lab: &Lab, cast: &mut Cast, screen: &mut Screen) -> anyhow::Result<(
 /// Requests that run in the frontend pod until they are stopped.
 struct Traffic {
     child: Child,
-    reader: JoinHandle<std::io::Result<Vec<u8>>>,
+    outcomes: Arc<Mutex<Vec<Outcome>>>,
+    reader: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Traffic {
@@ -140,22 +142,54 @@ impl Traffic {
         let mut child = command
             .spawn()
             .context("starting requests in the frontend pod")?;
-        let mut stdout = child.stdout.take().context("no output to read")?;
+        let stdout = child.stdout.take().context("no output to read")?;
+        let outcomes = Arc::<Mutex<Vec<Outcome>>>::default();
+        let found = outcomes.clone();
         let reader = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            stdout.read_to_end(&mut text).map(|_| text)
+            for line in BufReader::new(stdout).lines() {
+                let outcome = serde_json::from_str(&line?)?;
+                found
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(outcome);
+            }
+            Ok(())
         });
-        Ok(Self { child, reader })
+        Ok(Self {
+            child,
+            outcomes,
+            reader,
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.outcomes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// Waits until so many more requests have ended.
+    fn wait_for(&self, more: usize) -> anyhow::Result<()> {
+        let (wanted, begin) = (self.count() + more, Instant::now());
+        while self.count() < wanted {
+            let waited = begin.elapsed();
+            anyhow::ensure!(
+                waited < LIMIT,
+                "{waited:?} were too short for {more} requests"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     fn stop(mut self) -> anyhow::Result<Vec<Outcome>> {
         drop(self.child.stdin.take());
         let status = self.child.wait()?;
         anyhow::ensure!(status.success(), "the requests ended with {status}");
-        let text = self
-            .reader
-            .join()
-            .map_err(|_| anyhow::anyhow!("reading them failed"))??;
-        burst::outcomes(&text)
+        let read = self.reader.join();
+        read.map_err(|_| anyhow::anyhow!("reading what the frontend reports failed"))??;
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut outcomes))
     }
 }
