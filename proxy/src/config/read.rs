@@ -66,10 +66,9 @@ pub fn read(text: &str) -> Result<(KubeProxyConfiguration, Vec<String>), ReadErr
             let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
             let value = serde_saphyr::from_str_with_options::<Value>(text, options)
                 .map_err(|_| ReadError::Yaml(first_line(&strict.to_string())))?;
-            warnings.push(format!(
-                "configuration file: the last value counts: {}",
-                first_line(&strict.to_string())
-            ));
+            let said = first_line(&strict.to_string());
+            let repeated = said.split(", set ").next().unwrap_or_default();
+            warnings.push(format!("configuration file: {repeated}: the last one counts"));
             value
         }
     };
@@ -77,7 +76,7 @@ pub fn read(text: &str) -> Result<(KubeProxyConfiguration, Vec<String>), ReadErr
         value = Value::Object(serde_json::Map::new());
     }
     let mut unknown = Vec::new();
-    let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+    let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string().replace(".?", ""));
     let said: KubeProxyConfiguration =
         serde_path_to_error::deserialize(serde_ignored::Deserializer::new(value, &mut note))
             .map_err(|error| ReadError::Type {
@@ -131,5 +130,6 @@ fn without_blanks(mut said: KubeProxyConfiguration) -> KubeProxyConfiguration {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
