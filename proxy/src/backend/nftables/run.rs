@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lb_model::{Frontend, FrontendAddress, ServiceName};
+use lb_model::{Frontend, FrontendAddress, Protocol, ServiceName};
 use lb_plan::nftables::{Operation, Pass, Settings, Step};
 use nodekit::Errno;
 use nodekit::nft::{self, Batch, NftSocket};
@@ -112,6 +112,11 @@ impl<'a> Run<'a> {
 
     /// Plans a Service and sends what is due.
     pub(super) fn plan(&mut self, service: &ServiceName, frontends: &[Frontend]) {
+        // Its flows may have to go even if nothing changes for new ones: an endpoint that drained
+        // is no candidate before it ends, either.
+        let addresses = frontends.iter().map(|frontend| frontend.address);
+        let udp = addresses.filter(|address| address.protocol() == Protocol::Udp);
+        self.touched.udp.extend(udp);
         for step in self.pass.plan(service, frontends) {
             self.push(step);
         }

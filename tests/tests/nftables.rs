@@ -1,0 +1,14 @@
+//! The nftables data plane on a real kernel: packets through namespaces.
+
+#[path = "nftables/bed.rs"]
+mod bed;
+#[path = "nftables/changes.rs"]
+mod changes;
+#[path = "nftables/faults.rs"]
+mod faults;
+#[path = "nftables/restart.rs"]
+mod restart;
+#[path = "nftables/traffic.rs"]
+mod traffic;
+#[path = "nftables/world.rs"]
+mod world;
