@@ -156,6 +156,15 @@ fn first_state(
     topology: &Topology,
     settings: &Settings,
 ) -> anyhow::Result<StateFile> {
+    // Whoever takes the lab down does so before this, and then there is no folder; or after it,
+    // and then finds this process in the state.
+    let _turn = teardown::take_turn(folder.root())?;
+    let root = folder.root();
+    anyhow::ensure!(
+        root.exists(),
+        "{} was taken down before it began",
+        root.display()
+    );
     let daemon = ProcessId::of(std::process::id()).context("reading /proc/self/stat")?;
     let with_proxy = topology.nodes.iter().filter(|_| settings.proxy.is_some());
     let proxies = with_proxy.map(|node| Proxy {

@@ -59,9 +59,7 @@ impl Lab {
         let settings = &options.settings;
         settings.check()?;
         let folder = Folder::new(&options.run_dir, &options.name)?;
-        fs::create_dir_all(&options.run_dir)
-            .with_context(|| format!("making {}", options.run_dir.display()))?;
-        fs::create_dir(folder.root()).with_context(|| {
+        make_folder(&folder).with_context(|| {
             let root = folder.root().display();
             format!("making {root}: is there a lab {} already?", options.name)
         })?;
@@ -141,15 +139,15 @@ impl Lab {
     /// The API server's refusal; when it takes too long.
     pub fn delete_pod(&self, namespace: &str, name: &str, limit: Duration) -> anyhow::Result<()> {
         self.client.delete(Resource::Pod, namespace, name)?;
+        let full_name = format!("{namespace}/{name}");
         wait(
             limit,
-            || format!("pod {namespace}/{name} to be gone"),
+            || format!("pod {full_name} to be gone"),
             || {
-                Ok(self
-                    .client
-                    .get(Resource::Pod, namespace, name)?
-                    .is_none()
-                    .then_some(()))
+                // A pod that had ended is forgotten at once; its sandbox goes a moment later.
+                let gone = self.client.get(Resource::Pod, namespace, name)?.is_none()
+                    && self.state()?.sandbox(&full_name).is_err();
+                Ok(gone.then_some(()))
             },
         )
     }
@@ -310,6 +308,22 @@ impl Drop for Lab {
                 error = format!("{error:#}"),
                 "a dropped lab isn't quite gone"
             );
+        }
+    }
+}
+
+/// Makes a lab's folder, which must not exist yet.
+fn make_folder(folder: &Folder) -> std::io::Result<()> {
+    let mut attempts = 0;
+    loop {
+        if let Some(run_dir) = folder.root().parent() {
+            fs::create_dir_all(run_dir)?;
+        }
+        attempts += 1;
+        match fs::create_dir(folder.root()) {
+            // The last lab in the run folder went, and the run folder with it, just now.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && attempts < 5 => {}
+            result => return result,
         }
     }
 }

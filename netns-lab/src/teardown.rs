@@ -3,7 +3,8 @@
 //! It never kills a process by its number alone: either the recorded start time agrees, or the
 //! process is inside one of the lab's own network namespaces.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,7 +82,8 @@ impl Traces {
 }
 
 /// Takes the lab down and checks that nothing is left. Works on every lab: running, half made,
-/// crashed, half taken down. Goes on past errors.
+/// crashed, half taken down. Goes on past errors. Of several at once, one works and the others
+/// wait for it.
 ///
 /// # Errors
 /// When there is no lab, or something is left; what and why.
@@ -93,6 +95,11 @@ pub fn take_down(folder: &Folder) -> anyhow::Result<()> {
             folder.name(),
             root.parent().unwrap_or(root).display()
         );
+    }
+    let _turn = take_turn(root)?;
+    if !root.exists() {
+        // Whoever had the turn before has done it.
+        return Ok(());
     }
     let traces = Traces::of(folder);
     let state = State::read(&folder.state()).ok();
@@ -139,6 +146,22 @@ pub fn take_down(folder: &Folder) -> anyhow::Result<()> {
         left.join(", "),
         problems.join("; ")
     )
+}
+
+/// Waits until nobody else takes down, or begins, a lab of the same run folder.
+pub(crate) fn take_turn(root: &Path) -> anyhow::Result<Option<File>> {
+    let run_dir = root.parent().unwrap_or(root);
+    match File::open(run_dir) {
+        Ok(folder) => {
+            folder
+                .lock()
+                .with_context(|| format!("locking {}", run_dir.display()))?;
+            Ok(Some(folder))
+        }
+        // Removed meanwhile, as the last lab in it was taken down.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("opening {}", run_dir.display())),
+    }
 }
 
 fn namespaces(folder: &Path) -> Vec<Identity> {
