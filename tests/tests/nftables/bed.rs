@@ -195,16 +195,20 @@ fn refuse_vips(uplink: &Host) {
     let mut routes = Handle::open_in(&uplink.netns).unwrap();
     for vips in ["10.96.0.0/16", "fd00:96::/32"] {
         let route = Route {
-            kind: RouteKind::Unreachable,
+            kind: RouteKind::Prohibit,
             ..Route::to(vips.parse().unwrap())
         };
         routes.add_route(&route).unwrap();
     }
 }
 
-/// Links to come use their addresses at once.
+/// Links to come use their addresses at once, and every refusal is told at once.
 fn hurry(netns: &NetNs) {
-    let at_once = || set(["net", "ipv6", "conf/default/accept_dad"], "0");
+    let at_once = || {
+        set(["net", "ipv6", "conf/default/accept_dad"], "0");
+        set(["net", "ipv4", "icmp_ratelimit"], "0");
+        set(["net", "ipv6", "icmp/ratelimit"], "0");
+    };
     netns.run(at_once).unwrap();
 }
 
