@@ -11,7 +11,12 @@ use std::path::{Path, PathBuf};
 /// When it isn't there: `scripts/test` builds all binaries before it runs a test.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
-    let found = test.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|p| p.is_file());
+    let found = test
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|p| p.is_file());
     let Some(found) = found else {
         missing(name, &test)
     };
@@ -20,5 +25,8 @@ pub fn binary(name: &str) -> PathBuf {
 
 #[expect(clippy::panic, reason = "a test without its binary has nothing to say")]
 fn missing(name: &str, test: &Path) -> ! {
-    panic!("no binary {name} beside {}: run `cargo build --workspace --bins` first", test.display())
+    panic!(
+        "no binary {name} beside {}: run `cargo build --workspace --bins` first",
+        test.display()
+    )
 }

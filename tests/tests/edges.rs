@@ -33,7 +33,10 @@ const NEVER: &[(&str, &[&str])] = &[
     // It starts in a millisecond, once per pod.
     ("causeway-cni", &["tokio", "clap", "kube", "hyper"]),
     // The lab runs the two binaries as processes; it never links them.
-    ("netns-lab", &["kube", "k8s-openapi", "lb-model", "lb-plan", "cni-types"]),
+    (
+        "netns-lab",
+        &["kube", "k8s-openapi", "lb-model", "lb-plan", "cni-types"],
+    ),
 ];
 
 /// Normal dependencies by package, out of `cargo metadata`.
@@ -42,7 +45,11 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
         .output()
         .expect("cargo metadata runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     metadata["packages"]
         .as_array()
@@ -75,14 +82,26 @@ fn own_edges_are_the_listed_ones() {
     let found = dependencies();
     let own: BTreeSet<&str> = found.keys().map(String::as_str).collect();
     for (package, allowed) in OWN {
-        let edges: BTreeSet<&str> =
-            found[*package].iter().map(String::as_str).filter(|name| own.contains(name)).collect();
-        assert_eq!(edges, allowed.iter().copied().collect(), "edges of {package}");
+        let edges: BTreeSet<&str> = found[*package]
+            .iter()
+            .map(String::as_str)
+            .filter(|name| own.contains(name))
+            .collect();
+        assert_eq!(
+            edges,
+            allowed.iter().copied().collect(),
+            "edges of {package}"
+        );
     }
     let listed: BTreeSet<&str> = OWN.iter().map(|(package, _)| *package).collect();
-    let unlisted: Vec<&&str> =
-        own.difference(&listed).filter(|name| **name != "causeway-tests").collect();
-    assert!(unlisted.is_empty(), "packages without a line in OWN: {unlisted:?}");
+    let unlisted: Vec<&&str> = own
+        .difference(&listed)
+        .filter(|name| **name != "causeway-tests")
+        .collect();
+    assert!(
+        unlisted.is_empty(),
+        "packages without a line in OWN: {unlisted:?}"
+    );
 }
 
 #[test]
@@ -90,7 +109,10 @@ fn characters_are_kept() {
     let found = dependencies();
     for (package, never) in NEVER {
         for name in *never {
-            assert!(!found[*package].contains(*name), "{package} must not depend on {name}");
+            assert!(
+                !found[*package].contains(*name),
+                "{package} must not depend on {name}"
+            );
         }
     }
 }

@@ -7,7 +7,10 @@ use std::process::Command;
 const LONGEST: usize = 560;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace")
+        .to_owned()
 }
 
 fn files(pattern: &str) -> Vec<(String, String)> {
@@ -16,11 +19,20 @@ fn files(pattern: &str) -> Vec<(String, String)> {
         .current_dir(root())
         .output()
         .expect("git runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let listing = String::from_utf8(output.stdout).expect("UTF-8 names");
     let files: Vec<(String, String)> = listing
         .lines()
-        .filter_map(|name| Some((name.to_owned(), std::fs::read_to_string(root().join(name)).ok()?)))
+        .filter_map(|name| {
+            Some((
+                name.to_owned(),
+                std::fs::read_to_string(root().join(name)).ok()?,
+            ))
+        })
         .collect();
     assert!(!files.is_empty(), "no file matches {pattern}");
     files
@@ -30,9 +42,15 @@ fn files(pattern: &str) -> Vec<(String, String)> {
 fn rust_files_are_short_and_named_after_their_module() {
     for (name, text) in files("*.rs") {
         assert!(!name.ends_with("/mod.rs"), "{name}: use foo.rs beside foo/");
-        assert!(!name.ends_with("utils.rs") && !name.ends_with("util.rs"), "{name}: name the concept");
+        assert!(
+            !name.ends_with("utils.rs") && !name.ends_with("util.rs"),
+            "{name}: name the concept"
+        );
         let lines = text.lines().count();
-        assert!(lines <= LONGEST, "{name} has {lines} lines, at most {LONGEST}");
+        assert!(
+            lines <= LONGEST,
+            "{name} has {lines} lines, at most {LONGEST}"
+        );
     }
 }
 
@@ -47,14 +65,23 @@ fn tests_are_never_skipped() {
 #[test]
 fn every_crate_says_what_it_never_does() {
     for (name, text) in files("*/src/lib.rs") {
-        let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
-        assert!(head.contains("never") || head.contains("Never"), "{name}: begin with what it never does");
+        let head: String = text
+            .lines()
+            .take_while(|line| line.starts_with("//!"))
+            .collect();
+        assert!(
+            head.contains("never") || head.contains("Never"),
+            "{name}: begin with what it never does"
+        );
     }
 }
 
 #[test]
 fn shell_scripts_stop_at_the_first_error() {
     for (name, text) in files("scripts/*").into_iter().chain(files(".ci/run")) {
-        assert!(text.contains("set -euo pipefail"), "{name}: set -euo pipefail");
+        assert!(
+            text.contains("set -euo pipefail"),
+            "{name}: set -euo pipefail"
+        );
     }
 }
