@@ -140,6 +140,7 @@ impl<P: DataPlane> Syncer<P> {
             complaints,
         } = heard;
         self.complain(&complaints);
+        let Some(event) = event else { return };
         match &event {
             Event::Node(node) => {
                 self.node.seen();

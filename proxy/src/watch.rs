@@ -24,8 +24,9 @@ pub use client::{ClientError, connect};
 pub struct Heard {
     /// When the daemon had it in hand, decoded.
     pub at: Instant,
-    /// What happened.
-    pub event: Event,
+    /// What happened; `None`: an object of which nothing can be used, so that what is in force of
+    /// it stays until the next full list.
+    pub event: Option<Event>,
     /// Fields that could not even be read; the rest of the object is in `event`.
     pub complaints: Vec<Complaint>,
 }

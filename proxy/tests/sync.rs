@@ -32,9 +32,18 @@ impl DataPlane for Plane {
     fn sync(&mut self, _model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
         let mut told = self.0.borrow_mut();
         told.passes.push(services.clone());
-        let failed = services.intersection(&told.failing).map(|name| (name.clone(), refused()));
-        let report = FamilyReport { failed: failed.collect(), operations: 1, ..FamilyReport::default() };
-        PassReport { families: BTreeMap::from([(Family::V4, report)]), flows: None }
+        let failed = services
+            .intersection(&told.failing)
+            .map(|name| (name.clone(), refused()));
+        let report = FamilyReport {
+            failed: failed.collect(),
+            operations: 1,
+            ..FamilyReport::default()
+        };
+        PassReport {
+            families: BTreeMap::from([(Family::V4, report)]),
+            flows: None,
+        }
     }
     fn set_settings(&mut self, settings: PlaneSettings) {
         self.0.borrow_mut().settings.push(settings);
@@ -74,11 +83,20 @@ impl Scene {
             metrics.clone(),
             Arc::clone(&health),
         );
-        Self { syncer, plane, metrics, health }
+        Self {
+            syncer,
+            plane,
+            metrics,
+            health,
+        }
     }
 
     fn hear(&mut self, event: Event) {
-        self.syncer.hear(Heard { at: Instant::now(), event, complaints: Vec::new() });
+        self.syncer.hear(Heard {
+            at: Instant::now(),
+            event: Some(event),
+            complaints: Vec::new(),
+        });
     }
 
     /// Node and lists are in, the first pass is done.
@@ -103,7 +121,12 @@ impl Scene {
 
     fn last_pass(&self) -> Vec<String> {
         let told = self.plane.0.borrow();
-        told.passes.last().unwrap().iter().map(ToString::to_string).collect()
+        told.passes
+            .last()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 }
 
@@ -112,7 +135,10 @@ fn service(name: &str, ip: &str) -> Event {
         namespace: "default".to_owned(),
         name: name.to_owned(),
         cluster_ips: vec![ip.to_owned()],
-        ports: vec![ServicePort { port: 80, ..ServicePort::default() }],
+        ports: vec![ServicePort {
+            port: 80,
+            ..ServicePort::default()
+        }],
         ..Service::default()
     })
 }
@@ -127,7 +153,10 @@ fn slice(service: &str, port: i32) -> Event {
             addresses: vec!["10.244.1.7".to_owned()],
             ..SliceEndpoint::default()
         }],
-        ports: vec![SlicePort { port: Some(port), ..SlicePort::default() }],
+        ports: vec![SlicePort {
+            port: Some(port),
+            ..SlicePort::default()
+        }],
         ..EndpointSlice::default()
     })
 }
@@ -221,11 +250,17 @@ fn what_failed_is_tried_again_by_itself_and_ever_more_rarely() {
     assert!(waits[5] >= Duration::from_millis(1000), "{waits:?}");
     let page = scene.metrics.encode().unwrap();
     assert!(page.contains("causeway_sync_retries_total 6"), "{page}");
-    assert!(page.contains("sync_proxy_rules_endpoint_changes_pending 1"), "{page}");
+    assert!(
+        page.contains("sync_proxy_rules_endpoint_changes_pending 1"),
+        "{page}"
+    );
     scene.plane.0.borrow_mut().failing.clear();
     let due = scene.syncer.next_due();
     scene.syncer.act(due);
-    assert!(scene.syncer.next_due() > Instant::now() + Duration::from_secs(20), "nothing is left");
+    assert!(
+        scene.syncer.next_due() > Instant::now() + Duration::from_secs(20),
+        "nothing is left"
+    );
     assert!(scene.health.healthz().1);
 }
 
@@ -236,7 +271,10 @@ fn the_nodes_pod_networks_and_addresses_reach_the_data_plane() {
     let cidr = |text: &str| LocalDetector::Cidr(text.parse().unwrap());
     assert_eq!(told(&scene).len(), 1);
     assert_eq!(told(&scene)[0].detector, cidr("10.244.1.0/24"));
-    assert_eq!(told(&scene)[0].node_port_addresses, BTreeSet::from(["10.0.0.1".parse().unwrap()]));
+    assert_eq!(
+        told(&scene)[0].node_port_addresses,
+        BTreeSet::from(["10.0.0.1".parse().unwrap()])
+    );
     scene.hear(Event::Node(node("10.244.2.0/24")));
     scene.syncer.act(Instant::now() + Duration::from_secs(1));
     assert_eq!(told(&scene)[1].detector, cidr("10.244.2.0/24"));
@@ -252,7 +290,15 @@ fn drift_is_put_right_within_one_period() {
     scene.syncer.act(Instant::now() + period);
     assert_eq!(scene.passes(), 1, "nothing drifted");
     scene.plane.0.borrow_mut().drifted = true;
-    scene.syncer.act(Instant::now() + 2 * period + Duration::from_secs(1));
+    scene
+        .syncer
+        .act(Instant::now() + 2 * period + Duration::from_secs(1));
     assert_eq!(scene.passes(), 2);
-    assert!(scene.metrics.encode().unwrap().contains("causeway_tables_replaced_total 1"));
+    assert!(
+        scene
+            .metrics
+            .encode()
+            .unwrap()
+            .contains("causeway_tables_replaced_total 1")
+    );
 }

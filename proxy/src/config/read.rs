@@ -68,7 +68,9 @@ pub fn read(text: &str) -> Result<(KubeProxyConfiguration, Vec<String>), ReadErr
                 .map_err(|_| ReadError::Yaml(first_line(&strict.to_string())))?;
             let said = first_line(&strict.to_string());
             let repeated = said.split(", set ").next().unwrap_or_default();
-            warnings.push(format!("configuration file: {repeated}: the last one counts"));
+            warnings.push(format!(
+                "configuration file: {repeated}: the last one counts"
+            ));
             value
         }
     };

@@ -63,6 +63,8 @@ pub async fn connect(api: &Api) -> Result<Client, ClientError> {
         config.cluster_url = parse_url(url)?;
     }
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // The watches try again themselves, and say so.
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }
 

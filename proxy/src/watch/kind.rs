@@ -75,7 +75,9 @@ impl<K: Kind> Watched<K> {
 }
 
 impl<'de, K: Kind> Deserialize<'de> for Watched<K> {
-    /// Never fails on well-formed JSON: an object that does not parse must not stop the others.
+    /// Never fails on what an API server writes: an object that does not parse must not stop the
+    /// others. (A watch event has its `type` before its `object`, as `metav1.WatchEvent` declares
+    /// them; the other way round serde would hand over no raw text.)
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
         let (object, unread) = tolerant::read::<K::Object>(raw.get());

@@ -8,8 +8,6 @@ use kube::runtime::utils::ResetTimerBackoff;
 use kube::runtime::watcher::{self, InitialListStrategy};
 use kube::runtime::{WatchStreamExt, watcher as kube_watcher};
 use kube::{Api, Client};
-use lb_model::Complaint;
-use lb_model::said::Event;
 use tokio::sync::mpsc;
 
 use crate::backoff::Doubling;
@@ -124,42 +122,25 @@ async fn say<K: Kind>(
     count: usize,
     out: &mpsc::Sender<Heard>,
 ) -> bool {
-    let (event, complaints) = match event {
-        watcher::Event::Init => (K::list_begins(), Vec::new()),
-        watcher::Event::InitDone => (K::list_ends(count), Vec::new()),
-        watcher::Event::InitApply(mut object) | watcher::Event::Apply(mut object) => {
-            let complaints = std::mem::take(&mut object.complaints);
-            match object.said {
-                Some(said) => (Some(K::there(said)), complaints),
-                None => return complain(&complaints),
-            }
+    let mut complaints = Vec::new();
+    let event = match event {
+        watcher::Event::Init => K::list_begins(),
+        watcher::Event::InitDone => K::list_ends(count),
+        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+            complaints = object.complaints;
+            object.said.map(K::there)
         }
         watcher::Event::Delete(object) => {
             let (namespace, name) = object.into_key();
-            (Some(K::gone(namespace, name)), Vec::new())
+            Some(K::gone(namespace, name))
         }
     };
-    let Some(event) = event else { return true };
-    send(event, complaints, out).await
-}
-
-/// An object that says nothing usable: what is in force of it stays.
-fn complain(complaints: &[Complaint]) -> bool {
-    for complaint in complaints {
-        tracing::warn!(
-            object = complaint.object,
-            field = complaint.field,
-            value = complaint.value,
-            accepted = complaint.accepted,
-            "an object that cannot be used is left out"
-        );
+    if event.is_none() && complaints.is_empty() {
+        return true;
     }
-    true
-}
-
-async fn send(event: Event, complaints: Vec<Complaint>, out: &mpsc::Sender<Heard>) -> bool {
+    let at = Instant::now();
     out.send(Heard {
-        at: Instant::now(),
+        at,
         event,
         complaints,
     })

@@ -1,0 +1,56 @@
+//! Objects that no API server should hold, among good ones.
+
+use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
+use causeway_tests::proxy_bed::{Bed, PORTS, wait_for, wait_until};
+use netns_lab::apiserver::Resource;
+use serde_json::json;
+
+use super::{PATIENCE, put};
+
+#[test]
+fn bad_objects_are_named_and_the_others_work() {
+    let bed = Bed::new().unwrap();
+    let good = put(&bed, "good", 0, 2, PORTS[0]);
+    let mut words = service("words", cluster_ip(1));
+    words["spec"]["ports"] = json!("http");
+    let mut half = service("half", cluster_ip(2));
+    half["spec"]["externalIPs"] = json!(["not an address", 7]);
+    let mut flat = service("flat", cluster_ip(3));
+    flat["spec"] = json!("no object");
+    bed.store
+        .seed(Resource::Service, [words, half, flat])
+        .unwrap();
+    let mut bad_slice = slice("half", [endpoint_ip(2, 0, 10)], PORTS[0]);
+    bad_slice["endpoints"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"addresses": ["here"]}));
+    bad_slice["endpoints"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!("an endpoint"));
+    bed.store
+        .seed(Resource::EndpointSlice, [bad_slice])
+        .unwrap();
+
+    let proxy = bed.proxy(&[]).unwrap();
+    wait_for(&bed.netns, good, PORTS[0], PATIENCE).unwrap();
+    let half = (std::net::IpAddr::from(cluster_ip(2)), 80).into();
+    wait_for(&bed.netns, half, PORTS[0], PATIENCE).unwrap();
+    for named in [
+        "Service default/words\" field=\"spec.ports\" value=\"\\\"http\\\"\"",
+        "Service default/half\" field=\"spec.externalIPs[1]\" value=\"7\"",
+        "Service default/half\" field=\"spec.externalIPs[0]\" value=\"not an address\"",
+        "Service default/flat\" field=\"spec\"",
+        "EndpointSlice default/half-x7k2p\" field=\"endpoints[2]\"",
+    ] {
+        wait_until(named, PATIENCE, || proxy.log().unwrap().contains(named))
+            .unwrap_or_else(|error| panic!("{error}: {}", proxy.log().unwrap()));
+    }
+    // A watch event of the same kind stops the watch as little as a list.
+    let mut later = service("later", cluster_ip(4));
+    later["spec"]["ports"] = json!([{"port": "eighty"}]);
+    bed.store.seed(Resource::Service, [later]).unwrap();
+    put(&bed, "good", 0, 2, PORTS[1]);
+    wait_for(&bed.netns, good, PORTS[1], PATIENCE).unwrap();
+}

@@ -1,0 +1,164 @@
+//! What the daemon tells about itself.
+
+use std::net::SocketAddr;
+
+use causeway_tests::proxy_bed::{Bed, NODE_NAME, PORTS, get, objects, wait_for, wait_until};
+use netns_lab::apiserver::{Deletion, Resource};
+use serde_json::{Value, json};
+
+use super::{PATIENCE, put};
+
+fn healthz() -> SocketAddr {
+    ([127, 0, 0, 1], 10256).into()
+}
+
+fn metrics() -> SocketAddr {
+    ([127, 0, 0, 1], 10249).into()
+}
+
+fn json_page(bed: &Bed, path: &str) -> (String, Value) {
+    let (status, headers, body) = get(&bed.netns, healthz(), path).unwrap();
+    assert!(
+        headers.contains("content-type: application/json"),
+        "{headers}"
+    );
+    assert!(
+        headers.contains("x-content-type-options: nosniff"),
+        "{headers}"
+    );
+    (status, serde_json::from_str(&body).unwrap())
+}
+
+#[test]
+fn healthz_follows_the_node_and_livez_does_not() {
+    let bed = Bed::new().unwrap();
+    let web = put(&bed, "web", 0, 1, PORTS[0]);
+    let _proxy = bed.proxy(&[]).unwrap();
+    wait_for(&bed.netns, web, PORTS[0], PATIENCE).unwrap();
+    wait_until("success in /healthz", PATIENCE, || {
+        let (status, page) = json_page(&bed, "/healthz");
+        status.contains("200") && page["status"]["IPv4"]["healthy"] == json!(true)
+    })
+    .unwrap();
+    let (_, page) = json_page(&bed, "/healthz");
+    assert_eq!(
+        (&page["nodeEligible"], &page["healthy"]),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(page["lastUpdated"], page["currentTime"]);
+
+    let mut tainted = objects::node();
+    tainted["spec"]["taints"] =
+        json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]);
+    bed.store.seed(Resource::Node, [tainted]).unwrap();
+    let refused = || json_page(&bed, "/healthz").0.contains("503");
+    wait_until("503 for a tainted Node", PATIENCE, refused).unwrap();
+    let (status, page) = json_page(&bed, "/livez");
+    assert!(status.contains("200") && page.get("nodeEligible").is_none());
+
+    bed.store.seed(Resource::Node, [objects::node()]).unwrap();
+    wait_until("200 without the taint", PATIENCE, || !refused()).unwrap();
+    bed.store
+        .delete(Resource::Node, "", NODE_NAME, &Deletion::now())
+        .unwrap();
+    wait_until("503 without a Node", PATIENCE, refused).unwrap();
+    wait_for(&bed.netns, web, PORTS[0], PATIENCE).unwrap();
+}
+
+#[test]
+fn metrics_count_what_happens() {
+    let bed = Bed::new().unwrap();
+    let web = put(&bed, "web", 0, 3, PORTS[0]);
+    let _proxy = bed.proxy(&[]).unwrap();
+    wait_for(&bed.netns, web, PORTS[0], PATIENCE).unwrap();
+    put(&bed, "web", 0, 3, PORTS[1]);
+    wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
+    let value = |name: &str| -> f64 {
+        let (status, headers, text) = get(&bed.netns, metrics(), "/metrics").unwrap();
+        assert!(status.contains("200"), "{status}");
+        assert!(
+            headers.contains("content-type: application/openmetrics-text"),
+            "{headers}"
+        );
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+    };
+    wait_until("the end of the second pass", PATIENCE, || {
+        value("causeway_event_to_kernel_seconds_count") >= 1.0
+    })
+    .unwrap();
+    assert!(value("kubeproxy_sync_proxy_rules_endpoint_changes_total") >= 2.0);
+    assert!(value("kubeproxy_sync_proxy_rules_service_changes_total") >= 1.0);
+    assert_eq!(
+        value("kubeproxy_sync_proxy_rules_endpoint_changes_pending"),
+        0.0
+    );
+    assert!(value("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}") >= 2.0);
+    assert!(value("kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}") > 1e9);
+    assert!(value("causeway_sync_last_operations") >= 1.0);
+    assert_eq!(
+        value("kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"}"),
+        0.0
+    );
+}
+
+#[test]
+fn mode_and_configuration_are_shown() {
+    let bed = Bed::new().unwrap();
+    let proxy = bed
+        .proxy(&["--cluster-cidr=10.240.0.0/12", "--oom-score-adj=-999"])
+        .unwrap();
+    wait_until("an answer", PATIENCE, || {
+        get(&bed.netns, metrics(), "/healthz").is_ok()
+    })
+    .unwrap();
+    assert_eq!(
+        get(&bed.netns, metrics(), "/proxyMode").unwrap().2,
+        "nftables"
+    );
+    assert_eq!(get(&bed.netns, metrics(), "/healthz").unwrap().2, "ok");
+    let configz: Value =
+        serde_json::from_str(&get(&bed.netns, metrics(), "/configz").unwrap().2).unwrap();
+    let config = &configz["kubeproxy.config.k8s.io"];
+    assert_eq!(config["clusterCIDR"], json!("10.240.0.0/12"));
+    assert_eq!(config["hostnameOverride"], json!(NODE_NAME));
+    assert!(
+        get(&bed.netns, metrics(), "/nothing")
+            .unwrap()
+            .0
+            .contains("404")
+    );
+    let log = proxy.log().unwrap();
+    assert_eq!(
+        log.matches("these flags have no effect yet: --oom-score-adj")
+            .count(),
+        1,
+        "{log}"
+    );
+}
+
+#[test]
+fn one_endpoint_costs_a_handful_of_operations_however_many_services_there_are() {
+    let bed = Bed::new().unwrap();
+    let web = put(&bed, "web", 0, 1, PORTS[0]);
+    let others: Vec<SocketAddr> = (1..400)
+        .map(|index| put(&bed, &format!("other-{index}"), index, 3, PORTS[0]))
+        .collect();
+    let _proxy = bed.proxy(&[]).unwrap();
+    for target in [web, others[398 / 2], others[398]] {
+        wait_for(&bed.netns, target, PORTS[0], PATIENCE).unwrap();
+    }
+    let operations = || -> u64 {
+        let text = get(&bed.netns, metrics(), "/metrics").unwrap().2;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("causeway_sync_last_operations "));
+        line.unwrap().parse().unwrap()
+    };
+    wait_until("the end of the first pass", PATIENCE, || operations() > 400).unwrap();
+    put(&bed, "web", 0, 1, PORTS[1]);
+    wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
+    wait_until("a pass of a few operations", PATIENCE, || operations() <= 4).unwrap();
+}
