@@ -149,7 +149,8 @@ impl Arguments {
     /// What is logged unless the environment says otherwise.
     pub(crate) fn log_level(&self) -> &'static str {
         match self.command {
-            Command::Serve { .. } => "info",
+            // Every question to the cluster's DNS would be a line.
+            Command::Serve { .. } => "info,hickory_server=warn",
             _ => "warn",
         }
     }
@@ -181,13 +182,26 @@ fn up(make: &Make) -> anyhow::Result<()> {
     let _guard = interrupt::take_down_on_interrupt(folder)?;
     let lab = Lab::up(&options)?;
     status::show(&lab)?;
-    let (program, name) = (options.program.display(), &options.name);
     println!();
     println!(
         "  kubectl --kubeconfig {} get all -A",
         lab.kubeconfig().display()
     );
-    println!("  {program} exec --name {name} POD COMMAND…");
-    println!("  {program} down --name {name}");
+    println!("  {} POD COMMAND…", retyped(&options, "exec"));
+    println!("  {}", retyped(&options, "down"));
     Ok(())
+}
+
+/// How to call another command for the same lab.
+fn retyped(options: &Options, command: &str) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let program = options
+        .program
+        .strip_prefix(&here)
+        .unwrap_or(&options.program);
+    let mut words = format!("{} {command} --name {}", program.display(), options.name);
+    if options.run_dir != Path::new(DEFAULT_RUN_DIR) {
+        words.push_str(&format!(" --run-dir {}", options.run_dir.display()));
+    }
+    words
 }

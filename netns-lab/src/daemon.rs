@@ -4,15 +4,15 @@
 //! for [`crate::teardown`].
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use nodekit::netns::NetNs;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt as _;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -78,18 +78,25 @@ fn announce(announcement: &Announcement) -> anyhow::Result<()> {
 async fn wait_for_end(tied: bool) -> anyhow::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let input_end = async {
-        if !tied {
-            return std::future::pending().await;
-        }
-        // Nobody writes to it: reading ends with the other side's life.
-        let _ = tokio::io::stdin().read_u8().await;
-    };
+    let (end, mut ended) = tokio::sync::mpsc::channel::<()>(1);
+    let input_end = if tied { Some(watch_input(end)?) } else { None };
     Ok(tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
-        () = input_end => true,
+        _ = ended.recv(), if input_end.is_some() => true,
     })
+}
+
+/// A thread that drops `end` with the end of standard input. Reading is not left to the async
+/// runtime, which would wait for it before it ends.
+fn watch_input(end: tokio::sync::mpsc::Sender<()>) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name("input".to_owned())
+        .spawn(move || {
+            // Nobody writes to it: reading ends with the other side's life.
+            let _ = std::io::stdin().read(&mut [0]);
+            drop(end);
+        })
 }
 
 /// What runs while the lab does.
@@ -124,11 +131,7 @@ impl Cluster {
             state: state.clone(),
             spawner: spawner.clone(),
         });
-        runtime.spawn(async move {
-            if let Err(refusal) = kubelet::run(context).await {
-                tracing::error!(%refusal, "the kubelet ended");
-            }
-        });
+        runtime.spawn(kubelet::run(context));
         start_proxies(
             folder,
             &topology,

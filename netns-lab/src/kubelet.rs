@@ -35,27 +35,15 @@ pub(crate) struct Context {
 }
 
 /// Looks after the pods until it is dropped.
-pub(crate) async fn run(context: Arc<Context>) -> Result<(), Refusal> {
+pub(crate) async fn run(context: Arc<Context>) {
     let mut pods = Pods {
-        context: context.clone(),
+        context,
         stops: HashMap::new(),
         tasks: JoinSet::new(),
     };
-    let listing = context.store.list(Resource::Pod, None);
-    listing.objects.iter().for_each(|pod| pods.look_at(pod));
-    let mut changes = context.store.watch(Resource::Pod, listing.version)?;
     loop {
-        tokio::select! {
-            events = changes.next() => for event in events? {
-                match event.change {
-                    Change::Added | Change::Modified => pods.look_at(&event.object),
-                    Change::Deleted => pods.stop(&event.object),
-                }
-            },
-            Some(ended) = pods.tasks.join_next() => match ended {
-                Ok(uid) => drop(pods.stops.remove(&uid)),
-                Err(error) => tracing::error!(%error, "a pod's task ended"),
-            },
+        if let Err(refusal) = pods.follow().await {
+            tracing::warn!(%refusal, "the kubelet lists all pods again");
         }
     }
 }
@@ -69,6 +57,32 @@ struct Pods {
 }
 
 impl Pods {
+    /// Follows the store's pods until that is refused, after more changes than it remembers.
+    async fn follow(&mut self) -> Result<(), Refusal> {
+        let listing = self.context.store.list(Resource::Pod, None);
+        let listed: Vec<String> = listing.objects.iter().filter_map(uid).collect();
+        let gone = self.stops.iter().filter(|(uid, _)| !listed.contains(uid));
+        gone.for_each(|(_, stop)| {
+            stop.send_replace(true);
+        });
+        listing.objects.iter().for_each(|pod| self.look_at(pod));
+        let mut changes = self.context.store.watch(Resource::Pod, listing.version)?;
+        loop {
+            tokio::select! {
+                events = changes.next() => for event in events? {
+                    match event.change {
+                        Change::Added | Change::Modified => self.look_at(&event.object),
+                        Change::Deleted => self.stop(&event.object),
+                    }
+                },
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok(uid) => drop(self.stops.remove(&uid)),
+                    Err(error) => tracing::error!(%error, "a pod's task ended"),
+                },
+            }
+        }
+    }
+
     fn look_at(&mut self, object: &Object) {
         let spec = match PodSpec::of(object) {
             Ok(spec) => spec,
@@ -84,7 +98,9 @@ impl Pods {
         };
         if spec.terminating {
             match self.stops.get(&spec.uid) {
-                Some(stop) => drop(stop.send_replace(true)),
+                Some(stop) => {
+                    stop.send_replace(true);
+                }
                 None => pod::finish_deletion(&self.context.store, &spec),
             }
         } else if !self.stops.contains_key(&spec.uid) && !spec.finished {
@@ -96,11 +112,14 @@ impl Pods {
     }
 
     fn stop(&mut self, object: &Object) {
-        let uid = object.value()["metadata"]["uid"]
-            .as_str()
-            .map(str::to_owned);
-        if let Some(stop) = uid.and_then(|uid| self.stops.get(&uid)) {
+        if let Some(stop) = uid(object).and_then(|uid| self.stops.get(&uid)) {
             stop.send_replace(true);
         }
     }
+}
+
+fn uid(object: &Object) -> Option<String> {
+    object.value()["metadata"]["uid"]
+        .as_str()
+        .map(str::to_owned)
 }

@@ -22,16 +22,24 @@ impl ProcessId {
     /// The process that has this number now; none when there is none, or only its remains.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
+        let (state, process) = Self::read(pid)?;
+        // A zombie has ended; only its parent hasn't asked yet.
+        (state != "Z").then_some(process)
+    }
+
+    /// A child of this process that nobody has waited for; it may have ended already.
+    pub(crate) fn of_child(pid: u32) -> Option<Self> {
+        Self::read(pid).map(|(_, process)| process)
+    }
+
+    fn read(pid: u32) -> Option<(String, Self)> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the program's name in parentheses, and may contain anything.
         let (_, fields) = stat.rsplit_once(") ")?;
         let mut fields = fields.split(' ');
-        // A zombie has ended; only its parent hasn't asked yet.
-        if fields.next()? == "Z" {
-            return None;
-        }
+        let state = fields.next()?.to_owned();
         let started = fields.nth(18)?.parse().ok()?;
-        Some(Self { pid, started })
+        Some((state, Self { pid, started }))
     }
 
     /// Whether it still runs.

@@ -45,10 +45,8 @@ impl Spawner {
             tokio::process::Command::from(command).spawn()
         })?;
         let child = spawned.with_context(|| format!("starting {program}"))?;
-        let process = child.id().and_then(ProcessId::of);
-        // It has just been forked, and nobody but this process can take its remains away; a
-        // zombie, though, has no start worth keeping.
-        let process = process.with_context(|| format!("{program} ended as soon as it started"))?;
+        let process = child.id().and_then(ProcessId::of_child);
+        let process = process.with_context(|| format!("{program} was started and isn't there"))?;
         Ok((child, process))
     }
 }

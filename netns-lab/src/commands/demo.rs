@@ -13,9 +13,9 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use netns_lab::teardown::{Traces, take_down};
-use netns_lab::{Folder, Lab};
+use netns_lab::{Folder, Lab, Options, Plugins};
 
-use super::{Make, interrupt};
+use super::{Make, interrupt, retyped};
 use cast::Cast;
 use screen::Screen;
 
@@ -45,12 +45,12 @@ impl Demo {
         let lab = Lab::up(&options)?;
         let up = begin.elapsed().as_millis();
         screen.text(&format!("(It took {up} ms to come up.)"));
-        let mut played = play(&lab, &mut screen);
+        let mut played = play(&lab, &options, &mut screen);
         if let Err(error) = &played {
             screen.claim(false, &format!("the story goes on to its end ({error:#})"));
         }
         if self.keep && played.is_ok() {
-            what_next(&screen, &lab, &options.program.display().to_string());
+            what_next(&screen, &lab, &options);
         } else {
             let ended = end(lab, &folder, &mut screen);
             played = played.and(ended);
@@ -72,9 +72,13 @@ impl Demo {
     }
 }
 
-fn play(lab: &Lab, screen: &mut Screen) -> anyhow::Result<()> {
+fn play(lab: &Lab, options: &Options, screen: &mut Screen) -> anyhow::Result<()> {
     let mut cast = Cast::enter(lab).context("starting the pods")?;
-    cast.picture(lab, screen)?;
+    let plugin = match options.settings.plugins {
+        Plugins::Causeway(_) => "causeway-cni",
+        Plugins::Reference(_) => "bridge, of the reference plugins",
+    };
+    cast.picture(lab, plugin, screen)?;
     one_request::show(lab, &cast, screen).context("following one request")?;
     from_outside(lab, &cast, screen).context("asking from outside")?;
     burst::show(lab, &cast, screen, REQUESTS).context("counting requests")?;
@@ -104,6 +108,7 @@ fn from_outside(lab: &Lab, cast: &Cast, screen: &mut Screen) -> anyhow::Result<(
     ));
     screen.more("a NodePort is answered by every node, and the proxy there sends it on");
     screen.step("answer", &page);
+    screen.more("(each Redis pod counts for itself: these three share nothing)");
     screen.claim(
         page.starts_with("Welcome, visitor number"),
         "the page arrived outside",
@@ -135,35 +140,30 @@ fn end(lab: Lab, folder: &Folder, screen: &mut Screen) -> anyhow::Result<()> {
     down
 }
 
-fn what_next(screen: &Screen, lab: &Lab, program: &str) {
-    let (name, kubeconfig) = (lab.folder().name(), lab.kubeconfig().display().to_string());
+fn what_next(screen: &Screen, lab: &Lab, options: &Options) {
+    let kubectl = format!("kubectl --kubeconfig {}", lab.kubeconfig().display());
+    let exec = retyped(options, "exec");
     screen.heading("6. The lab stays up. Try this:");
     for (what, command) in [
-        ("look around", format!("{program} status --name {name}")),
+        ("look around", retyped(options, "status")),
         (
             "use Redis as the frontend does",
-            format!("{program} exec --name {name} frontend redis-cli -h redis-service INCR visits"),
+            format!("{exec} frontend redis-cli -h redis-service INCR visits"),
         ),
         (
             "see what the proxy wrote into a node's kernel",
-            format!("{program} exec --name {name} worker-1 nft list table ip causeway"),
+            format!("{exec} worker-1 nft list table ip causeway"),
         ),
         (
-            "watch connections being rewritten",
-            format!(
-                "{program} exec --name {name} {} conntrack -L -d 10.96.0.0/16",
-                "worker-2"
-            ),
+            "see which connections that node's kernel rewrites",
+            format!("{exec} worker-2 conntrack -L -d 10.96.0.0/16"),
         ),
         (
             "ask the API",
-            format!("kubectl --kubeconfig {kubeconfig} get pods,svc,endpointslices -o wide"),
+            format!("{kubectl} get pods,svc,endpointslices -o wide"),
         ),
-        (
-            "delete a pod",
-            format!("kubectl --kubeconfig {kubeconfig} delete pod redis-1"),
-        ),
-        ("end", format!("{program} down --name {name}")),
+        ("delete a pod", format!("{kubectl} delete pod redis-1")),
+        ("end", retyped(options, "down")),
     ] {
         screen.suggestion(what, &command);
     }

@@ -93,7 +93,12 @@ impl Cast {
     }
 
     /// Draws where everybody is.
-    pub(super) fn picture(&self, lab: &Lab, screen: &mut Screen) -> anyhow::Result<()> {
+    pub(super) fn picture(
+        &self,
+        lab: &Lab,
+        plugin: &str,
+        screen: &mut Screen,
+    ) -> anyhow::Result<()> {
         let state = lab.state()?;
         screen.text("A box is a network namespace: a network of its own, with its own addresses.");
         screen.text(
@@ -104,7 +109,7 @@ impl Cast {
         println!();
         screen.step(
             "pods",
-            "got their addresses from causeway-cni, the plugin that wires pods up",
+            &format!("wired up, with an address each, by the CNI plugin {plugin}"),
         );
         let proxies = state.proxies.len();
         screen.step(
