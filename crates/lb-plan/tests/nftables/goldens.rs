@@ -50,117 +50,109 @@ fn forward(endpoints: Vec<Endpoint>, masquerade: Masquerade) -> Treatment {
     }
 }
 
-/// A ClusterIP with three endpoints; a balancer of everything; affinity; nothing behind; TCP, UDP
-/// and SCTP.
-fn cluster(family: Family) -> Cluster {
-    let vip = |n, protocol, port| FrontendAddress::Vip {
-        ip: ip(family, "96", n),
-        protocol,
-        port,
-    };
-    let node_port = |protocol, port| FrontendAddress::NodePort {
-        family,
-        protocol,
-        port,
-    };
-    let mut cluster = Cluster::new();
-    let mut add = |name: &str, frontends| {
-        cluster.insert(ServiceName::new("default", name), frontends);
-    };
-    let in_cluster = |range| forward(pods(family, range), Masquerade::OffCluster);
-    let redis = vip(1, Protocol::Tcp, 6379);
-    add(
-        "redis",
-        vec![frontend(redis, FrontendKind::ClusterIp, in_cluster(1..=3))],
-    );
+/// Addresses of one family.
+struct Names {
+    family: Family,
+}
 
-    let dns = vip(10, Protocol::Udp, 53);
-    let mut dns = frontend(dns, FrontendKind::ClusterIp, in_cluster(1..=2));
-    dns.affinity = NonZeroU32::new(10_800);
-    add("dns", vec![dns]);
+impl Names {
+    fn vip(&self, n: u8, protocol: Protocol, port: u16) -> FrontendAddress {
+        let ip = ip(self.family, "96", n);
+        FrontendAddress::Vip { ip, protocol, port }
+    }
 
-    let outside = || forward(pods(family, 1..=2), Masquerade::Always);
-    let mut balancer = frontend(
-        vip(200, Protocol::Tcp, 80),
-        FrontendKind::LoadBalancer,
-        outside(),
-    );
-    balancer.allowed_sources = Some(match family {
-        Family::V4 => vec![
-            "192.0.2.0/24".parse().unwrap(),
-            "198.51.100.7/32".parse().unwrap(),
-        ],
-        Family::V6 => vec![
-            "2001:db8::/32".parse().unwrap(),
-            "2001:db9::7/128".parse().unwrap(),
-        ],
-    });
-    let node = frontend(
-        node_port(Protocol::Tcp, 30_080),
-        FrontendKind::NodePort,
-        outside(),
-    );
-    add(
-        "web",
+    fn node_port(&self, protocol: Protocol, port: u16) -> FrontendAddress {
+        let family = self.family;
+        FrontendAddress::NodePort {
+            family,
+            protocol,
+            port,
+        }
+    }
+
+    fn in_cluster(&self, range: std::ops::RangeInclusive<u8>) -> Treatment {
+        forward(pods(self.family, range), Masquerade::OffCluster)
+    }
+
+    /// With affinity, by UDP.
+    fn dns(&self) -> Vec<Frontend> {
+        let address = self.vip(10, Protocol::Udp, 53);
+        let mut dns = frontend(address, FrontendKind::ClusterIp, self.in_cluster(1..=2));
+        dns.affinity = NonZeroU32::new(10_800);
+        vec![dns]
+    }
+
+    /// A balancer of all kinds of addresses.
+    fn web(&self) -> Vec<Frontend> {
+        let outside = || forward(pods(self.family, 1..=2), Masquerade::Always);
+        let address = self.vip(200, Protocol::Tcp, 80);
+        let mut balancer = frontend(address, FrontendKind::LoadBalancer, outside());
+        let sources = match self.family {
+            Family::V4 => ["192.0.2.0/24", "198.51.100.7/32"],
+            Family::V6 => ["2001:db8::/32", "2001:db9::7/128"],
+        };
+        balancer.allowed_sources = Some(sources.map(|s| s.parse().unwrap()).to_vec());
+        let inside = self.vip(2, Protocol::Tcp, 80);
+        let port = self.node_port(Protocol::Tcp, 30_080);
         vec![
-            frontend(
-                vip(2, Protocol::Tcp, 80),
-                FrontendKind::ClusterIp,
-                in_cluster(1..=2),
-            ),
-            node,
+            frontend(inside, FrontendKind::ClusterIp, self.in_cluster(1..=2)),
+            frontend(port, FrontendKind::NodePort, outside()),
             balancer,
-        ],
-    );
+        ]
+    }
 
-    let (all, here) = (pods(family, 1..=4), pods(family, 1..=1));
-    let local = || Treatment::LocalOnly {
-        cluster: all.clone(),
-        local: here.clone(),
-    };
-    let elsewhere = Treatment::LocalOnly {
-        cluster: all.clone(),
-        local: Vec::new(),
-    };
-    let mut sticky = frontend(
-        node_port(Protocol::Udp, 30_053),
-        FrontendKind::NodePort,
-        local(),
-    );
-    sticky.affinity = NonZeroU32::new(60);
-    add(
-        "local",
+    /// Policy Local, with and without an endpoint here; SCTP.
+    fn local(&self) -> Vec<Frontend> {
+        let (cluster, here) = (pods(self.family, 1..=4), pods(self.family, 1..=1));
+        let local = |local: &[Endpoint]| Treatment::LocalOnly {
+            cluster: cluster.clone(),
+            local: local.to_vec(),
+        };
+        let external = |n, local| {
+            frontend(
+                self.vip(n, Protocol::Sctp, 5060),
+                FrontendKind::ExternalIp,
+                local,
+            )
+        };
+        let port = self.node_port(Protocol::Udp, 30_053);
+        let mut sticky = frontend(port, FrontendKind::NodePort, local(&here));
+        sticky.affinity = NonZeroU32::new(60);
         vec![
-            frontend(
-                vip(201, Protocol::Sctp, 5060),
-                FrontendKind::ExternalIp,
-                local(),
-            ),
-            frontend(
-                vip(202, Protocol::Sctp, 5060),
-                FrontendKind::ExternalIp,
-                elsewhere,
-            ),
+            external(201, local(&here)),
+            external(202, local(&[])),
             sticky,
-        ],
-    );
+        ]
+    }
 
-    add(
-        "empty",
+    /// Nobody behind.
+    fn empty(&self) -> Vec<Frontend> {
+        let (tcp, udp) = (
+            self.vip(3, Protocol::Tcp, 80),
+            self.vip(3, Protocol::Udp, 80),
+        );
         vec![
-            frontend(
-                vip(3, Protocol::Tcp, 80),
-                FrontendKind::ClusterIp,
-                Treatment::Reject,
-            ),
-            frontend(
-                vip(3, Protocol::Udp, 80),
-                FrontendKind::ClusterIp,
-                Treatment::Drop,
-            ),
-        ],
-    );
-    cluster
+            frontend(tcp, FrontendKind::ClusterIp, Treatment::Reject),
+            frontend(udp, FrontendKind::ClusterIp, Treatment::Drop),
+        ]
+    }
+}
+
+fn cluster(family: Family) -> Cluster {
+    let names = Names { family };
+    let redis = names.vip(1, Protocol::Tcp, 6379);
+    let redis = frontend(redis, FrontendKind::ClusterIp, names.in_cluster(1..=3));
+    let services = [
+        ("redis", vec![redis]),
+        ("dns", names.dns()),
+        ("web", names.web()),
+        ("local", names.local()),
+        ("empty", names.empty()),
+    ];
+    let services = services.into_iter();
+    services
+        .map(|(name, frontends)| (ServiceName::new("default", name), frontends))
+        .collect()
 }
 
 fn settings(family: Family) -> Settings {

@@ -15,7 +15,7 @@ pub(super) enum Present {
     /// Made by another version or under other settings, or damaged: to be replaced.
     Foreign,
     /// Ours.
-    Ours(Applied),
+    Ours(Box<Applied>),
 }
 
 /// The chains that a table has from the start.
@@ -65,7 +65,7 @@ pub(super) fn read(socket: &mut NftSocket, settings: &Settings) -> Result<Presen
             found.elements.push(element);
         }
     }
-    Ok(Applied::adopt(found).map_or(Present::Foreign, Present::Ours))
+    Ok(Applied::adopt(found).map_or(Present::Foreign, |applied| Present::Ours(Box::new(applied))))
 }
 
 /// What the table says about itself; the outer `None`: there is no table.

@@ -157,7 +157,7 @@ impl FamilyTable {
         };
         Ok(match present {
             Present::Ours(applied) => Start {
-                applied,
+                applied: *applied,
                 opening: None,
                 limit: CHUNK,
                 everything: true,
