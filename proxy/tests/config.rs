@@ -1,6 +1,11 @@
 //! Golden files: each `config/NAME.yaml` and what it means, in `config/NAME.meaning`. With
 //! `UPDATE=1` in the environment they are written anew.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what these helpers cannot do fails the test"
+)]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 

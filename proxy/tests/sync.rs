@@ -1,5 +1,10 @@
 //! When passes happen, with a data plane that only remembers and the clock in the test's hands.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what these helpers cannot do fails the test"
+)]
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

@@ -1,5 +1,10 @@
 //! API servers that know no streaming lists: one that says so, and one that says nothing.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what these helpers cannot do fails the test"
+)]
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;

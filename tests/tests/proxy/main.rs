@@ -1,5 +1,10 @@
 //! The real `causeway-proxy` on a node of its own: real API server, real kernel, real packets.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what these helpers cannot do fails the test"
+)]
+
 mod api_server;
 mod lifecycle;
 mod objects;
