@@ -1,5 +1,6 @@
 //! The story that must always work: a Python frontend pod reaches Redis through a Service, a Redis
 //! pod dies, a proxy dies, and nobody notices. Real plugin, real proxies, real Redis.
+#![expect(clippy::expect_used, reason = "what can't be done fails the test")]
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -52,7 +52,7 @@ impl Bed {
         for port in PORTS {
             let text = port.to_string();
             listen(&netns, port, move |mut stream| {
-                drop(stream.write_all(text.as_bytes()))
+                drop(stream.write_all(text.as_bytes()));
             })?;
         }
         listen(&netns, ECHO_PORT, echo)?;
