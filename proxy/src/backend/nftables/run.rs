@@ -14,7 +14,7 @@ use crate::backend::{BackendError, FamilyReport};
 
 /// How many bytes of steps go into one transaction. A change fits many times; a first full program
 /// takes a few, so that neither side holds it all at once.
-pub(super) const CHUNK: usize = 4 << 20;
+pub(super) const CHUNK: usize = 1 << 20;
 
 /// The tag of what comes before all steps.
 const OPENING: usize = usize::MAX;
