@@ -193,15 +193,10 @@ impl Rounds {
 
     /// Name, median, p90 and what SPECIFICATION.md promises.
     pub(crate) fn rows(&mut self, load: Load) -> Vec<[String; 4]> {
-        let start_limit = match (load.services, load.endpoints) {
-            (10_000, 2) => "2000",
-            (5_000, 50) => "4000",
-            _ => "",
-        };
-        let memory_limit = match (load.services, load.endpoints) {
-            (10_000, 2) => "45.0",
-            (5_000, 50) => "110.0",
-            _ => "",
+        let (start_limit, restart_limit, memory_limit) = match (load.services, load.endpoints) {
+            (10_000, 2) => ("2000", "1500", "45.0"),
+            (5_000, 50) => ("4000", "", "110.0"),
+            _ => ("", "", ""),
         };
         let ms = |name: &str, figures: &mut Figures, limit: &str| {
             let median = format!("{:.2}", figures.median());
@@ -220,7 +215,7 @@ impl Rounds {
             count("  operations", &mut self.operations),
             ms("new Service, ms", &mut self.new_service, "20"),
             ms("500 slices, ms after the last", &mut self.burst, "200"),
-            ms("restart to a change, ms", &mut self.restart, "1500"),
+            ms("restart to a change, ms", &mut self.restart, restart_limit),
             [
                 "  failed connections".to_owned(),
                 format!("{}", self.failed_meanwhile),
