@@ -1,10 +1,6 @@
 //! The nftables data plane on a real kernel: packets through namespaces.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests may fail the test"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
 #[path = "nftables/bed.rs"]
 mod bed;

@@ -180,3 +180,23 @@ fn changed_but_one(bed: &Bed) {
         "{done:?}"
     );
 }
+
+#[test]
+fn a_kernel_that_cannot_is_named_at_the_start_and_nothing_is_left() {
+    let bed = Bed::new();
+    let world = World::empty();
+    let faults = Faults::default();
+    faults.fail_transaction(1, Errno::EOPNOTSUPP);
+    let settings = vec![world.settings(&bed, Family::V6)];
+    let open = || causeway_proxy::backend::NftablesBackend::with_faults(settings, faults);
+    let error = bed.node.netns.run(open).unwrap().unwrap_err().to_string();
+    assert!(error.contains("cannot do nftables for V6"), "{error}");
+    assert!(
+        error.contains("5.13") && error.contains("EOPNOTSUPP"),
+        "{error}"
+    );
+    // And where it can, trying it out leaves nothing.
+    Proxy::start(&bed, &world);
+    let tables = || nodekit::nft::NftSocket::open().unwrap().tables(None);
+    assert_eq!(bed.node.netns.run(tables).unwrap().unwrap(), vec![]);
+}
