@@ -1,5 +1,6 @@
 //! What the tests that need namespaces share. It never runs in production.
 
+pub mod figures;
 pub mod proxy_bed;
 
 use std::path::{Path, PathBuf};

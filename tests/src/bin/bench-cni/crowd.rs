@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 use crate::Options;
-use crate::figures::Table;
 use crate::node::{Network, Node, Pod};
+use causeway_tests::figures::Table;
 
 const NETWORK: Network = Network {
     name: "bridge, ipMasq",

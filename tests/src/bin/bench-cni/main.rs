@@ -3,14 +3,13 @@
 //! network.
 
 mod crowd;
-mod figures;
 mod node;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use figures::{Figures, Table};
+use causeway_tests::figures::{Figures, Table};
 use node::{Network, Node, Pod};
 
 const USAGE: &str = "\

@@ -2,14 +2,12 @@
 //! real program, against the lab's API server, on a node that is a network namespace. What counts
 //! is a packet that arrives, not a log line. It never touches the machine's own network.
 
-#[path = "../bench-cni/figures.rs"]
-mod figures;
 mod load;
 mod rounds;
 
 use anyhow::{Context, bail};
 
-use figures::Table;
+use causeway_tests::figures::Table;
 use load::Load;
 use rounds::Rounds;
 

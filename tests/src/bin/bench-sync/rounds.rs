@@ -9,8 +9,8 @@ use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice
 use causeway_tests::proxy_bed::{Bed, PORTS, Proxy, answer, get, wait_for};
 use netns_lab::apiserver::Resource;
 
-use crate::figures::Figures;
 use crate::load::{Load, target};
+use causeway_tests::figures::Figures;
 
 /// Far above every limit, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,14 +1,15 @@
-//! Quantiles, and tables to read.
+//! What the benchmarks print: quantiles, and tables to read.
 
 use std::fmt;
 use std::time::Duration;
 
 /// Durations of one kind.
 #[derive(Debug, Default)]
-pub(crate) struct Figures(Vec<f64>);
+pub struct Figures(Vec<f64>);
 
 impl Figures {
-    pub(crate) fn add(&mut self, duration: Duration) {
+    /// Counts one more in.
+    pub fn add(&mut self, duration: Duration) {
         self.0.push(duration.as_secs_f64() * 1e3);
     }
 
@@ -19,25 +20,29 @@ impl Figures {
         self.0.get(index).copied().unwrap_or(f64::NAN)
     }
 
-    pub(crate) fn median(&mut self) -> f64 {
+    /// The median, in milliseconds; NaN when there are none.
+    pub fn median(&mut self) -> f64 {
         self.at(50)
     }
 
-    pub(crate) fn quantile(&mut self, percent: usize) -> String {
+    /// The value below which so many percent are, in milliseconds, to two places.
+    pub fn quantile(&mut self, percent: usize) -> String {
         format!("{:.2}", self.at(percent))
     }
 }
 
 /// Rows of equally many cells; the first is a name, the others are figures.
 #[derive(Debug)]
-pub(crate) struct Table(Vec<Vec<String>>);
+pub struct Table(Vec<Vec<String>>);
 
 impl Table {
-    pub(crate) fn new<const N: usize>(heads: [&str; N]) -> Self {
+    /// A table with a line of heads.
+    pub fn new<const N: usize>(heads: [&str; N]) -> Self {
         Self(vec![heads.map(str::to_owned).to_vec()])
     }
 
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    /// Adds a row, of as many cells as there are heads.
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.0.push(cells.into_iter().collect());
     }
 }
