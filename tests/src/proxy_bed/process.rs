@@ -6,6 +6,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::node::{Bed, NODE_NAME};
 
@@ -88,8 +90,7 @@ impl Proxy {
     /// # Errors
     /// It does not end within 10 s.
     pub fn terminate(mut self) -> anyhow::Result<ExitStatus> {
-        let pid = self.pid().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status()?;
+        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)?;
         self.wait(Duration::from_secs(10))
     }
 
