@@ -1,0 +1,83 @@
+//! The CNI plugin. It never executes another program, never keeps a process running, and touches
+//! nothing on the node but its network's bridge, its own links, its own nftables tables and its
+//! network's reservations.
+//!
+//! It speaks the Container Network Interface: parameters in the environment, the configuration on
+//! standard input, the result or an error object on standard output.
+
+mod answer;
+mod bridge;
+mod call;
+mod failure;
+mod hash;
+mod host_local;
+mod loopback;
+mod masquerade;
+mod role;
+mod rollback;
+
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use cni_types::{Code, Environment, Error, MAX_CONFIG_BYTES, Supported, Version};
+
+use role::Role;
+
+/// Does what this process was started for, and gives its exit code.
+#[must_use]
+pub fn run() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let environment = Environment::read(|name| std::env::var(name).ok());
+    // Any argument asks for help: a runtime gives none.
+    if arguments.next().is_some() || matches!(environment, Ok(None)) {
+        return about();
+    }
+    let mut asked_in = Version::NEWEST;
+    let answer = environment.and_then(|environment| match environment {
+        Some(environment) => answer::answer(
+            Role::named(&name),
+            environment,
+            &read_input()?,
+            &mut asked_in,
+        ),
+        None => Ok(None),
+    });
+    let (output, code) = match answer {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(result)) => (result, ExitCode::SUCCESS),
+        Err(error) => (error.to_json(asked_in), ExitCode::FAILURE),
+    };
+    match writeln!(io::stdout(), "{output:#}") {
+        Ok(()) => code,
+        Err(error) => {
+            eprintln!("causeway-cni: cannot write to standard output: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_input() -> Result<Vec<u8>, Error> {
+    let mut input = Vec::new();
+    // One byte more than is taken shows that there is too much.
+    let most = u64::try_from(MAX_CONFIG_BYTES).map_or(u64::MAX, |most| most + 1);
+    io::stdin()
+        .take(most)
+        .read_to_end(&mut input)
+        .map_err(|error| Error::new(Code::IO, format!("cannot read standard input: {error}")))?;
+    Ok(input)
+}
+
+fn about() -> ExitCode {
+    eprintln!(
+        "causeway-cni {}: pods on a bridge, with addresses and masquerading, in one call\n\
+         CNI protocol versions supported: {}\n\
+         Types: {}\n\
+         A container runtime runs it, with CNI_COMMAND in the environment and the network's\n\
+         configuration on standard input. Linked to one of the types it is that plugin.",
+        env!("CARGO_PKG_VERSION"),
+        Supported::ALL,
+        Role::NAMES.map(|(name, _)| name).join(", "),
+    );
+    ExitCode::SUCCESS
+}
