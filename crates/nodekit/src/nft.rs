@@ -1,6 +1,6 @@
 //! nf_tables in nft's own words, over netlink.
 //!
-//! It never runs `nft`, never touches a table other than the one a [`Batch`] names, and never takes
+//! It never runs `nft`, never touches a table other than those a [`Batch`] names, and never takes
 //! an acknowledgement of one message for the success of a transaction: a [`Batch`] is committed by
 //! the kernel whole or not at all, and every message of it that the kernel refused is reported with
 //! the caller's tag.
@@ -12,6 +12,7 @@ mod datatype;
 mod dump;
 mod error;
 mod expr;
+mod find;
 mod kernel;
 mod object;
 mod set;
@@ -27,6 +28,7 @@ pub use expr::{
     BitwiseOperand, ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibResult, FibSource,
     LimitUnit, MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, Register, Reject,
 };
+pub use find::ElementPath;
 pub use object::{BaseChain, Chain, ChainType, Family, Hook, Policy, Rule, Table};
 pub use set::{Element, MapData, Set, SetFlags};
 pub use socket::{NftSocket, TRANSACTION_LIMIT};

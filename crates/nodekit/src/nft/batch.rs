@@ -1,4 +1,4 @@
-//! A transaction on one table.
+//! A transaction on one table, or on several one after the other.
 
 mod elements;
 
@@ -26,7 +26,9 @@ const SUBSYSTEM: u16 = 10;
 /// Sequence numbers of a transaction's messages; single requests count from 1 up.
 const FIRST_SEQUENCE: u32 = 0x8000_0000;
 
-/// A transaction on one table: the kernel does all of it, in order, or nothing.
+/// A transaction: the kernel does all of it, in order, or nothing.
+///
+/// It begins on one table and may go on in others ([`Batch::go_on_in`]), of any family.
 ///
 /// Every operation takes the caller's `tag`, which an error gives back. A name or value that can't
 /// be said to the kernel makes the commit fail with [`Error::Invalid`] before anything is sent.
@@ -40,6 +42,7 @@ const FIRST_SEQUENCE: u32 = 0x8000_0000;
 /// ```
 #[derive(Debug)]
 pub struct Batch {
+    /// The table of the next operation.
     family: Family,
     table: String,
     /// BATCH_BEGIN and the messages so far.
@@ -65,7 +68,8 @@ struct Invalid {
 }
 
 impl Batch {
-    /// An empty transaction on the table of that family and name. Nothing else is touched by it.
+    /// An empty transaction on the table of that family and name. Nothing else is touched by it
+    /// unless [`Batch::go_on_in`] says so.
     #[must_use]
     pub fn new(family: Family, table: &str) -> Self {
         let mut bytes = Vec::new();
@@ -89,13 +93,31 @@ impl Batch {
         batch
     }
 
-    /// The table's name.
+    /// Has the operations that follow be on another table, in the same transaction.
+    ///
+    /// ```
+    /// use nodekit::nft::{Batch, Family, Table};
+    /// let mut batch = Batch::new(Family::Ip, "example");
+    /// batch.add_table(0, &Table::default());
+    /// batch.go_on_in(Family::Ip6, "example");
+    /// batch.add_table(0, &Table::default());
+    /// assert_eq!((batch.family(), batch.len()), (Family::Ip6, 2));
+    /// ```
+    pub fn go_on_in(&mut self, family: Family, table: &str) {
+        self.family = family;
+        if self.table != table {
+            table.clone_into(&mut self.table);
+            self.check_name(0, "table", table);
+        }
+    }
+
+    /// The table's name: the one of the next operation.
     #[must_use]
     pub fn table(&self) -> &str {
         &self.table
     }
 
-    /// The table's family.
+    /// The family of the next operation's table.
     #[must_use]
     pub fn family(&self) -> Family {
         self.family

@@ -241,7 +241,7 @@ fn all_differ(elements: &[Element]) -> bool {
 }
 
 /// A request about a table's contents.
-fn table_request(family: Family, table: &str) -> Vec<u8> {
+pub(super) fn table_request(family: Family, table: &str) -> Vec<u8> {
     let mut writer = AttrWriter::onto(generic_header(family.number(), 0).to_vec());
     writer.string(IN_TABLE, table);
     // A name too long to be said leaves the table out; what is answered then is filtered by name.
@@ -250,7 +250,7 @@ fn table_request(family: Family, table: &str) -> Vec<u8> {
         .unwrap_or_else(|_| generic_header(family.number(), 0).to_vec())
 }
 
-fn encoded(writer: AttrWriter, what: &str) -> Result<Vec<u8>, netlink::Error> {
+pub(super) fn encoded(writer: AttrWriter, what: &str) -> Result<Vec<u8>, netlink::Error> {
     writer
         .finish()
         .map_err(|e| netlink::Error::malformed(&what, &e.to_string()))
@@ -268,7 +268,7 @@ fn owned(attr: &Attr<'_>) -> Option<String> {
     attr.text().map(str::to_owned)
 }
 
-fn read_elements<'a>(message: &Message<'a>) -> impl Iterator<Item = Element> + use<'a> {
+pub(super) fn read_elements<'a>(message: &Message<'a>) -> impl Iterator<Item = Element> + use<'a> {
     let lists = body(message).filter(|attr| attr.kind == ELEMENTS_LIST);
     let elements = lists
         .flat_map(|attr| attr.nested())

@@ -10,6 +10,7 @@
 mod commit;
 mod dump;
 mod faults;
+mod find;
 mod golden;
 
 use std::process::Command;
