@@ -19,7 +19,7 @@ pub use entry::{
 pub use link::{BridgePort, Link, LinkChange};
 pub use mac::{Mac, ParseMacError};
 pub use neighbour::{Neighbour, NeighbourState};
-pub use newlink::{NewBridge, NewVxlan, VethEnd, VethPair};
+pub use newlink::{NewBridge, NewIfb, NewVxlan, VethEnd, VethPair};
 
 use netlink_packet_route::AddressFamily;
 use std::net::IpAddr;

@@ -29,6 +29,10 @@ pub struct Link {
     pub carrier: bool,
     /// Takes every frame (`IFF_PROMISC`).
     pub promiscuous: bool,
+    /// Takes every group's frames (`IFF_ALLMULTI`).
+    pub all_multicast: bool,
+    /// How many packets its queue holds, where the queue discipline goes by that.
+    pub tx_queue_len: u32,
     /// The bridge (or other master) it is a port of.
     pub master: Option<u32>,
     /// The device below or, of a veth, the other end: its index in *its* namespace.
@@ -55,6 +59,10 @@ pub struct LinkChange<'a> {
     pub up: Option<bool>,
     /// Takes every frame, or only its own.
     pub promiscuous: Option<bool>,
+    /// Takes every group's frames, or only those it joined.
+    pub all_multicast: Option<bool>,
+    /// How many packets its queue holds.
+    pub tx_queue_len: Option<u32>,
     /// The bridge to become a port of; `Some(None)` to leave it.
     pub master: Option<Option<u32>>,
     /// Maximum transmission unit in bytes.
@@ -122,6 +130,7 @@ impl Handle {
         let flags = [
             (LinkFlags::Up, change.up),
             (LinkFlags::Promisc, change.promiscuous),
+            (LinkFlags::Allmulti, change.all_multicast),
         ];
         for (flag, value) in flags {
             if let Some(on) = value {
@@ -136,6 +145,7 @@ impl Handle {
             .map(|master| LinkAttribute::Controller(master.unwrap_or(0)));
         attributes.extend(master);
         attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(change.tx_queue_len.map(LinkAttribute::TxQueueLen));
         attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
         attributes.extend(
             change
@@ -232,6 +242,8 @@ fn link_of(answer: Message) -> Option<Link> {
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
         promiscuous: flags.contains(LinkFlags::Promisc),
+        all_multicast: flags.contains(LinkFlags::Allmulti),
+        tx_queue_len: 0,
         master: None,
         peer: None,
         peer_netnsid: None,
@@ -244,6 +256,7 @@ fn link_of(answer: Message) -> Option<Link> {
                 link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
             }
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::TxQueueLen(packets) => link.tx_queue_len = packets,
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Link(peer) => link.peer = Some(peer),
             LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(id),

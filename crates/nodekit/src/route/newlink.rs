@@ -100,6 +100,20 @@ pub struct NewVxlan<'a> {
     pub up: bool,
 }
 
+/// An intermediate functional block to make (drivers/net/ifb.c):
+/// packets redirected to it pass its queue and go on where they came from.
+#[derive(Debug, Clone, Copy)]
+pub struct NewIfb<'a> {
+    /// Its name; at most 15 bytes.
+    pub name: &'a str,
+    /// Its Ethernet address; none: a random one.
+    pub mac: Option<Mac>,
+    /// Maximum transmission unit in bytes.
+    pub mtu: Option<u32>,
+    /// Set up at once.
+    pub up: bool,
+}
+
 impl Handle {
     /// Makes a veth pair, each end at once in its namespace with its name, MTU and address.
     /// `EEXIST` when a name is in use; then neither end exists.
@@ -150,6 +164,16 @@ impl Handle {
         }));
         let what = format!("make VXLAN device {} of network {}", vxlan.name, vxlan.vni);
         self.create(&what, message, InfoKind::Vxlan, Some(InfoData::Vxlan(data)))
+    }
+
+    /// Makes an intermediate functional block. `EEXIST` when the name is in use.
+    ///
+    /// # Errors
+    /// [`Error`]; `EOPNOTSUPP` on a kernel without `ifb`.
+    pub fn create_ifb(&mut self, ifb: &NewIfb<'_>) -> Result<(), Error> {
+        let message = base(Some(ifb.name), ifb.mac, ifb.mtu, ifb.up);
+        let what = format!("make intermediate functional block {}", ifb.name);
+        self.create(&what, message, InfoKind::Ifb, None)
     }
 
     fn create(
