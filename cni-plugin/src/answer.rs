@@ -20,8 +20,8 @@ pub(crate) fn answer(
     let Environment {
         command,
         args,
+        path,
         netns_override,
-        ..
     } = environment;
     if command == Command::Version {
         return Ok(Some(version(input)));
@@ -33,6 +33,7 @@ pub(crate) fn answer(
         config,
         version: *asked_in,
         args,
+        plugin_path: path,
         netns_override,
     };
     let role = role.map_or_else(|| Role::of(&call), Ok)?;

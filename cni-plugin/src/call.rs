@@ -1,6 +1,6 @@
 //! One call of the plugin, with what every role needs of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cni_types::{Args, Code, Error, PluginConfig, Version};
 use nodekit::Errno;
@@ -14,6 +14,8 @@ pub(crate) struct Call {
     pub(crate) config: PluginConfig,
     pub(crate) version: Version,
     pub(crate) args: Args,
+    /// The folders in which an external IPAM plugin is looked for.
+    pub(crate) plugin_path: Vec<PathBuf>,
     /// The pod's namespace may be the plugin's own.
     pub(crate) netns_override: bool,
 }

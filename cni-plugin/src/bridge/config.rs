@@ -161,6 +161,7 @@ mod tests {
             config: PluginConfig::decode(value.to_string().as_bytes()).unwrap(),
             version: Version::V1_0_0,
             args: Args::parse(args).unwrap(),
+            plugin_path: Vec::new(),
             netns_override: false,
         })
     }

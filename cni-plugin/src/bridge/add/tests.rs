@@ -32,6 +32,7 @@ fn call(dir: &Path) -> Call {
         config: PluginConfig::decode(config.to_string().as_bytes()).unwrap(),
         version: Version::V1_0_0,
         args: Args::default(),
+        plugin_path: Vec::new(),
         netns_override: false,
     }
 }
