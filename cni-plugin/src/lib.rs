@@ -48,7 +48,8 @@ pub fn run() -> ExitCode {
         Ok(Some(result)) => (result, ExitCode::SUCCESS),
         Err(error) => (error.to_json(asked_in), ExitCode::FAILURE),
     };
-    match writeln!(io::stdout(), "{output:#}") {
+    // One write: standard output writes line by line, and each wakes the runtime that reads.
+    match io::stdout().write_all(format!("{output:#}\n").as_bytes()) {
         Ok(()) => code,
         Err(error) => {
             eprintln!("causeway-cni: cannot write to standard output: {error}");
