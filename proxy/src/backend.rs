@@ -5,6 +5,7 @@
 
 mod conntrack;
 mod nftables;
+mod plane;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,8 +14,11 @@ use std::time::Duration;
 use lb_model::{Family, ServiceName};
 use nodekit::{netlink, nft};
 
+use crate::config::Mode;
+
 pub use lb_plan::nftables::Settings;
 pub use nftables::NftablesBackend;
+pub use plane::{DataPlane, Opened, PlaneSettings, cleanup, open};
 
 /// Why the kernel could not be programmed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -31,6 +35,9 @@ pub enum BackendError {
         /// The kernel's answer.
         source: Arc<nft::Error>,
     },
+    /// There is no such data plane (yet).
+    #[error("{0} is not built yet")]
+    NotBuilt(Mode),
     /// The kernel refused operations, which the source names, or could not be asked.
     #[error(transparent)]
     Nft(Arc<nft::Error>),
@@ -40,6 +47,29 @@ pub enum BackendError {
     /// Connection tracking could not be asked or changed.
     #[error(transparent)]
     Conntrack(netlink::Error),
+}
+
+impl BackendError {
+    /// The family that this kernel cannot do at all, if that is what is wrong.
+    pub fn unusable_family(&self) -> Option<Family> {
+        match self {
+            Self::NoNftables { family, .. } => Some(*family),
+            _ => None,
+        }
+    }
+}
+
+/// What the iptables data plane counts besides, for one family.
+#[derive(Debug, Default)]
+pub struct RestoreReport {
+    /// Runs of `iptables-restore` that failed.
+    pub failures: u64,
+    /// Those of them that were partial, so that a full one followed.
+    pub partial_failures: u64,
+    /// By table (`filter`, `nat`): the rules that are in the kernel now.
+    pub rules: BTreeMap<&'static str, u64>,
+    /// By table: the rules in the input of this pass.
+    pub rules_written: BTreeMap<&'static str, u64>,
 }
 
 /// What one pass did to one family.
@@ -58,6 +88,8 @@ pub struct FamilyReport {
     pub failed: BTreeMap<ServiceName, BackendError>,
     /// A failure that belongs to no Service: the pass must be repeated (with any Services, or none).
     pub leftovers: Option<BackendError>,
+    /// Only of the iptables data plane.
+    pub restore: Option<RestoreReport>,
 }
 
 /// What one pass did to the UDP flows of Services.

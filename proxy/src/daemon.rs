@@ -11,10 +11,10 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::backend::{BackendError, NftablesBackend, Settings as PlaneSettings};
+use crate::backend::{self, BackendError, Opened, PlaneSettings};
 use crate::config::{Mode, Settings};
 use crate::health::{BindError, Health, healthz_pages, metrics_pages, serve};
-use crate::metrics::{Metrics, family_name};
+use crate::metrics::Metrics;
 use crate::sync::Syncer;
 use crate::watch::{ClientError, Heard, connect, start};
 
@@ -152,8 +152,8 @@ impl SyncThread {
         let thread = std::thread::Builder::new()
             .name("sync".to_owned())
             .spawn(move || {
-                let (plane, families) = match open(&settings) {
-                    Ok(plane) => plane,
+                let opened_plane = match open(&settings) {
+                    Ok(opened) => opened,
                     Err(error) => {
                         // Nobody waits for the answer: the daemon is ending already.
                         drop(opened.send(Err(error)));
@@ -161,7 +161,7 @@ impl SyncThread {
                     }
                 };
                 if opened.send(Ok(())).is_ok() {
-                    let syncer = Syncer::new(&settings, families, plane, metrics, health);
+                    let syncer = Syncer::new(&settings, opened_plane, metrics, health);
                     runtime.block_on(syncer.run(heard));
                 }
             })?;
@@ -176,30 +176,15 @@ impl SyncThread {
     }
 }
 
-/// Both families, or the one that the kernel can do.
-fn open(settings: &Settings) -> Result<(NftablesBackend, Vec<Family>), BackendError> {
-    let plane_settings = |families: &[Family]| {
-        let settings = families.iter().map(|family| PlaneSettings {
-            family: *family,
-            masquerade_bit: settings.masquerade_bit,
-            detector: lb_model::LocalDetector::None,
-            node_port_addresses: std::collections::BTreeSet::new(),
-        });
-        settings.collect::<Vec<_>>()
-    };
-    let mut families = Family::ALL.to_vec();
-    loop {
-        match NftablesBackend::open(plane_settings(&families)) {
-            Ok(plane) => return Ok((plane, families)),
-            Err(BackendError::NoNftables { family, source }) if families.len() > 1 => {
-                tracing::warn!(
-                    family = family_name(family),
-                    error = %source,
-                    "this kernel cannot do nftables for one family; serving the other"
-                );
-                families.retain(|other| *other != family);
-            }
-            Err(error) => return Err(error),
-        }
-    }
+/// The data plane as it is before the Node is known.
+fn open(settings: &Settings) -> Result<Opened, BackendError> {
+    let plane_settings = Family::ALL.map(|family| PlaneSettings {
+        family,
+        masquerade_bit: settings.masquerade_bit,
+        detector: lb_model::LocalDetector::None,
+        node_port_addresses: std::collections::BTreeSet::new(),
+        localhost_node_ports: false,
+        tcp_be_liberal: false,
+    });
+    backend::open(settings.mode, plane_settings.to_vec())
 }

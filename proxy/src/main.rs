@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use causeway_proxy::backend::NftablesBackend;
 use causeway_proxy::cli::Flags;
 use causeway_proxy::config::said::KubeProxyConfiguration;
-use causeway_proxy::config::{Settings, overlay, read_file};
-use causeway_proxy::{daemon, logging};
+use causeway_proxy::config::{Mode, Settings, overlay, read_file};
+use causeway_proxy::{backend, daemon, logging};
 
 fn main() -> ExitCode {
     match run(&Flags::from_command_line()) {
@@ -21,7 +20,10 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<()> {
     if flags.cleanup == Some(true) {
-        return NftablesBackend::cleanup().context("--cleanup");
+        for mode in Mode::ALL {
+            backend::cleanup(mode).with_context(|| format!("--cleanup: {mode}"))?;
+        }
+        return Ok(());
     }
     let (mut said, mut warnings) = match &flags.config {
         Some(path) => read_file(path)?,

@@ -8,15 +8,14 @@ mod node;
 mod record;
 mod retries;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_model::said::Event;
-use lb_model::{Complaint, Family, Model, ModelConfig, ServiceName};
+use lb_model::{Complaint, Family, Model, ModelConfig};
 use tokio::sync::mpsc;
 
-use crate::backend::{BackendError, NftablesBackend, PassReport, Settings as PlaneSettings};
+use crate::backend::{DataPlane, Opened, PlaneSettings};
 use crate::config::Settings;
 use crate::health::Health;
 use crate::memory;
@@ -33,36 +32,11 @@ const GULP: usize = 512;
 /// A pass over this many Services leaves memory behind that is worth giving back.
 const BIG_PASS: usize = 1000;
 
-/// What is kept up to date.
-pub trait DataPlane {
-    /// Brings the kernel to what `model` says about `services`; the first time, about everything.
-    fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport;
-    /// Takes new settings for one family, in force with the next [`DataPlane::sync`].
-    fn set_settings(&mut self, settings: PlaneSettings);
-    /// Whether somebody else changed what is ours, so that a sync is needed.
-    ///
-    /// # Errors
-    /// The kernel does not tell.
-    fn check(&mut self) -> Result<bool, BackendError>;
-}
-
-impl DataPlane for NftablesBackend {
-    fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
-        Self::sync(self, model, services)
-    }
-    fn set_settings(&mut self, settings: PlaneSettings) {
-        Self::set_settings(self, settings);
-    }
-    fn check(&mut self) -> Result<bool, BackendError> {
-        Self::check(self)
-    }
-}
-
 /// The owner of the model and of the data plane.
 #[derive(Debug)]
-pub struct Syncer<P> {
+pub struct Syncer {
     model: Model,
-    plane: P,
+    plane: Box<dyn DataPlane>,
     families: Vec<Family>,
     masquerade_bit: u8,
     min_period: Duration,
@@ -79,20 +53,15 @@ pub struct Syncer<P> {
     last_check: Instant,
 }
 
-impl<P: DataPlane> Syncer<P> {
-    /// A syncer that has heard nothing yet; `families` are those that `plane` serves.
-    pub fn new(
-        settings: &Settings,
-        families: Vec<Family>,
-        plane: P,
-        metrics: Metrics,
-        health: Arc<Health>,
-    ) -> Self {
+impl Syncer {
+    /// A syncer that has heard nothing yet.
+    pub fn new(settings: &Settings, opened: Opened, metrics: Metrics, health: Arc<Health>) -> Self {
         let model = Model::new(ModelConfig {
             node_name: settings.node_name.clone(),
             detect_local: settings.detect_local.clone(),
             masquerade_all: settings.masquerade_all,
         });
+        let Opened { plane, families } = opened;
         let now = Instant::now();
         Self {
             model,
@@ -273,6 +242,8 @@ impl<P: DataPlane> Syncer<P> {
                 .copied()
                 .filter(|ip| Family::of(*ip) == *family)
                 .collect(),
+            localhost_node_ports: false,
+            tcp_be_liberal: false,
         });
         settings.collect()
     }

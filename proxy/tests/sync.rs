@@ -11,18 +11,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use causeway_proxy::backend::{BackendError, FamilyReport, PassReport, Settings as PlaneSettings};
+use causeway_proxy::backend::{
+    BackendError, DataPlane, FamilyReport, Opened, PassReport, PlaneSettings,
+};
 use causeway_proxy::config::Settings;
 use causeway_proxy::config::said::KubeProxyConfiguration;
 use causeway_proxy::health::Health;
 use causeway_proxy::metrics::Metrics;
-use causeway_proxy::sync::{DataPlane, Syncer};
+use causeway_proxy::sync::Syncer;
 use causeway_proxy::watch::Heard;
 use lb_model::said::{EndpointSlice, Event, Node, Service, ServicePort, SliceEndpoint, SlicePort};
 use lb_model::{Family, LocalDetector, Model, ServiceName};
 
 /// What the data plane was told, and what it is to do next.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Told {
     passes: Vec<BTreeSet<ServiceName>>,
     settings: Vec<PlaneSettings>,
@@ -30,7 +32,7 @@ struct Told {
     drifted: bool,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Plane(Rc<RefCell<Told>>);
 
 impl DataPlane for Plane {
@@ -63,7 +65,7 @@ fn refused() -> BackendError {
 }
 
 struct Scene {
-    syncer: Syncer<Plane>,
+    syncer: Syncer,
     plane: Plane,
     metrics: Metrics,
     health: Arc<Health>,
@@ -83,8 +85,10 @@ impl Scene {
         let health = Arc::new(Health::new(settings.timing.sync_period * 2));
         let syncer = Syncer::new(
             &settings,
-            vec![Family::V4],
-            plane.clone(),
+            Opened {
+                plane: Box::new(plane.clone()),
+                families: vec![Family::V4],
+            },
             metrics.clone(),
             Arc::clone(&health),
         );

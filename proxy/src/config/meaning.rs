@@ -65,12 +65,20 @@ pub struct Api {
 pub enum Mode {
     /// nftables, kernel 5.13 or newer.
     Nftables,
+    /// iptables, through `iptables-restore`.
+    Iptables,
+}
+
+impl Mode {
+    /// All that are built.
+    pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
         })
     }
 }
@@ -229,10 +237,10 @@ impl Reader<'_> {
     fn mode(&mut self, said: &KubeProxyConfiguration) -> Mode {
         let accepted = match said.mode.as_deref() {
             None | Some("" | "nftables" | "auto") => return Mode::Nftables,
-            Some("iptables") => "nftables, auto or nothing (iptables is not built yet)",
-            Some("ipvs") => "nftables, auto or nothing (ipvs is not built yet)",
-            Some("ebpf") => "nftables, auto or nothing (ebpf is not built yet)",
-            Some(_) => "nftables, auto or nothing",
+            Some("iptables") => return Mode::Iptables,
+            Some("ipvs") => "nftables, iptables, auto or nothing (ipvs is not built yet)",
+            Some("ebpf") => "nftables, iptables, auto or nothing (ebpf is not built yet)",
+            Some(_) => "nftables, iptables, auto or nothing",
         };
         self.refuse("mode", said.mode.as_deref().unwrap_or_default(), accepted);
         Mode::Nftables

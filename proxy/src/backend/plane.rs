@@ -1,0 +1,124 @@
+//! What every data plane does, and the one place where one is opened or removed.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use lb_model::{Family, LocalDetector, Model, ServiceName};
+
+use super::{BackendError, NftablesBackend, PassReport};
+use crate::config::Mode;
+use crate::metrics::family_name;
+
+/// What the whole program of one family depends on, whatever the data plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaneSettings {
+    /// The family.
+    pub family: Family,
+    /// Number of the bit of the packet's mark (0 to 31) that says "rewrite the source".
+    pub masquerade_bit: u8,
+    /// How a source is recognised as a pod's.
+    pub detector: LocalDetector,
+    /// The addresses on which node ports are served.
+    pub node_port_addresses: BTreeSet<IpAddr>,
+    /// Node ports answer on 127.0.0.1, too (iptables and IPv4 only).
+    pub localhost_node_ports: bool,
+    /// `conntrack.tcpBeLiberal`: packets that connection tracking finds invalid are let through.
+    pub tcp_be_liberal: bool,
+}
+
+/// A data plane: what is kept up to date. Belongs to one thread, which it blocks and whose network
+/// namespace it programs. Opening one changes nothing; dropping it leaves the kernel as it is.
+pub trait DataPlane: fmt::Debug {
+    /// Brings the kernel to what `model` says about `services`; the first time, about everything.
+    fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport;
+    /// Takes new settings for one family, in force with the next [`DataPlane::sync`].
+    fn set_settings(&mut self, settings: PlaneSettings);
+    /// Whether somebody else changed what is ours, so that a sync is needed.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    fn check(&mut self) -> Result<bool, BackendError>;
+}
+
+/// A data plane that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// It.
+    pub plane: Box<dyn DataPlane>,
+    /// The families that it serves.
+    pub families: Vec<Family>,
+}
+
+/// Opens the data plane of `mode` on the calling thread for the families that `settings` name, or
+/// for the one of them that the kernel can do.
+///
+/// # Errors
+/// The kernel can do none of them.
+pub fn open(mode: Mode, mut settings: Vec<PlaneSettings>) -> Result<Opened, BackendError> {
+    loop {
+        match open_all(mode, settings.clone()) {
+            Ok(plane) => {
+                let families = settings.iter().map(|one| one.family).collect();
+                return Ok(Opened { plane, families });
+            }
+            Err(error) => {
+                let lacking = error.unusable_family().filter(|_| settings.len() > 1);
+                let Some(family) = lacking else {
+                    return Err(error);
+                };
+                tracing::warn!(
+                    %mode,
+                    family = family_name(family),
+                    %error,
+                    "this kernel cannot do one family; serving the other"
+                );
+                settings.retain(|one| one.family != family);
+            }
+        }
+    }
+}
+
+fn open_all(mode: Mode, settings: Vec<PlaneSettings>) -> Result<Box<dyn DataPlane>, BackendError> {
+    match mode {
+        Mode::Nftables => {
+            let settings = settings.into_iter().map(Into::into).collect();
+            Ok(Box::new(NftablesBackend::open(settings)?))
+        }
+        Mode::Iptables => Err(BackendError::NotBuilt(mode)),
+    }
+}
+
+/// Removes everything that the data plane of `mode` has in the kernel. Nothing there is no error.
+///
+/// # Errors
+/// Something is left.
+pub fn cleanup(mode: Mode) -> Result<(), BackendError> {
+    match mode {
+        Mode::Nftables => NftablesBackend::cleanup(),
+        Mode::Iptables => Ok(()),
+    }
+}
+
+impl From<PlaneSettings> for lb_plan::nftables::Settings {
+    fn from(settings: PlaneSettings) -> Self {
+        Self {
+            family: settings.family,
+            masquerade_bit: settings.masquerade_bit,
+            detector: settings.detector,
+            node_port_addresses: settings.node_port_addresses,
+        }
+    }
+}
+
+impl DataPlane for NftablesBackend {
+    fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
+        Self::sync(self, model, services)
+    }
+    fn set_settings(&mut self, settings: PlaneSettings) {
+        Self::set_settings(self, settings.into());
+    }
+    fn check(&mut self) -> Result<bool, BackendError> {
+        Self::check(self)
+    }
+}
