@@ -1,6 +1,7 @@
 //! What the tests that need namespaces share. It never runs in production.
 
 pub mod figures;
+pub mod packet_bed;
 pub mod proxy_bed;
 
 use std::path::{Path, PathBuf};

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
 
-#[path = "nftables/bed.rs"]
-mod bed;
 #[path = "nftables/changes.rs"]
 mod changes;
 #[path = "nftables/faults.rs"]

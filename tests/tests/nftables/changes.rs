@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use lb_model::Family;
 use lb_model::said::Event;
 
-use crate::bed::{Bed, ask, ask_udp};
 use crate::world::{Proxy, World, at, node_port, node_port_service, service};
+use causeway_tests::packet_bed::{Bed, ask, ask_udp};
 
 #[test]
 fn endpoints_come_and_go() {

@@ -4,8 +4,8 @@ use lb_model::Family;
 use nodekit::Errno;
 use nodekit::faulty::Faults;
 
-use crate::bed::Bed;
 use crate::world::{Proxy, World, at, node_port, node_port_service, service};
+use causeway_tests::packet_bed::Bed;
 
 /// Before: three Services.
 fn old(bed: &Bed) -> World {

@@ -6,8 +6,8 @@ use causeway_proxy::backend::NftablesBackend;
 use lb_model::{DetectLocal, Family};
 use nodekit::nft::{Batch, NftSocket, Table};
 
-use crate::bed::{Bed, ask};
 use crate::world::{Proxy, World, at, node_port, node_port_service, service};
+use causeway_tests::packet_bed::{Bed, ask};
 
 /// `nft` with these words on the node.
 fn nft(bed: &Bed, words: &str) -> String {

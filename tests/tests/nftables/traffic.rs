@@ -8,8 +8,8 @@ use std::time::Duration;
 use lb_model::said::Ingress;
 use lb_model::{DetectLocal, Family};
 
-use crate::bed::{Bed, Host, Seen};
 use crate::world::{Proxy, World, at, node_port, node_port_service, service};
+use causeway_tests::packet_bed::{Bed, Host, POD_PORT, Seen};
 
 /// Which pods answer 40 connections, and as whom they see the client.
 #[track_caller]
@@ -166,6 +166,7 @@ fn a_pod_reaches_itself() {
             seen,
             Seen {
                 pod: 1,
+                port: POD_PORT,
                 client: node_side(pod, family)
             }
         );

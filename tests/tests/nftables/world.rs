@@ -8,7 +8,7 @@ use lb_model::said::{EndpointSlice, Event, Service, ServicePort, SliceEndpoint, 
 use lb_model::{DetectLocal, Family, Model, ModelConfig, ServiceName};
 use nodekit::faulty::Faults;
 
-use crate::bed::{Bed, POD_PORT};
+use causeway_tests::packet_bed::{Bed, POD_PORT};
 
 /// The ClusterIP with the last number `n`.
 pub(crate) fn vip(family: Family, n: u8) -> IpAddr {

@@ -1,10 +1,12 @@
-//! A node with three pods and two outside clients, each a network namespace of its own.
+//! A node with three pods and two outside clients, each a network namespace of its own, for tests
+//! that send packets through a data plane.
+
+#![expect(clippy::unwrap_used, reason = "what a bed cannot do fails its test")]
+
+mod server;
 
 use std::io::{ErrorKind, Read, Result, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use lb_model::Family;
@@ -13,29 +15,40 @@ use nodekit::route::{Address, Handle, Route, RouteKind, VethEnd, VethPair};
 use nodekit::sysctl;
 use std::os::fd::AsFd;
 
+use server::Server;
+
 /// The port that every pod serves, TCP and UDP.
-pub(crate) const POD_PORT: u16 = 8080;
+pub const POD_PORT: u16 = 8080;
+/// Another port that every pod serves, TCP and UDP.
+pub const OTHER_POD_PORT: u16 = 9090;
 /// How long a packet that nobody answers is waited for.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// What an endpoint saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Which pod, from 1.
-    pub(crate) pod: usize,
+    pub pod: usize,
+    /// On which of its ports.
+    pub port: u16,
     /// The client as the pod saw it.
-    pub(crate) client: IpAddr,
+    pub client: IpAddr,
 }
 
 /// A namespace beside the node.
-pub(crate) struct Host {
-    pub(crate) netns: NetNs,
+#[derive(Debug)]
+pub struct Host {
+    /// The namespace.
+    pub netns: NetNs,
+    /// How long this host waits for an answer.
+    pub patience: Duration,
     v4: IpAddr,
     v6: IpAddr,
 }
 
 impl Host {
-    pub(crate) fn ip(&self, family: Family) -> IpAddr {
+    /// Its own address; the node's is the one that its Node object says.
+    pub fn ip(&self, family: Family) -> IpAddr {
         match family {
             Family::V4 => self.v4,
             Family::V6 => self.v6,
@@ -43,39 +56,57 @@ impl Host {
     }
 
     /// A TCP connection to `to`: what the endpoint saw.
-    pub(crate) fn tcp(&self, to: SocketAddr) -> Result<Seen> {
+    ///
+    /// # Errors
+    /// Refused, or not answered.
+    pub fn tcp(&self, to: SocketAddr) -> Result<Seen> {
         ask(&mut self.connect(to)?)
     }
 
     /// A TCP connection to `to` that stays open.
-    pub(crate) fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
-        let connect = || TcpStream::connect_timeout(&to, PATIENCE);
+    ///
+    /// # Errors
+    /// As [`Host::tcp`].
+    pub fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
+        let connect = || TcpStream::connect_timeout(&to, self.patience);
         let stream = self.netns.run(connect).unwrap()?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(self.patience))?;
         Ok(stream)
     }
 
     /// A UDP socket that talks to `to` only.
-    pub(crate) fn udp_socket(&self, to: SocketAddr) -> UdpSocket {
-        let ip = self.ip(Family::of(to.ip()));
+    ///
+    /// # Panics
+    /// There are no sockets left.
+    pub fn udp_socket(&self, to: SocketAddr) -> UdpSocket {
+        let ip = match to.ip() {
+            loopback if loopback.is_loopback() => loopback,
+            other => self.ip(Family::of(other)),
+        };
         let socket = self
             .netns
             .run(|| UdpSocket::bind((ip, 0)))
             .unwrap()
             .unwrap();
         socket.connect(to).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(self.patience)).unwrap();
         socket
     }
 
     /// One UDP exchange with `to` from a new port.
-    pub(crate) fn udp(&self, to: SocketAddr) -> Result<Seen> {
+    ///
+    /// # Errors
+    /// As [`Host::tcp`].
+    pub fn udp(&self, to: SocketAddr) -> Result<Seen> {
         ask_udp(&self.udp_socket(to))
     }
 }
 
 /// Asks over an open connection.
-pub(crate) fn ask(stream: &mut TcpStream) -> Result<Seen> {
+///
+/// # Errors
+/// As [`Host::tcp`].
+pub fn ask(stream: &mut TcpStream) -> Result<Seen> {
     stream.write_all(b"?")?;
     let mut answer = [0; 64];
     let length = stream.read(&mut answer)?;
@@ -83,7 +114,10 @@ pub(crate) fn ask(stream: &mut TcpStream) -> Result<Seen> {
 }
 
 /// Asks over a connected socket.
-pub(crate) fn ask_udp(socket: &UdpSocket) -> Result<Seen> {
+///
+/// # Errors
+/// As [`Host::tcp`].
+pub fn ask_udp(socket: &UdpSocket) -> Result<Seen> {
     socket.send(b"?")?;
     let mut answer = [0; 64];
     let length = socket.recv(&mut answer)?;
@@ -92,29 +126,41 @@ pub(crate) fn ask_udp(socket: &UdpSocket) -> Result<Seen> {
 
 fn seen(answer: &[u8]) -> Result<Seen> {
     let text = std::str::from_utf8(answer).unwrap_or_default();
-    let parsed = text
-        .split_once(' ')
-        .and_then(|(pod, ip)| Some((pod.parse().ok()?, ip.parse().ok()?)));
-    let (pod, client) = parsed.ok_or(ErrorKind::UnexpectedEof)?;
-    Ok(Seen { pod, client })
+    let mut words = text.split(' ');
+    let mut parse = || {
+        Some(Seen {
+            pod: words.next()?.parse().ok()?,
+            port: words.next()?.parse().ok()?,
+            client: words.next()?.parse().ok()?,
+        })
+    };
+    parse().ok_or_else(|| ErrorKind::UnexpectedEof.into())
 }
 
 /// All namespaces; gone when dropped.
-pub(crate) struct Bed {
-    pub(crate) node: Host,
+#[derive(Debug)]
+pub struct Bed {
+    /// Its Node object says 192.0.2.1 and 2001:db8:2::1; towards the pods it has addresses of
+    /// their networks.
+    pub node: Host,
     /// 1, 2 and 3; the third counts as another node's.
-    pub(crate) pods: Vec<Host>,
+    pub pods: Vec<Host>,
     /// In 192.0.2.0/24 and 2001:db8:2::/64.
-    pub(crate) client: Host,
+    pub client: Host,
     /// In 198.51.100.0/24 and 2001:db8:51::/64.
-    pub(crate) stranger: Host,
+    pub stranger: Host,
     _uplink: Host,
-    stop: Arc<AtomicBool>,
-    servers: Vec<JoinHandle<()>>,
+    _server: Server,
 }
 
 impl Bed {
-    pub(crate) fn new() -> Self {
+    /// Makes everything.
+    ///
+    /// # Panics
+    /// A namespace or a link cannot be made.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "nothing about it is a default")]
+    pub fn new() -> Self {
         let node = NetNs::anonymous().unwrap();
         let mut links = Handle::open_in(&node).unwrap();
         links.set_up(1).unwrap();
@@ -138,19 +184,14 @@ impl Bed {
         for gateway in [uplink.v4, uplink.v6] {
             links.add_route(&Route::default_by(gateway)).unwrap();
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut servers = Vec::new();
-        for (pod, host) in (1..).zip(&pods) {
-            for family in Family::ALL {
-                servers.extend(serve(pod, host, family, &stop));
-            }
-        }
+        let server = Server::start(&pods);
         let (v4, v6) = (
             "192.0.2.1".parse().unwrap(),
             "2001:db8:2::1".parse().unwrap(),
         );
         let node = Host {
             netns: node,
+            patience: PATIENCE,
             v4,
             v6,
         };
@@ -160,23 +201,13 @@ impl Bed {
             client,
             stranger,
             _uplink: uplink,
-            stop,
-            servers,
+            _server: server,
         }
     }
 
-    pub(crate) fn pod(&self, n: usize) -> &Host {
+    /// Pod `n`, from 1.
+    pub fn pod(&self, n: usize) -> &Host {
         &self.pods[n - 1]
-    }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for server in self.servers.drain(..) {
-            // A server that panicked has failed its test already.
-            let _ = server.join();
-        }
     }
 }
 
@@ -193,7 +224,12 @@ fn refuse_vips(uplink: &Host) {
     };
     uplink.netns.run(forward).unwrap();
     let mut routes = Handle::open_in(&uplink.netns).unwrap();
-    for vips in ["10.96.0.0/16", "fd00:96::/32"] {
+    for vips in [
+        "10.96.0.0/16",
+        "203.0.113.0/24",
+        "fd00:96::/32",
+        "2001:db8:113::/48",
+    ] {
         let route = Route {
             kind: RouteKind::Prohibit,
             ..Route::to(vips.parse().unwrap())
@@ -245,56 +281,8 @@ fn neighbour(node: &NetNs, name: &str, v4: &str, v6: &str) -> Host {
     let ip = |text: String| text.parse().unwrap();
     Host {
         netns,
+        patience: PATIENCE,
         v4: ip(format!("{v4}.2")),
         v6: ip(format!("{v6}:2")),
-    }
-}
-
-/// TCP and UDP servers of one pod that say who they are and whom they see.
-fn serve(pod: usize, host: &Host, family: Family, stop: &Arc<AtomicBool>) -> [JoinHandle<()>; 2] {
-    let at = SocketAddr::new(host.ip(family), POD_PORT);
-    let bind = || (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap());
-    let (listener, socket) = host.netns.run(bind).unwrap();
-    let (tcp_stop, udp_stop) = (Arc::clone(stop), Arc::clone(stop));
-    let tcp = thread::spawn(move || serve_tcp(pod, &listener, &tcp_stop));
-    let udp = thread::spawn(move || serve_udp(pod, &socket, &udp_stop));
-    [tcp, udp]
-}
-
-fn serve_tcp(pod: usize, listener: &TcpListener, stop: &AtomicBool) {
-    listener.set_nonblocking(true).unwrap();
-    let mut streams: Vec<TcpStream> = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        if let Ok((stream, _)) = listener.accept() {
-            stream.set_nonblocking(true).unwrap();
-            streams.push(stream);
-        }
-        streams.retain_mut(|stream| {
-            let mut question = [0; 1];
-            match stream.read(&mut question) {
-                Ok(0) => false,
-                Ok(_) => answer(pod, stream).is_ok(),
-                Err(error) => error.kind() == ErrorKind::WouldBlock,
-            }
-        });
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn answer(pod: usize, stream: &mut TcpStream) -> Result<()> {
-    let client = stream.peer_addr()?.ip();
-    stream.write_all(format!("{pod} {client}").as_bytes())
-}
-
-fn serve_udp(pod: usize, socket: &UdpSocket, stop: &AtomicBool) {
-    socket
-        .set_read_timeout(Some(Duration::from_millis(20)))
-        .unwrap();
-    let mut question = [0; 1];
-    while !stop.load(Ordering::Relaxed) {
-        if let Ok((_, client)) = socket.recv_from(&mut question) {
-            // A client that left does not want its answer.
-            let _ = socket.send_to(format!("{pod} {}", client.ip()).as_bytes(), client);
-        }
     }
 }
