@@ -25,6 +25,7 @@ const OWN: &[(&str, &[&str])] = &[
     ("causeway-cni", &["cni-types", "nodekit"]),
     ("causeway-proxy", &["lb-model", "lb-plan", "nodekit"]),
     ("netns-lab", &["nodekit"]),
+    ("causeway-cri-tests", &["nodekit"]),
 ];
 
 /// What must stay out of a package's normal dependencies, and why that would be wrong.
