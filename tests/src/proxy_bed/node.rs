@@ -108,7 +108,15 @@ impl Bed {
     /// # Errors
     /// It cannot be executed.
     pub fn proxy(&self, flags: &[&str]) -> anyhow::Result<Proxy> {
-        Proxy::start(self, flags)
+        self.program(&crate::binary("causeway-proxy"), flags)
+    }
+
+    /// As [`Bed::proxy`], with another program that takes kube-proxy's flags.
+    ///
+    /// # Errors
+    /// It cannot be executed.
+    pub fn program(&self, program: &Path, flags: &[&str]) -> anyhow::Result<Proxy> {
+        Proxy::start(self, program, flags)
     }
 }
 

@@ -32,9 +32,9 @@ pub struct Usage {
 }
 
 impl Proxy {
-    pub(super) fn start(bed: &Bed, flags: &[&str]) -> anyhow::Result<Self> {
+    pub(super) fn start(bed: &Bed, program: &Path, flags: &[&str]) -> anyhow::Result<Self> {
         let kubeconfig = bed.folder().join("kubeconfig");
-        let mut command = Command::new(crate::binary("causeway-proxy"));
+        let mut command = Command::new(program);
         command
             .arg("--kubeconfig")
             .arg(kubeconfig)
@@ -54,7 +54,7 @@ impl Proxy {
             .stderr(file);
         // A child is born in the namespace of the thread that makes it.
         let (child, started) = bed.netns.run(move || (command.spawn(), Instant::now()))?;
-        let child = child.context("executing causeway-proxy")?;
+        let child = child.context("executing the service proxy")?;
         Ok(Self {
             child,
             log,

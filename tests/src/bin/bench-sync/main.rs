@@ -2,12 +2,16 @@
 //! real program, against the lab's API server, on a node that is a network namespace. What counts
 //! is a packet that arrives, not a log line. It never touches the machine's own network.
 
+mod contender;
 mod load;
+mod report;
 mod rounds;
+
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use causeway_tests::figures::Table;
+use contender::Contender;
 use load::Load;
 use rounds::Rounds;
 
@@ -17,6 +21,8 @@ bench-sync: from a change to the packet that arrives, and memory and processor t
   --loads LIST      Services x endpoints of each (1000x10,10000x2,5000x50)
   --rounds N        starts from an empty kernel, for each load (5)
   --changes N       single changes, for each load (50)
+  --mode MODE       the data plane (nftables)
+  --peer PROGRAM    a kube-proxy, measured in the same mode and in turns with causeway-proxy
   --json FILE       the figures as JSON, too
 ";
 
@@ -24,6 +30,8 @@ struct Options {
     loads: Vec<Load>,
     rounds: usize,
     changes: usize,
+    mode: String,
+    peer: Option<PathBuf>,
     json: Option<String>,
 }
 
@@ -34,6 +42,8 @@ impl Options {
             loads: Load::list("1000x10,10000x2,5000x50")?,
             rounds: 5,
             changes: 50,
+            mode: "nftables".to_owned(),
+            peer: None,
             json: None,
         };
         let mut arguments = std::env::args().skip(1);
@@ -52,6 +62,8 @@ impl Options {
                 "--loads" => options.loads = Load::list(&value)?,
                 "--rounds" => options.rounds = number()?,
                 "--changes" => options.changes = number()?,
+                "--mode" => options.mode = value,
+                "--peer" => options.peer = Some(value.into()),
                 "--json" => options.json = Some(value),
                 _ => bail!("{name} is unknown\n{USAGE}"),
             }
@@ -67,10 +79,15 @@ fn main() -> anyhow::Result<()> {
     };
     let mut all = Vec::new();
     for load in &options.loads {
-        println!("{load}: filling the API server");
-        let rows = Rounds::measure(*load, options.rounds, options.changes)?.rows(*load);
-        all.push(serde_json::json!({"load": load.to_string(), "rows": rows}));
-        println!("{}", table(*load, rows));
+        println!("{load}, {}: filling the API server", options.mode);
+        let (mut own, mut peer) = measure(*load, &options)?;
+        println!("{}", own.table(*load));
+        let mut figures = serde_json::json!({"load": load.to_string(), "own": own.json()});
+        if let Some(peer) = &mut peer {
+            println!("{}", report::ratios(*load, &mut own, peer));
+            figures["peer"] = peer.json();
+        }
+        all.push(figures);
     }
     if let Some(file) = options.json {
         std::fs::write(&file, serde_json::to_string_pretty(&all)?).with_context(|| file.clone())?;
@@ -78,9 +95,23 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn table(load: Load, rows: Vec<[String; 4]>) -> Table {
-    let head = load.to_string();
-    let mut table = Table::new([head.as_str(), "median", "p90", "limit"]);
-    rows.into_iter().for_each(|row| table.row(row));
-    table
+/// Both programs in turns, each on a node of its own, so that what the machine does meanwhile
+/// meets both.
+fn measure(load: Load, options: &Options) -> anyhow::Result<(Rounds, Option<Rounds>)> {
+    let own = Contender::own(&options.mode, load)?;
+    let peer = options
+        .peer
+        .as_ref()
+        .map(|program| Contender::peer(program, &options.mode, load))
+        .transpose()?;
+    let mut own_rounds = Rounds::default();
+    let mut peer_rounds = peer.as_ref().map(|_| Rounds::default());
+    for round in 0..options.rounds {
+        let changes = (round + 1 == options.rounds).then_some(options.changes);
+        own_rounds.round(&own, load, options.rounds, changes)?;
+        if let (Some(peer), Some(rounds)) = (&peer, &mut peer_rounds) {
+            rounds.round(peer, load, options.rounds, changes)?;
+        }
+    }
+    Ok((own_rounds, peer_rounds))
 }

@@ -4,16 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use causeway_proxy::backend::NftablesBackend;
+use causeway_tests::figures::Figures;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
 use causeway_tests::proxy_bed::{Bed, PORTS, Proxy, answer, get, wait_for};
 use netns_lab::apiserver::Resource;
 
+use crate::contender::Contender;
 use crate::load::{Load, target};
-use causeway_tests::figures::Figures;
 
-/// Far above every limit, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Slices that change at once.
 const BURST: usize = 500;
 /// Time for the daemon to come to rest before its memory is read.
@@ -22,49 +20,51 @@ const REST: Duration = Duration::from_millis(1500);
 /// Everything measured at one load.
 #[derive(Default)]
 pub(crate) struct Rounds {
-    start: Figures,
-    start_processor: Figures,
-    change: Figures,
-    change_in_daemon: Figures,
-    operations: Vec<u64>,
-    new_service: Figures,
-    burst: Figures,
-    restart: Figures,
-    failed_meanwhile: usize,
-    tried_meanwhile: usize,
-    resident: Vec<u64>,
-    peak: Vec<u64>,
+    pub(crate) start: Figures,
+    pub(crate) start_processor: Figures,
+    pub(crate) change: Figures,
+    pub(crate) change_in_daemon: Figures,
+    pub(crate) operations: Vec<u64>,
+    pub(crate) new_service: Figures,
+    pub(crate) burst: Figures,
+    pub(crate) restart: Figures,
+    pub(crate) failed_meanwhile: usize,
+    pub(crate) tried_meanwhile: usize,
+    pub(crate) resident: Vec<u64>,
+    pub(crate) peak: Vec<u64>,
 }
 
 impl Rounds {
-    pub(crate) fn measure(load: Load, rounds: usize, changes: usize) -> anyhow::Result<Self> {
-        let bed = Bed::new()?;
-        load.fill(&bed)?;
-        let mut measured = Self::default();
-        for round in 0..rounds {
-            bed.netns.run(NftablesBackend::cleanup)??;
-            let proxy = measured.start(&bed, load)?;
-            if round + 1 == rounds {
-                measured.single_changes(&bed, load, changes)?;
-                measured.new_services(&bed, load, changes)?;
-                measured.bursts(&bed, load, rounds)?;
-                measured.memory(&proxy)?;
-                measured.restarts(&bed, load, rounds, proxy)?;
-            } else {
-                std::thread::sleep(REST);
-                measured.memory(&proxy)?;
-                proxy.kill()?;
-            }
+    /// One start from an empty kernel; with `changes`, everything else after it.
+    pub(crate) fn round(
+        &mut self,
+        contender: &Contender,
+        load: Load,
+        rounds: usize,
+        changes: Option<usize>,
+    ) -> anyhow::Result<()> {
+        contender.clean_up()?;
+        let proxy = self.start(contender, load)?;
+        if let Some(changes) = changes {
+            self.single_changes(contender, load, changes)?;
+            self.new_services(contender, load, changes)?;
+            self.bursts(contender, load, rounds)?;
+            self.memory(&proxy)?;
+            self.restarts(contender, load, rounds, proxy)
+        } else {
+            std::thread::sleep(REST);
+            self.memory(&proxy)?;
+            proxy.kill()
         }
-        Ok(measured)
     }
 
     /// From an empty kernel to the last Service reachable: every one is tried.
-    fn start(&mut self, bed: &Bed, load: Load) -> anyhow::Result<Proxy> {
-        let proxy = bed.proxy(&[])?;
+    fn start(&mut self, contender: &Contender, load: Load) -> anyhow::Result<Proxy> {
+        let Contender { bed, patience, .. } = contender;
+        let proxy = contender.start()?;
         let mut last = proxy.started;
         for index in (0..load.services).rev() {
-            last = wait_for(&bed.netns, target(index), PORTS[0], PATIENCE)
+            last = wait_for(&bed.netns, target(index), PORTS[0], *patience)
                 .with_context(|| proxy.log().unwrap_or_default())?;
             // Once the last ones are there, trying the rest only costs the daemon its processor.
             if index + 16 < load.services {
@@ -84,14 +84,21 @@ impl Rounds {
     }
 
     /// One endpoint changed; how long after its event the packets follow.
-    fn single_changes(&mut self, bed: &Bed, load: Load, changes: usize) -> anyhow::Result<()> {
+    fn single_changes(
+        &mut self,
+        contender: &Contender,
+        load: Load,
+        changes: usize,
+    ) -> anyhow::Result<()> {
+        let Contender { bed, patience, .. } = contender;
         for number in 0..changes {
             let port = PORTS[(number + 1) % 2];
-            let before = Daemon::read(bed)?;
+            let before = contender.tells.then(|| Daemon::read(bed)).transpose()?;
             let since = Instant::now();
             load.set_probe(bed, port)?;
-            let there = wait_for(&bed.netns, load.probe(), port, PATIENCE)?;
+            let there = wait_for(&bed.netns, load.probe(), port, *patience)?;
             self.change.add(there - since);
+            let Some(before) = before else { continue };
             // The pass ends a little after the kernel has it.
             std::thread::sleep(Duration::from_millis(30));
             let after = Daemon::read(bed)?;
@@ -101,11 +108,17 @@ impl Rounds {
             self.operations.push(after.last_operations);
         }
         load.set_probe(bed, PORTS[0])?;
-        wait_for(&bed.netns, load.probe(), PORTS[0], PATIENCE)?;
+        wait_for(&bed.netns, load.probe(), PORTS[0], *patience)?;
         Ok(())
     }
 
-    fn new_services(&mut self, bed: &Bed, load: Load, changes: usize) -> anyhow::Result<()> {
+    fn new_services(
+        &mut self,
+        contender: &Contender,
+        load: Load,
+        changes: usize,
+    ) -> anyhow::Result<()> {
+        let Contender { bed, patience, .. } = contender;
         for number in 0..changes {
             let index = load.services + 1 + number;
             let name = format!("new-{number}");
@@ -114,14 +127,15 @@ impl Rounds {
             let since = Instant::now();
             bed.store.seed(Resource::Service, [service])?;
             bed.store.seed(Resource::EndpointSlice, [slice])?;
-            let there = wait_for(&bed.netns, target(index), PORTS[1], PATIENCE)?;
+            let there = wait_for(&bed.netns, target(index), PORTS[1], *patience)?;
             self.new_service.add(there - since);
         }
         Ok(())
     }
 
     /// From the last event of a burst to the last Service changed.
-    fn bursts(&mut self, bed: &Bed, load: Load, rounds: usize) -> anyhow::Result<()> {
+    fn bursts(&mut self, contender: &Contender, load: Load, rounds: usize) -> anyhow::Result<()> {
+        let Contender { bed, patience, .. } = contender;
         let count = BURST.min(load.services);
         for round in 0..rounds {
             let port = PORTS[(round + 1) % 2];
@@ -129,18 +143,18 @@ impl Rounds {
             let since = Instant::now();
             let mut there = since;
             for index in (0..count).rev() {
-                there = there.max(wait_for(&bed.netns, target(index), port, PATIENCE)?);
+                there = there.max(wait_for(&bed.netns, target(index), port, *patience)?);
                 if index + 16 < count {
                     break;
                 }
             }
             self.burst.add(there - since);
             for index in 0..count {
-                wait_for(&bed.netns, target(index), port, PATIENCE)?;
+                wait_for(&bed.netns, target(index), port, *patience)?;
             }
         }
         load.set_ports(bed, 0..count, PORTS[0])?;
-        wait_for(&bed.netns, target(count - 1), PORTS[0], PATIENCE)?;
+        wait_for(&bed.netns, target(count - 1), PORTS[0], *patience)?;
         Ok(())
     }
 
@@ -148,7 +162,7 @@ impl Rounds {
     /// any connection to another Service fail meanwhile?
     fn restarts(
         &mut self,
-        bed: &Bed,
+        contender: &Contender,
         load: Load,
         rounds: usize,
         proxy: Proxy,
@@ -171,8 +185,8 @@ impl Rounds {
                 }
             };
             let took = std::thread::scope(|scope| {
-                let steady = scope.spawn(|| bed.netns.run(steady));
-                let took = restart(bed, load, port, &mut proxy);
+                let steady = scope.spawn(|| contender.bed.netns.run(steady));
+                let took = restart(contender, load, port, &mut proxy);
                 stop.store(true, Ordering::Relaxed);
                 drop(steady.join());
                 took
@@ -190,46 +204,10 @@ impl Rounds {
         self.peak.push(usage.peak);
         Ok(())
     }
-
-    /// Name, median, p90 and what SPECIFICATION.md promises.
-    pub(crate) fn rows(&mut self, load: Load) -> Vec<[String; 4]> {
-        let (start_limit, restart_limit, memory_limit) = match (load.services, load.endpoints) {
-            (10_000, 2) => ("2000", "1500", "45.0"),
-            (5_000, 50) => ("4000", "", "110.0"),
-            _ => ("", "", ""),
-        };
-        let ms = |name: &str, figures: &mut Figures, limit: &str| {
-            let median = format!("{:.2}", figures.median());
-            [
-                name.to_owned(),
-                median,
-                figures.quantile(90),
-                limit.to_owned(),
-            ]
-        };
-        vec![
-            ms("start to last Service, ms", &mut self.start, start_limit),
-            ms("  processor time, ms", &mut self.start_processor, ""),
-            ms("one endpoint, ms", &mut self.change, ""),
-            ms("  event to kernel, ms", &mut self.change_in_daemon, "10"),
-            count("  operations", &mut self.operations),
-            ms("new Service, ms", &mut self.new_service, "20"),
-            ms("500 slices, ms after the last", &mut self.burst, "200"),
-            ms("restart to a change, ms", &mut self.restart, restart_limit),
-            [
-                "  failed connections".to_owned(),
-                format!("{}", self.failed_meanwhile),
-                format!("of {}", self.tried_meanwhile),
-                "0".to_owned(),
-            ],
-            mebibytes("resident memory, MiB", &mut self.resident, memory_limit),
-            mebibytes("  at its highest, MiB", &mut self.peak, memory_limit),
-        ]
-    }
 }
 
 fn restart(
-    bed: &Bed,
+    contender: &Contender,
     load: Load,
     port: u16,
     proxy: &mut Option<Proxy>,
@@ -237,9 +215,10 @@ fn restart(
     if let Some(proxy) = proxy.take() {
         proxy.kill()?;
     }
+    let Contender { bed, patience, .. } = contender;
     load.set_probe(bed, port)?;
-    let started = proxy.insert(bed.proxy(&[])?).started;
-    Ok(wait_for(&bed.netns, load.probe(), port, PATIENCE)? - started)
+    let started = proxy.insert(contender.start()?).started;
+    Ok(wait_for(&bed.netns, load.probe(), port, *patience)? - started)
 }
 
 /// The daemon's own counters.
@@ -266,33 +245,4 @@ impl Daemon {
             last_operations: value("causeway_sync_last_operations")?.parse()?,
         })
     }
-}
-
-fn at(values: &mut [u64], percent: usize) -> u64 {
-    values.sort_unstable();
-    let index = (values.len() * percent / 100).min(values.len().saturating_sub(1));
-    values.get(index).copied().unwrap_or_default()
-}
-
-fn count(name: &str, values: &mut [u64]) -> [String; 4] {
-    [
-        name.to_owned(),
-        at(values, 50).to_string(),
-        at(values, 90).to_string(),
-        "a handful".to_owned(),
-    ]
-}
-
-fn mebibytes(name: &str, values: &mut [u64], limit: &str) -> [String; 4] {
-    // Whole KiB are exact enough to be shown with one digit.
-    let mib = |bytes: u64| {
-        let tenths = bytes * 10 / (1024 * 1024);
-        format!("{}.{}", tenths / 10, tenths % 10)
-    };
-    [
-        name.to_owned(),
-        mib(at(values, 50)),
-        mib(at(values, 90)),
-        limit.to_owned(),
-    ]
 }

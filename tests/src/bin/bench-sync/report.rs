@@ -1,0 +1,151 @@
+//! The figures as tables, with what is promised.
+
+use causeway_tests::figures::{Figures, Table};
+
+use crate::load::Load;
+use crate::rounds::Rounds;
+
+/// What is promised at a load; empty where nothing is.
+struct Limits {
+    start: &'static str,
+    restart: &'static str,
+    memory: &'static str,
+}
+
+impl Limits {
+    /// SPECIFICATION.md, "Numbers".
+    fn of(load: Load) -> Self {
+        let (start, restart, memory) = match (load.services, load.endpoints) {
+            (10_000, 2) => ("2000", "1500", "45.0"),
+            (5_000, 50) => ("4000", "", "110.0"),
+            _ => ("", "", ""),
+        };
+        Self {
+            start,
+            restart,
+            memory,
+        }
+    }
+}
+
+impl Rounds {
+    /// Name, median, p90 and limit of everything measured.
+    pub(crate) fn table(&mut self, load: Load) -> Table {
+        let limits = Limits::of(load);
+        let head = load.to_string();
+        let mut table = Table::new([head.as_str(), "median", "p90", "limit"]);
+        let ms = |name: &str, figures: &mut Figures, limit: &str| {
+            let median = format!("{:.2}", figures.median());
+            [
+                name.to_owned(),
+                median,
+                figures.quantile(90),
+                limit.to_owned(),
+            ]
+        };
+        let failed = [
+            "  failed connections".to_owned(),
+            format!("{}", self.failed_meanwhile),
+            format!("of {}", self.tried_meanwhile),
+            "0".to_owned(),
+        ];
+        for row in [
+            ms("start to last Service, ms", &mut self.start, limits.start),
+            ms("  processor time, ms", &mut self.start_processor, ""),
+            ms("one endpoint, ms", &mut self.change, ""),
+            ms("  event to kernel, ms", &mut self.change_in_daemon, "10"),
+            count("  operations", &mut self.operations),
+            ms("new Service, ms", &mut self.new_service, "20"),
+            ms("500 slices, ms after the last", &mut self.burst, "200"),
+            ms("restart to a change, ms", &mut self.restart, limits.restart),
+            failed,
+            mebibytes("resident memory, MiB", &mut self.resident, limits.memory),
+            mebibytes("  at its highest, MiB", &mut self.peak, limits.memory),
+        ] {
+            table.row(row);
+        }
+        table
+    }
+
+    /// The medians, in milliseconds and bytes.
+    pub(crate) fn json(&mut self) -> serde_json::Value {
+        serde_json::json!({
+            "medians": self.medians(),
+            "failed_connections": self.failed_meanwhile,
+            "tried_connections": self.tried_meanwhile,
+        })
+    }
+
+    /// What can be measured of any program, by its name.
+    fn medians(&mut self) -> [(&'static str, f64); 7] {
+        [
+            ("start to last Service, ms", self.start.median()),
+            ("  processor time, ms", self.start_processor.median()),
+            ("one endpoint, ms", self.change.median()),
+            ("new Service, ms", self.new_service.median()),
+            ("500 slices, ms after the last", self.burst.median()),
+            ("restart to a change, ms", self.restart.median()),
+            ("resident memory, MiB", mib(at(&mut self.resident, 50))),
+        ]
+    }
+}
+
+/// How many times as much the peer needs, and how many times it shall be at 10,000 Services of 2
+/// endpoints in nftables mode.
+pub(crate) fn ratios(load: Load, own: &mut Rounds, peer: &mut Rounds) -> Table {
+    const PROMISED: [&str; 7] = ["10", "", "100", "100", "", "30", "4"];
+    let mut table = Table::new(["medians", "causeway", "peer", "times", "promised"]);
+    let promised = |index: usize| match (load.services, load.endpoints) {
+        (10_000, 2) => PROMISED[index],
+        _ => "",
+    };
+    for (index, ((name, own), (_, peer))) in
+        own.medians().into_iter().zip(peer.medians()).enumerate()
+    {
+        table.row([
+            name.to_owned(),
+            format!("{own:.2}"),
+            format!("{peer:.2}"),
+            format!("{:.1}", peer / own),
+            promised(index).to_owned(),
+        ]);
+    }
+    table.row([
+        "  failed connections at a restart".to_owned(),
+        format!("{} of {}", own.failed_meanwhile, own.tried_meanwhile),
+        format!("{} of {}", peer.failed_meanwhile, peer.tried_meanwhile),
+        String::new(),
+        String::new(),
+    ]);
+    table
+}
+
+fn at(values: &mut [u64], percent: usize) -> u64 {
+    values.sort_unstable();
+    let index = (values.len() * percent / 100).min(values.len().saturating_sub(1));
+    values.get(index).copied().unwrap_or_default()
+}
+
+fn count(name: &str, values: &mut [u64]) -> [String; 4] {
+    [
+        name.to_owned(),
+        at(values, 50).to_string(),
+        at(values, 90).to_string(),
+        "a handful".to_owned(),
+    ]
+}
+
+/// Whole KiB are exact enough.
+fn mib(bytes: u64) -> f64 {
+    let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
+    f64::from(kib) / 1024.0
+}
+
+fn mebibytes(name: &str, values: &mut [u64], limit: &str) -> [String; 4] {
+    [
+        name.to_owned(),
+        format!("{:.1}", mib(at(values, 50))),
+        format!("{:.1}", mib(at(values, 90))),
+        limit.to_owned(),
+    ]
+}
