@@ -11,6 +11,9 @@ mod link;
 mod mac;
 mod neighbour;
 mod newlink;
+mod qdisc;
+mod redirect;
+mod traffic;
 
 pub use address::{Address, Scope};
 pub use entry::{
@@ -20,6 +23,7 @@ pub use link::{BridgePort, Link, LinkChange};
 pub use mac::{Mac, ParseMacError};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use newlink::{NewBridge, NewIfb, NewVxlan, VethEnd, VethPair};
+pub use qdisc::{Qdisc, Side, Ticks, TicksError, TokenBucket};
 
 use netlink_packet_route::AddressFamily;
 use std::net::IpAddr;

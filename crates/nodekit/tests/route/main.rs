@@ -6,6 +6,7 @@
 )]
 
 mod links;
+mod shaping;
 mod tables;
 
 use std::net::IpAddr;
