@@ -31,7 +31,7 @@ use nix::sys::socket::{MsgFlags, recv, sendmsg, setsockopt, sockopt};
 pub const DUMP_ATTEMPTS: u32 = 20;
 
 /// The receive buffer asked for, in bytes; the kernel doubles it. Tens of thousands of
-/// acknowledgements of one transaction must fit.
+/// acknowledgements of one transaction must fit. Route netlink has no transactions.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// The largest datagram taken from the kernel, in bytes. The kernel fills a dump's datagrams up to
@@ -89,11 +89,10 @@ impl Socket {
     pub fn open(protocol: Protocol) -> Result<Self, Error> {
         let failed =
             |error| Error::socket(&format_args!("open a {protocol:?} netlink socket"), error);
-        let mut socket =
+        let socket =
             netlink_sys::Socket::new(protocol.number()).map_err(|e| failed(errno(&e)))?;
-        socket.bind_auto().map_err(|e| failed(errno(&e)))?;
-        // A connected netlink socket takes datagrams from its peer only: no other process can
-        // slip an answer in.
+        // Connecting binds, too. A connected netlink socket takes datagrams from its peer only:
+        // no other process can slip an answer in.
         let kernel = netlink_sys::SocketAddr::new(0, 0);
         socket.connect(&kernel).map_err(|e| failed(errno(&e)))?;
         socket.set_ext_ack(true).map_err(|e| failed(errno(&e)))?;
@@ -104,8 +103,7 @@ impl Socket {
             socket
                 .set_netlink_get_strict_chk(true)
                 .map_err(|e| failed(errno(&e)))?;
-        }
-        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        } else if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             // Without CAP_NET_ADMIN the plain option gives what net.core.rmem_max permits.
             setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).map_err(failed)?;
         }
