@@ -1,0 +1,32 @@
+//! Types whose every bit pattern is a value.
+
+/// A type that the kernel may read and write as bytes: integers only, no padding, `repr(C)`.
+///
+/// # Safety
+/// The implementor promises exactly that.
+#[expect(unsafe_code, reason = "the promise is what the kernel's map interface needs")]
+pub unsafe trait Plain: Copy + 'static {}
+
+/// Implements [`Plain`], and refuses to compile where a type has padding: its size must be that of
+/// its fields.
+macro_rules! plain {
+    ($($name:ty: $size:expr;)*) => {$(
+        const _: () = assert!(core::mem::size_of::<$name>() == $size);
+        // SAFETY: `repr(C)`, integers only, and as long as they are together.
+        #[expect(unsafe_code, reason = "see above")]
+        unsafe impl Plain for $name {}
+    )*};
+}
+
+plain! {
+    crate::FrontendKey: 16 + 2 + 1 + 1;
+    crate::Frontend: 4 * 4;
+    crate::SlotKey: 4 + 4;
+    crate::Backend: 16 + 2 + 2;
+    crate::MemberKey: 4 + 20;
+    crate::AffinityKey: 8 + 4 + 4;
+    crate::Affinity: 8 + 20 + 4;
+    crate::FlowKey: 8 + 20 + 4;
+    crate::ReverseKey: 8 + 20 + 4;
+    crate::Original: 16 + 2 + 2;
+}

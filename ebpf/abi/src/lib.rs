@@ -1,0 +1,196 @@
+//! The layout of the maps that the kernel's side and the daemon's side share. It never decides
+//! anything, and depends on nothing.
+//!
+//! Every type is plain integers without padding, so that equal values are equal bytes: the kernel
+//! compares keys by their bytes. An address is 16 bytes; IPv4 is IPv4-mapped (`::ffff:a.b.c.d`,
+//! RFC 4291, section 2.5.5.2), so that an IPv6 socket that talks IPv4 finds the same entry.
+//! Numbers are in the machine's byte order.
+
+#![no_std]
+
+mod bytes;
+
+pub use bytes::Plain;
+
+/// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
+pub const LAYOUT: u32 = 1;
+
+/// Names of the maps, also of their pins.
+pub mod maps {
+    /// [`crate::FrontendKey`] to [`crate::Frontend`].
+    pub const FRONTENDS: &str = "frontends";
+    /// [`crate::SlotKey`] to [`crate::Backend`].
+    pub const BACKENDS: &str = "backends";
+    /// [`crate::MemberKey`] to the slot: which backends a set with affinity has.
+    pub const MEMBERS: &str = "members";
+    /// [`crate::AffinityKey`] to [`crate::Affinity`].
+    pub const AFFINITY: &str = "affinity";
+    /// [`crate::FlowKey`] to [`crate::SlotKey`]: UDP sockets that are not connected.
+    pub const FLOWS: &str = "flows";
+    /// [`crate::ReverseKey`] to [`crate::Original`].
+    pub const REVERSE: &str = "reverse";
+    /// [`crate::Counter`] as the index, to how often that happened, for each processor.
+    pub const COUNTERS: &str = "counters";
+}
+
+/// An IPv4-mapped or IPv6 address.
+pub type Address = [u8; 16];
+
+/// The first 12 bytes of an IPv4-mapped address.
+pub const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+/// What a client aims at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct FrontendKey {
+    /// Destination address.
+    pub address: Address,
+    /// Destination port.
+    pub port: u16,
+    /// IP protocol number: 6 or 17.
+    pub protocol: u8,
+    /// Zero.
+    pub zero: u8,
+}
+
+/// What happens there. It names a set of backends that is complete before the frontend names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Frontend {
+    /// The set of backends.
+    pub set: u32,
+    /// How many there are, in slots 0 to `count - 1`. None: connections are refused.
+    pub count: u32,
+    /// How long a client stays with its backend, in seconds; 0: it doesn't.
+    pub affinity_seconds: u32,
+    /// What clients are remembered under, for as long as the Service port lives.
+    pub affinity_id: u32,
+}
+
+/// One place in a set of backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct SlotKey {
+    /// The set.
+    pub set: u32,
+    /// The place.
+    pub slot: u32,
+}
+
+/// An endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Backend {
+    /// The pod's address.
+    pub address: Address,
+    /// The port on the pod.
+    pub port: u16,
+    /// Zero.
+    pub zero: u16,
+}
+
+/// A backend that is in a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct MemberKey {
+    /// The set.
+    pub set: u32,
+    /// The backend.
+    pub backend: Backend,
+}
+
+/// A client of a Service port with affinity. Its network namespace stands for its address, which
+/// a socket that connects doesn't have yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct AffinityKey {
+    /// `bpf_get_netns_cookie`.
+    pub netns: u64,
+    /// [`Frontend::affinity_id`].
+    pub id: u32,
+    /// Zero.
+    pub zero: u32,
+}
+
+/// Where a client belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Affinity {
+    /// When it last connected, in nanoseconds of the monotonic clock.
+    pub seen: u64,
+    /// Its backend.
+    pub backend: Backend,
+    /// Zero.
+    pub zero: u32,
+}
+
+/// A UDP socket that is not connected, and what it sends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct FlowKey {
+    /// `bpf_get_socket_cookie`.
+    pub socket: u64,
+    /// What it sends to.
+    pub frontend: FrontendKey,
+    /// Zero.
+    pub zero: u32,
+}
+
+/// A socket and the backend that it talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct ReverseKey {
+    /// `bpf_get_socket_cookie`.
+    pub socket: u64,
+    /// The backend.
+    pub backend: Backend,
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+/// What the socket's owner believes to talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Original {
+    /// The frontend's address.
+    pub address: Address,
+    /// The frontend's port.
+    pub port: u16,
+    /// Zero.
+    pub zero: u16,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Counter {
+    /// Sockets sent to a backend by `connect`.
+    Connected = 0,
+    /// Datagrams sent to a backend by `sendto` and its like.
+    Sent = 1,
+    /// Refused: there is no backend.
+    Refused = 2,
+    /// Let through untranslated, since a map entry was missing that had to be there. Never, unless
+    /// something else changes our maps.
+    Torn = 3,
+    /// Translated, but the way back could not be remembered: the map was full of sockets in use.
+    Forgotten = 4,
+}
+
+impl Counter {
+    /// All of them, by index.
+    pub const ALL: [Self; 5] = [
+        Self::Connected,
+        Self::Sent,
+        Self::Refused,
+        Self::Torn,
+        Self::Forgotten,
+    ];
+}
+
+/// An IPv4 address as a key has it.
+#[must_use]
+pub const fn mapped(ip: [u8; 4]) -> Address {
+    let [a, b, c, d] = ip;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}

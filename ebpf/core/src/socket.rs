@@ -1,0 +1,220 @@
+//! Translation at the socket: once for a connection, instead of once for every packet.
+
+use causeway_ebpf_abi::{
+    Affinity, AffinityKey, Backend, Counter, FlowKey, Frontend, FrontendKey, MemberKey, Original,
+    ReverseKey, SlotKey,
+};
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// The maps.
+pub trait Tables {
+    /// What happens at a frontend.
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
+    /// A place of a set.
+    fn backend(&self, key: &SlotKey) -> Option<Backend>;
+    /// Whether a set with affinity has this backend.
+    fn is_member(&self, key: &MemberKey) -> bool;
+    /// Where a client belongs.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// A client belongs there from now on.
+    fn set_affinity(&self, key: &AffinityKey, value: &Affinity);
+    /// The slot that a socket sends to.
+    fn flow(&self, key: &FlowKey) -> Option<SlotKey>;
+    /// A socket sends to that slot from now on.
+    fn set_flow(&self, key: &FlowKey, value: &SlotKey);
+    /// What a socket believes to talk to.
+    fn original(&self, key: &ReverseKey) -> Option<Original>;
+    /// A socket believes that from now on; whether it could be remembered.
+    fn set_original(&self, key: &ReverseKey, value: &Original) -> bool;
+    /// One more of these.
+    fn count(&self, what: Counter);
+}
+
+/// What the kernel knows at the moment of the call.
+pub trait Kernel {
+    /// A random number, every value equally likely.
+    fn random(&self) -> u32;
+    /// Nanoseconds of the monotonic clock.
+    fn now(&self) -> u64;
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// `bpf_get_netns_cookie`.
+    pub netns: u64,
+}
+
+/// What a call aims at.
+pub type Aim = FrontendKey;
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It goes where it aims at.
+    NotOurs,
+    /// It goes here instead.
+    To(Backend),
+    /// It fails with ECONNREFUSED.
+    Refuse,
+}
+
+/// `connect`, of TCP and UDP.
+#[inline(always)]
+pub fn connect(
+    tables: &impl Tables,
+    kernel: &impl Kernel,
+    socket: Socket,
+    aim: &Aim,
+) -> Answer {
+    let Some(frontend) = tables.frontend(aim) else {
+        return Answer::NotOurs;
+    };
+    if frontend.count == 0 {
+        tables.count(Counter::Refused);
+        return Answer::Refuse;
+    }
+    let Some(backend) = choose(tables, kernel, socket, &frontend) else {
+        tables.count(Counter::Torn);
+        return Answer::NotOurs;
+    };
+    tables.count(Counter::Connected);
+    remember(tables, socket, aim, backend);
+    Answer::To(backend)
+}
+
+/// `sendto` and its like on a UDP socket that is not connected. A socket stays with its backend as
+/// long as the set does, as a flow does whose packets are tracked.
+#[inline(always)]
+pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
+    let Some(frontend) = tables.frontend(aim) else {
+        return Answer::NotOurs;
+    };
+    if frontend.count == 0 {
+        tables.count(Counter::Refused);
+        return Answer::Refuse;
+    }
+    let flow = FlowKey {
+        socket: socket.cookie,
+        frontend: *aim,
+        zero: 0,
+    };
+    if let Some(slot) = tables.flow(&flow)
+        && slot.set == frontend.set
+        && let Some(backend) = tables.backend(&slot)
+    {
+        tables.count(Counter::Sent);
+        return Answer::To(backend);
+    }
+    let Some((backend, slot)) = choose_slot(tables, kernel, socket, &frontend) else {
+        tables.count(Counter::Torn);
+        return Answer::NotOurs;
+    };
+    if let Some(slot) = slot {
+        tables.set_flow(&flow, &slot);
+    }
+    tables.count(Counter::Sent);
+    remember(tables, socket, aim, backend);
+    Answer::To(backend)
+}
+
+/// What a socket believes to talk to when it hears of a backend: for `recvfrom` and `getpeername`.
+#[inline(always)]
+pub fn answered_by(
+    tables: &impl Tables,
+    socket: Socket,
+    backend: Backend,
+    protocol: u8,
+) -> Option<Original> {
+    tables.original(&ReverseKey {
+        socket: socket.cookie,
+        backend,
+        protocol: protocol as u32,
+    })
+}
+
+#[inline(always)]
+fn remember(tables: &impl Tables, socket: Socket, aim: &Aim, backend: Backend) {
+    let key = ReverseKey {
+        socket: socket.cookie,
+        backend,
+        protocol: aim.protocol as u32,
+    };
+    let original = Original {
+        address: aim.address,
+        port: aim.port,
+        zero: 0,
+    };
+    if !tables.set_original(&key, &original) {
+        tables.count(Counter::Forgotten);
+    }
+}
+
+#[inline(always)]
+fn choose(
+    tables: &impl Tables,
+    kernel: &impl Kernel,
+    socket: Socket,
+    frontend: &Frontend,
+) -> Option<Backend> {
+    choose_slot(tables, kernel, socket, frontend).map(|(backend, _)| backend)
+}
+
+/// The client's own backend, or any. The slot is known in the second case only.
+#[inline(always)]
+fn choose_slot(
+    tables: &impl Tables,
+    kernel: &impl Kernel,
+    socket: Socket,
+    frontend: &Frontend,
+) -> Option<(Backend, Option<SlotKey>)> {
+    if frontend.affinity_seconds == 0 {
+        return any(tables, kernel, frontend).map(|(backend, slot)| (backend, Some(slot)));
+    }
+    let key = AffinityKey {
+        netns: socket.netns,
+        id: frontend.affinity_id,
+        zero: 0,
+    };
+    let now = kernel.now();
+    let backend = match tables.affinity(&key) {
+        Some(known) if is_good(tables, frontend, &known, now) => known.backend,
+        _ => any(tables, kernel, frontend)?.0,
+    };
+    let seen = Affinity {
+        seen: now,
+        backend,
+        zero: 0,
+    };
+    tables.set_affinity(&key, &seen);
+    Some((backend, None))
+}
+
+/// A client's backend counts as long as the time has not run out and the set has it.
+#[inline(always)]
+fn is_good(tables: &impl Tables, frontend: &Frontend, known: &Affinity, now: u64) -> bool {
+    let lasts = frontend.affinity_seconds as u64 * NANOSECONDS;
+    now.wrapping_sub(known.seen) < lasts
+        && tables.is_member(&MemberKey {
+            set: frontend.set,
+            backend: known.backend,
+        })
+}
+
+#[inline(always)]
+fn any(
+    tables: &impl Tables,
+    kernel: &impl Kernel,
+    frontend: &Frontend,
+) -> Option<(Backend, SlotKey)> {
+    // Multiply and shift: as even as the remainder, and no division that could be by zero.
+    let slot = (kernel.random() as u64 * frontend.count as u64) >> 32;
+    let key = SlotKey {
+        set: frontend.set,
+        slot: slot as u32,
+    };
+    tables.backend(&key).map(|backend| (backend, key))
+}

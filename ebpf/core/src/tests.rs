@@ -1,0 +1,205 @@
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use causeway_ebpf_abi::{
+    Affinity, AffinityKey, Backend, Counter, FlowKey, Frontend, FrontendKey, MemberKey, Original,
+    ReverseKey, SlotKey, mapped,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+extern crate std;
+
+#[derive(Default)]
+struct Maps {
+    frontends: BTreeMap<FrontendKey, Frontend>,
+    backends: BTreeMap<SlotKey, Backend>,
+    members: Vec<MemberKey>,
+    affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
+    flows: RefCell<BTreeMap<FlowKey, SlotKey>>,
+    originals: RefCell<BTreeMap<ReverseKey, Original>>,
+    counted: RefCell<Vec<Counter>>,
+}
+
+impl Tables for Maps {
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        self.frontends.get(key).copied()
+    }
+    fn backend(&self, key: &SlotKey) -> Option<Backend> {
+        self.backends.get(key).copied()
+    }
+    fn is_member(&self, key: &MemberKey) -> bool {
+        self.members.contains(key)
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.affinity.borrow().get(key).copied()
+    }
+    fn set_affinity(&self, key: &AffinityKey, value: &Affinity) {
+        self.affinity.borrow_mut().insert(*key, *value);
+    }
+    fn flow(&self, key: &FlowKey) -> Option<SlotKey> {
+        self.flows.borrow().get(key).copied()
+    }
+    fn set_flow(&self, key: &FlowKey, value: &SlotKey) {
+        self.flows.borrow_mut().insert(*key, *value);
+    }
+    fn original(&self, key: &ReverseKey) -> Option<Original> {
+        self.originals.borrow().get(key).copied()
+    }
+    fn set_original(&self, key: &ReverseKey, value: &Original) -> bool {
+        self.originals.borrow_mut().insert(*key, *value);
+        true
+    }
+    fn count(&self, what: Counter) {
+        self.counted.borrow_mut().push(what);
+    }
+}
+
+struct Machine {
+    random: u32,
+    now: u64,
+}
+
+impl Kernel for Machine {
+    fn random(&self) -> u32 {
+        self.random
+    }
+    fn now(&self) -> u64 {
+        self.now
+    }
+}
+
+const AIM: Aim = FrontendKey {
+    address: mapped([10, 96, 0, 10]),
+    port: 6379,
+    protocol: 6,
+    zero: 0,
+};
+const CLIENT: Socket = Socket {
+    cookie: 7,
+    netns: 3,
+};
+
+fn backend(number: u8) -> Backend {
+    Backend {
+        address: mapped([10, 244, 1, number]),
+        port: 6379,
+        zero: 0,
+    }
+}
+
+/// One frontend with a set of so many backends.
+fn maps(set: u32, count: u8, affinity_seconds: u32) -> Maps {
+    let mut maps = Maps::default();
+    let frontend = Frontend {
+        set,
+        count: count.into(),
+        affinity_seconds,
+        affinity_id: 1,
+    };
+    maps.frontends.insert(AIM, frontend);
+    for slot in 0..count {
+        let key = SlotKey {
+            set,
+            slot: slot.into(),
+        };
+        maps.backends.insert(key, backend(slot));
+        maps.members.push(MemberKey {
+            set,
+            backend: backend(slot),
+        });
+    }
+    maps
+}
+
+fn at(random: u32, now: u64) -> Machine {
+    Machine { random, now }
+}
+
+#[test]
+fn what_is_no_frontend_passes() {
+    let other = FrontendKey { port: 80, ..AIM };
+    let maps = maps(1, 2, 0);
+    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &other), Answer::NotOurs);
+    assert!(maps.counted.borrow().is_empty());
+}
+
+#[test]
+fn a_frontend_without_backends_refuses() {
+    let maps = maps(1, 0, 0);
+    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::Refuse);
+    assert_eq!(send(&maps, &at(0, 0), CLIENT, &AIM), Answer::Refuse);
+    assert_eq!(*maps.counted.borrow(), [Counter::Refused, Counter::Refused]);
+}
+
+#[test]
+fn the_socket_goes_on_believing_in_the_frontend() {
+    let maps = maps(1, 3, 0);
+    let Answer::To(chosen) = connect(&maps, &at(u32::MAX, 0), CLIENT, &AIM) else {
+        panic!("not translated");
+    };
+    assert_eq!(chosen, backend(2));
+    let original = answered_by(&maps, CLIENT, chosen, 6).unwrap();
+    assert_eq!((original.address, original.port), (AIM.address, AIM.port));
+    assert_eq!(answered_by(&maps, CLIENT, backend(0), 6), None);
+    assert_eq!(answered_by(&maps, CLIENT, chosen, 17), None);
+    let other = Socket { cookie: 8, ..CLIENT };
+    assert_eq!(answered_by(&maps, other, chosen, 6), None);
+}
+
+#[test]
+fn a_client_stays_until_its_time_is_up_or_its_backend_gone() {
+    let mut before = maps(1, 3, 10);
+    let to = |maps: &Maps, random, now| connect(maps, &at(random, now), CLIENT, &AIM);
+    assert_eq!(to(&before, 0, 0), Answer::To(backend(0)));
+    assert_eq!(to(&before, u32::MAX, 9_999_999_999), Answer::To(backend(0)));
+    // Each connection begins the time anew.
+    assert_eq!(to(&before, u32::MAX, 19_000_000_000), Answer::To(backend(0)));
+    assert_eq!(to(&before, u32::MAX, 29_000_000_000), Answer::To(backend(2)));
+    // Another set that has the backend, too.
+    let after = maps(2, 3, 10);
+    before.frontends = after.frontends;
+    before.backends = after.backends;
+    before.members = after.members;
+    assert_eq!(to(&before, 0, 29_000_000_001), Answer::To(backend(2)));
+    before.members.retain(|member| member.backend != backend(2));
+    assert_eq!(to(&before, 0, 29_000_000_002), Answer::To(backend(0)));
+    let elsewhere = Socket { netns: 4, ..CLIENT };
+    let other = connect(&before, &at(1 << 31, 29_000_000_002), elsewhere, &AIM);
+    assert_eq!(other, Answer::To(backend(1)));
+}
+
+#[test]
+fn datagrams_of_one_socket_go_to_one_backend_until_the_set_changes() {
+    let mut maps_now = maps(1, 4, 0);
+    let to = |maps: &Maps, random| send(maps, &at(random, 0), CLIENT, &AIM);
+    assert_eq!(to(&maps_now, 0), Answer::To(backend(0)));
+    assert_eq!(to(&maps_now, u32::MAX), Answer::To(backend(0)));
+    let changed = maps(2, 4, 0);
+    maps_now.frontends = changed.frontends;
+    maps_now.backends.extend(changed.backends);
+    assert_eq!(to(&maps_now, u32::MAX), Answer::To(backend(3)));
+}
+
+#[test]
+fn a_missing_slot_is_counted_and_passes() {
+    let mut maps = maps(1, 2, 0);
+    maps.backends.clear();
+    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::NotOurs);
+    assert_eq!(*maps.counted.borrow(), [Counter::Torn]);
+}
+
+proptest! {
+    /// Whatever the random number, there is a slot for it, and every slot has its numbers.
+    #[test]
+    fn every_random_number_has_a_slot(count in 1_u8.., random: u32) {
+        let maps = maps(1, count, 0);
+        let Answer::To(chosen) = connect(&maps, &at(random, 0), CLIENT, &AIM) else {
+            panic!("not translated");
+        };
+        let [.., number] = chosen.address;
+        prop_assert_eq!(u64::from(number), (u64::from(random) * u64::from(count)) >> 32);
+    }
+}

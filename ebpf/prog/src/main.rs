@@ -1,0 +1,21 @@
+//! The eBPF programs: hooks and maps, and nothing that decides: that is `causeway-ebpf-core`.
+//! They never touch a packet, and change nothing of a socket but where it goes and what it
+//! believes.
+
+#![no_std]
+#![no_main]
+
+mod maps;
+mod socket;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing panics: the verifier refuses a program from which this can be reached.
+    loop {}
+}
+
+/// The kernel gives some helpers to programs of a compatible license only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

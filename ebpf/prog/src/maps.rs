@@ -1,0 +1,94 @@
+//! The maps, pinned so that they outlive the daemon. Their sizes are what the daemon sets before
+//! it loads them; the ones here are the defaults.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
+use causeway_ebpf_abi::{
+    Affinity, AffinityKey, Backend, Counter, FlowKey, Frontend, FrontendKey, MemberKey, Original,
+    ReverseKey, SlotKey,
+};
+use causeway_ebpf_core::Tables;
+
+/// Entries of a map unless the daemon says otherwise; memory is taken as entries come.
+const FRONTENDS: u32 = 65_536;
+const BACKENDS: u32 = 1_048_576;
+const SOCKETS: u32 = 65_536;
+
+#[map(name = "frontends")]
+static FRONTENDS_MAP: HashMap<FrontendKey, Frontend> =
+    HashMap::pinned(FRONTENDS, BPF_F_NO_PREALLOC);
+
+#[map(name = "backends")]
+static BACKENDS_MAP: HashMap<SlotKey, Backend> = HashMap::pinned(BACKENDS, BPF_F_NO_PREALLOC);
+
+#[map(name = "members")]
+static MEMBERS_MAP: HashMap<MemberKey, u32> = HashMap::pinned(BACKENDS, BPF_F_NO_PREALLOC);
+
+#[map(name = "affinity")]
+static AFFINITY_MAP: LruHashMap<AffinityKey, Affinity> = LruHashMap::pinned(SOCKETS, 0);
+
+#[map(name = "flows")]
+static FLOWS_MAP: LruHashMap<FlowKey, SlotKey> = LruHashMap::pinned(SOCKETS, 0);
+
+#[map(name = "reverse")]
+static REVERSE_MAP: LruHashMap<ReverseKey, Original> = LruHashMap::pinned(SOCKETS, 0);
+
+#[map(name = "counters")]
+static COUNTERS_MAP: PerCpuArray<u64> = PerCpuArray::pinned(Counter::ALL.len() as u32, 0);
+
+/// The maps above.
+pub struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        // SAFETY: an entry is replaced as a whole, and copied here at once.
+        unsafe { FRONTENDS_MAP.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn backend(&self, key: &SlotKey) -> Option<Backend> {
+        // SAFETY: as above.
+        unsafe { BACKENDS_MAP.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn is_member(&self, key: &MemberKey) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { MEMBERS_MAP.get(key) }.is_some()
+    }
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: two sockets of one client may write at once; either one's backend is good.
+        unsafe { AFFINITY_MAP.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey, value: &Affinity) {
+        // A full map forgets its oldest; where that fails, too, the client is not remembered.
+        let _ = AFFINITY_MAP.insert(key, value, 0);
+    }
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<SlotKey> {
+        // SAFETY: as for the frontends.
+        unsafe { FLOWS_MAP.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn set_flow(&self, key: &FlowKey, value: &SlotKey) {
+        let _ = FLOWS_MAP.insert(key, value, 0);
+    }
+    #[inline(always)]
+    fn original(&self, key: &ReverseKey) -> Option<Original> {
+        // SAFETY: as for the frontends.
+        unsafe { REVERSE_MAP.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn set_original(&self, key: &ReverseKey, value: &Original) -> bool {
+        REVERSE_MAP.insert(key, value, 0).is_ok()
+    }
+    #[inline(always)]
+    fn count(&self, what: Counter) {
+        if let Some(count) = COUNTERS_MAP.get_ptr_mut(what as u32) {
+            // SAFETY: this processor's own place; a program is not interrupted by itself.
+            unsafe { *count += 1 };
+        }
+    }
+}
