@@ -9,4 +9,4 @@ mod reserve;
 mod store;
 
 pub(crate) use config::Config;
-pub(crate) use reserve::{check, held_by, keep_only, release, reserve};
+pub(crate) use reserve::{add, check, held_by, keep_only, release};

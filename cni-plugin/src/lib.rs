@@ -11,10 +11,12 @@ mod call;
 mod failure;
 mod hash;
 mod host_local;
+mod ipam;
 mod loopback;
 mod masquerade;
 mod role;
 mod rollback;
+mod static_ipam;
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -78,7 +80,7 @@ fn about() -> ExitCode {
          configuration on standard input. Linked to one of the types it is that plugin.",
         env!("CARGO_PKG_VERSION"),
         Supported::ALL,
-        Role::NAMES.map(|(name, _)| name).join(", "),
+        Role::names(),
     );
     ExitCode::SUCCESS
 }

@@ -13,7 +13,7 @@ use super::identity::{HostEnd, pod_mac};
 use super::{device, pod};
 use crate::call::Call;
 use crate::failure;
-use crate::host_local;
+use crate::ipam;
 use crate::masquerade::Masquerade;
 use crate::rollback::{Rollback, Step};
 
@@ -120,22 +120,19 @@ impl<'a> Target<'a> {
         let Some(ipam) = &network.ipam else {
             return Ok(Plan::default());
         };
-        let name = call.config.name();
-        let ips = rollback.step_with_undo(
+        let Success {
+            ips, routes, dns, ..
+        } = rollback.step_with_undo(
             Step::Reserve,
-            || host_local::reserve(ipam, name, attachment),
-            || host_local::release(&call.config, attachment).map(drop),
+            || ipam.add(call, attachment),
+            || ipam::del(call, attachment),
         )?;
         let dns = if network.dns.is_empty() {
-            &ipam.dns
+            dns
         } else {
-            &network.dns
+            network.dns.clone()
         };
-        let mut plan = Plan {
-            ips,
-            routes: ipam.routes.clone(),
-            dns: dns.clone(),
-        };
+        let mut plan = Plan { ips, routes, dns };
         plan.add_default_routes(network.default_gateway)?;
         Ok(plan)
     }

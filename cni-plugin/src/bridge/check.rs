@@ -10,7 +10,7 @@ use super::config::Network;
 use super::device;
 use crate::call::Call;
 use crate::failure;
-use crate::host_local;
+use crate::ipam;
 use crate::masquerade::Masquerade;
 
 /// Sees whether an attachment still is as ADD's result says.
@@ -34,9 +34,7 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
         .collect();
     check_host(&network, &result, &ips)?;
     check_pod(&pod, told, &ips, &result)?;
-    if network.ipam.is_some() {
-        host_local::check(&call.config, attachment)?;
-    }
+    ipam::check(call, attachment)?;
     if network.masquerade {
         let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
         Masquerade::open()?.check(attachment, &addresses)?;
@@ -50,6 +48,7 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
 /// Code 2, 6 or 7 for the configuration, 50 when ADD could not be served.
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let network = Network::read(call)?;
+    ipam::status(call)?;
     let mut route = Handle::open().map_err(failure::kernel)?;
     device::find(&mut route, &network.bridge)
         .and_then(|_| match network.masquerade {

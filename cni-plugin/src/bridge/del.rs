@@ -10,7 +10,7 @@ use super::identity::HostEnd;
 use super::pod;
 use crate::call::Call;
 use crate::failure;
-use crate::host_local;
+use crate::ipam;
 use crate::masquerade::Masquerade;
 
 /// Detaches a container, with or without its namespace. The address is given back last, so that
@@ -23,7 +23,7 @@ pub(crate) fn del(call: &Call, attachment: &Attachment, netns: Option<&Path>) ->
     let mut noted = |done: Result<(), Error>| errors.extend(done.err());
 
     // Not held while links are deleted, which takes the kernel its time.
-    let held = host_local::held_by(&call.config, attachment).unwrap_or_else(|error| {
+    let held = ipam::addresses_of(call, attachment).unwrap_or_else(|error| {
         noted(Err(error));
         Vec::new()
     });
@@ -37,7 +37,7 @@ pub(crate) fn del(call: &Call, attachment: &Attachment, netns: Option<&Path>) ->
         Err(_) => {}
     }
     noted(delete_links(call, attachment, netns));
-    noted(host_local::release(&call.config, attachment).map(drop));
+    noted(ipam::del(call, attachment));
     drop(masquerade);
     failure::joined(errors)
 }

@@ -11,7 +11,7 @@ use super::device;
 use super::identity::HostEnd;
 use crate::call::Call;
 use crate::failure;
-use crate::host_local;
+use crate::ipam;
 use crate::masquerade::Masquerade;
 
 /// Takes away links, masquerading and reservations of this network that nobody owns any more.
@@ -23,7 +23,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let done = [
         delete_links(call, &kept),
         Masquerade::open().and_then(|mut all| all.keep_only(call.config.name(), &kept)),
-        host_local::keep_only(&call.config, &kept),
+        ipam::gc(call, &kept),
     ];
     failure::joined(done.into_iter().filter_map(Result::err).collect())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cni_types::{Attachment, Cidr, Code, Error, IpConfig, PluginConfig};
+use cni_types::{Attachment, Cidr, Code, Error, IpConfig, PluginConfig, Success};
 
 use super::claim::Claim;
 use super::config::{self, Config};
@@ -47,6 +47,23 @@ pub(crate) fn reserve(
     }
     claim.keep()?;
     Ok(ips)
+}
+
+/// As [`reserve`], with everything else that ADD answers.
+///
+/// # Errors
+/// As [`reserve`].
+pub(crate) fn add(
+    config: &Config,
+    network: &str,
+    attachment: &Attachment,
+) -> Result<Success, Error> {
+    Ok(Success {
+        interfaces: Vec::new(),
+        ips: reserve(config, network, attachment)?,
+        routes: config.routes.clone(),
+        dns: config.dns.clone(),
+    })
 }
 
 /// Whether an attachment holds an address.
