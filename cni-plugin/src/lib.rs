@@ -6,6 +6,7 @@
 //! standard input, the result or an error object on standard output.
 
 mod answer;
+mod bandwidth;
 mod bridge;
 mod call;
 mod failure;

@@ -6,11 +6,12 @@ use std::path::Path;
 use cni_types::{Attachment, Error, Success};
 
 use crate::call::Call;
-use crate::{bridge, host_local, loopback, static_ipam};
+use crate::{bandwidth, bridge, host_local, loopback, static_ipam};
 
 /// One of the plugins that this binary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
+    Bandwidth,
     Bridge,
     HostLocal,
     Loopback,
@@ -21,6 +22,7 @@ impl Role {
     /// The names under which the roles are known, as a program's and as a `type`.
     pub(crate) const NAMES: &[(&'static str, Self)] = &[
         ("causeway-cni", Self::Bridge),
+        ("bandwidth", Self::Bandwidth),
         ("bridge", Self::Bridge),
         ("host-local", Self::HostLocal),
         ("loopback", Self::Loopback),
@@ -63,6 +65,7 @@ impl Role {
         netns: &Path,
     ) -> Result<Success, Error> {
         match self {
+            Self::Bandwidth => bandwidth::add(call, attachment, netns),
             Self::Bridge => bridge::add(call, attachment, netns, &|_| Ok(())),
             Self::Loopback => loopback::add(call, netns),
             Self::HostLocal => {
@@ -80,6 +83,7 @@ impl Role {
         netns: Option<&Path>,
     ) -> Result<(), Error> {
         match self {
+            Self::Bandwidth => bandwidth::del(call, attachment),
             Self::Bridge => bridge::del(call, attachment, netns),
             Self::Loopback => loopback::del(call, netns),
             Self::HostLocal => host_local::release(&call.config, attachment).map(drop),
@@ -95,6 +99,7 @@ impl Role {
         netns: &Path,
     ) -> Result<(), Error> {
         match self {
+            Self::Bandwidth => bandwidth::check(call, attachment, netns),
             Self::Bridge => bridge::check(call, attachment, netns),
             Self::Loopback => loopback::check(call, netns),
             Self::HostLocal => host_local::check(&call.config, attachment),
@@ -104,6 +109,7 @@ impl Role {
 
     pub(crate) fn status(self, call: &Call) -> Result<(), Error> {
         match self {
+            Self::Bandwidth => bandwidth::status(call),
             Self::Bridge => bridge::status(call),
             Self::HostLocal => host_local::Config::read(&call.config, &call.args).map(drop),
             Self::Static => static_ipam::Config::read(&call.config, &call.args).map(drop),
@@ -113,6 +119,7 @@ impl Role {
 
     pub(crate) fn gc(self, call: &Call) -> Result<(), Error> {
         match self {
+            Self::Bandwidth => bandwidth::gc(call),
             Self::Bridge => bridge::gc(call),
             Self::HostLocal => {
                 let kept = call.config.valid_attachments()?;

@@ -13,6 +13,11 @@ pub(crate) enum Step {
     Pod,
     Gateway,
     Masquerade,
+    LimitIncoming,
+    Ifb,
+    LimitOutgoing,
+    Hook,
+    Redirect,
 }
 
 impl fmt::Display for Step {
@@ -24,6 +29,11 @@ impl fmt::Display for Step {
             Self::Pod => "configure the pod's interface",
             Self::Gateway => "configure the gateway",
             Self::Masquerade => "masquerade",
+            Self::LimitIncoming => "limit what the pod receives",
+            Self::Ifb => "make the device that limits what the pod sends",
+            Self::LimitOutgoing => "limit what the pod sends",
+            Self::Hook => "hook what the pod sends",
+            Self::Redirect => "redirect what the pod sends",
         })
     }
 }
