@@ -18,6 +18,7 @@ mod masquerade;
 mod role;
 mod rollback;
 mod static_ipam;
+mod tables;
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;

@@ -8,10 +8,11 @@ use nodekit::route::{Handle, Link, RouteFilter};
 
 use super::config::Network;
 use super::device;
+use super::wanted::entries;
 use crate::call::Call;
 use crate::failure;
 use crate::ipam;
-use crate::masquerade::Masquerade;
+use crate::tables::Tables;
 
 /// Sees whether an attachment still is as ADD's result says.
 ///
@@ -35,9 +36,10 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
     check_host(&network, &result, &ips)?;
     check_pod(&pod, told, &ips, &result)?;
     ipam::check(call, attachment)?;
-    if network.masquerade {
-        let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
-        Masquerade::open()?.check(attachment, &addresses)?;
+    let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
+    let entries = entries(call, &network, attachment, &addresses);
+    if !entries.is_empty() {
+        Tables::open()?.check(&entries)?;
     }
     Ok(())
 }
@@ -52,7 +54,7 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let mut route = Handle::open().map_err(failure::kernel)?;
     device::find(&mut route, &network.bridge)
         .and_then(|_| match network.masquerade {
-            true => Masquerade::open()?.probe(),
+            true => Tables::open()?.probe(),
             false => Ok(()),
         })
         .map_err(|error| Error {

@@ -12,9 +12,9 @@ use super::identity::HostEnd;
 use crate::call::Call;
 use crate::failure;
 use crate::ipam;
-use crate::masquerade::Masquerade;
+use crate::tables::Tables;
 
-/// Takes away links, masquerading and reservations of this network that nobody owns any more.
+/// Takes away links, table elements and reservations of this network that nobody owns any more.
 ///
 /// # Errors
 /// Code 7 without a list of attachments; else what could not be taken away, all of it.
@@ -22,7 +22,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let kept = call.config.valid_attachments()?;
     let done = [
         delete_links(call, &kept),
-        Masquerade::open().and_then(|mut all| all.keep_only(call.config.name(), &kept)),
+        Tables::open().and_then(|mut tables| tables.keep_only(call.config.name(), &kept)),
         ipam::gc(call, &kept),
     ];
     failure::joined(done.into_iter().filter_map(Result::err).collect())
