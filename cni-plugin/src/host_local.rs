@@ -1,10 +1,12 @@
 //! Addresses from ranges, reserved as files, in the layout of the reference plugin `host-local`:
 //! either can take over from the other.
 
+mod boot;
 mod claim;
 mod config;
 mod index;
 mod range;
+pub(crate) mod reservation;
 mod reserve;
 mod store;
 

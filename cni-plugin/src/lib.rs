@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use cni_types::{Code, Environment, Error, MAX_CONFIG_BYTES, Supported, Version};
 
+pub use host_local::reservation::Reservation;
 use role::Role;
 
 /// Does what this process was started for, and gives its exit code.
