@@ -8,6 +8,7 @@ mod device;
 mod gc;
 mod identity;
 mod pod;
+mod wanted;
 
 pub(crate) use add::add;
 pub(crate) use check::{check, status};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cni_types::{Args, Code, Error, PluginConfig, Version};
+use cni_types::{Args, Code, Error, PluginConfig, Success, Version};
 use nodekit::Errno;
 use nodekit::netns::{self, NetNs};
 
@@ -36,6 +36,18 @@ impl Call {
             return Err(Error::new(Code::INVALID_NETNS, message));
         }
         Ok(netns)
+    }
+
+    /// The result of the plugin before, without which a chained plugin has nothing to work on.
+    ///
+    /// # Errors
+    /// Code 7 when there is none; 1, 6 or 7 for one that can't be read.
+    pub(crate) fn chained_result(&self) -> Result<Success, Error> {
+        let result = self.config.prev_result(self.version)?;
+        result.ok_or_else(|| {
+            let expected = "the result of a plugin before, as this one is chained";
+            self.config.object().invalid("prevResult", expected)
+        })
     }
 
     /// Opens the pod's namespace for DEL: `None` when there is none any more.

@@ -36,9 +36,6 @@ pub(crate) fn joined(mut errors: Vec<Error>) -> Result<(), Error> {
     if errors.is_empty() {
         return Err(first);
     }
-    let mut details: Vec<_> = errors.iter().map(Error::to_string).collect();
-    if !first.details.is_empty() {
-        details.insert(0, first.details.clone());
-    }
+    let details: Vec<_> = errors.iter().map(Error::to_string).collect();
     Err(first.with_details(details.join("; ")))
 }

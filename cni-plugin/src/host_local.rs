@@ -1,12 +1,14 @@
 //! Addresses from ranges, reserved as files, in the layout of the reference plugin `host-local`:
 //! either can take over from the other.
 
+mod boot;
 mod claim;
 mod config;
 mod index;
 mod range;
+pub(crate) mod reservation;
 mod reserve;
 mod store;
 
 pub(crate) use config::Config;
-pub(crate) use reserve::{check, held_by, keep_only, release, reserve};
+pub(crate) use reserve::{add, check, held_by, keep_only, release};

@@ -6,21 +6,26 @@
 //! standard input, the result or an error object on standard output.
 
 mod answer;
+mod bandwidth;
 mod bridge;
 mod call;
 mod failure;
 mod hash;
 mod host_local;
+mod ipam;
 mod loopback;
 mod masquerade;
 mod role;
 mod rollback;
+mod static_ipam;
+mod tables;
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use cni_types::{Code, Environment, Error, MAX_CONFIG_BYTES, Supported, Version};
 
+pub use host_local::reservation::Reservation;
 use role::Role;
 
 /// Does what this process was started for, and gives its exit code.
@@ -78,7 +83,7 @@ fn about() -> ExitCode {
          configuration on standard input. Linked to one of the types it is that plugin.",
         env!("CARGO_PKG_VERSION"),
         Supported::ALL,
-        Role::NAMES.map(|(name, _)| name).join(", "),
+        Role::names(),
     );
     ExitCode::SUCCESS
 }

@@ -1,267 +1,226 @@
 //! Traffic of pods that leaves their network gets the node's address.
 //!
-//! A table of our own in each family holds one map from a pod's address to its network's chain, so
-//! that a pod costs one element, in time and in rules. An element's comment says whose it is.
+//! One map of each family leads from a pod's address to its network's chain, so that a pod costs
+//! one element, in time and in rules.
 
-mod plan;
-
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cni_types::{Attachment, Cidr, Code, Error};
-use nodekit::Errno;
-use nodekit::nft::{self, Batch, Data, Element, Family, NftSocket, Verdict};
+use cni_types::Cidr;
+use nodekit::nft::{
+    BaseChain, Chain, ChainType, CmpOp, Data, Datatype, Expr, Family, Hook, MapData, NatFlags,
+    Register, Set, Verdict,
+};
 
-use crate::failure;
-use plan::{MAP, NetworkChain, TABLE, family_of, key_of, owner};
+use crate::tables::{Entries, Key, Scaffold, address_key, family_of, network_tag};
 
-/// How often an addition is tried against others that change the same things at once.
-const ATTEMPTS: usize = 8;
+/// The map from a pod's address to its network's chain.
+const MAP: &str = "masquerade-pods";
 
-/// The tables of the namespace it was opened in.
-///
-/// Closing it waits until the kernel has freed what was deleted, 5 to 20 ms; whoever deletes
-/// keeps it open while there is other work, which that time then passes with.
-#[derive(Debug)]
-pub(crate) struct Masquerade {
-    nft: NftSocket,
+/// The chain that every packet on its way out passes.
+const POSTROUTING: &str = "postrouting";
+
+/// `srcnat`, NF_IP_PRI_NAT_SRC (linux/netfilter_ipv4.h).
+const SRCNAT: i32 = 100;
+
+const REGISTER: Register = Register::word(0);
+
+/// Has the addresses of an attachment masqueraded, except towards their own subnets, multicast
+/// groups and `not_masqueraded`.
+pub(crate) fn enter(
+    entries: &mut Entries,
+    network: &str,
+    addresses: &[Cidr],
+    not_masqueraded: &[Cidr],
+) {
+    for cidr in addresses {
+        let address = cidr.address();
+        let chain = NetworkChain::new(network, *cidr, not_masqueraded);
+        let data = Data::Verdict(Verdict::Goto(chain.name.clone()));
+        entries.needs(family_of(address), chain.scaffold());
+        entries.put(
+            Key::of_address(MAP, address),
+            Some(data),
+            format!("masquerading of {address}"),
+        );
+    }
 }
 
-impl Masquerade {
-    /// Opens a connection to the kernel's tables.
-    ///
-    /// # Errors
-    /// Code 100 where the kernel has none.
-    pub(crate) fn open() -> Result<Self, Error> {
-        NftSocket::open().map(|nft| Self { nft }).map_err(refused)
-    }
+/// Where an attachment's elements are.
+pub(crate) fn keys(addresses: &[IpAddr]) -> impl Iterator<Item = Key> {
+    addresses
+        .iter()
+        .map(|address| Key::of_address(MAP, *address))
+}
 
-    /// Has the addresses of an attachment masqueraded; all of them or none.
-    ///
-    /// # Errors
-    /// Code 100 with the kernel's refusal.
-    pub(crate) fn add(
-        &mut self,
-        network: &str,
-        attachment: &Attachment,
-        addresses: &[Cidr],
-        not_masqueraded: &[Cidr],
-    ) -> Result<(), Error> {
-        for (index, address) in addresses.iter().enumerate() {
-            let chain = NetworkChain::new(network, *address, not_masqueraded);
-            if let Err(error) = self.add_one(attachment, *address, &chain) {
-                let before = addresses[..index].iter().map(|address| address.address());
-                self.remove(before)?;
-                return Err(refused(error));
-            }
+/// The chain of a network. Its name follows from its rules, so that a chain never changes: a
+/// changed configuration makes another one for the pods to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NetworkChain {
+    name: String,
+    network: String,
+    ipv4: bool,
+    /// Destinations that see the pod's own address.
+    exempt: Vec<Cidr>,
+}
+
+impl NetworkChain {
+    /// The chain for a pod with this address, whose prefix is its subnet's.
+    fn new(network: &str, address: Cidr, not_masqueraded: &[Cidr]) -> Self {
+        let ipv4 = address.address().is_ipv4();
+        let of_family = |cidr: &&Cidr| cidr.address().is_ipv4() == ipv4;
+        let mut exempt = vec![subnet(address)];
+        exempt.extend(
+            not_masqueraded
+                .iter()
+                .filter(of_family)
+                .map(|cidr| subnet(*cidr)),
+        );
+        exempt.extend(multicast(ipv4));
+        exempt.sort();
+        exempt.dedup();
+        let mut said = vec![network.to_owned()];
+        said.extend(exempt.iter().map(Cidr::to_string));
+        let hash = crate::hash::fold(&said.iter().map(String::as_bytes).collect::<Vec<_>>());
+        // The kernel takes 127 bytes; the hash tells apart what is cut.
+        let short: String = network.chars().take(80).collect();
+        let name = format!("{short}-{:08x}", u32::from_be_bytes(hash));
+        Self {
+            name,
+            network: network.to_owned(),
+            ipv4,
+            exempt,
         }
-        Ok(())
     }
 
-    /// The element alone, where everything it needs is there; else that first.
-    fn add_one(
-        &mut self,
-        attachment: &Attachment,
-        address: Cidr,
-        chain: &NetworkChain,
-    ) -> Result<(), nft::Error> {
-        let family = family_of(address.address());
-        let element = Element {
-            comment: Some(owner(attachment)),
-            ..Element::to(
-                key_of(address.address()),
-                Data::Verdict(Verdict::Goto(chain.name.clone())),
-            )
+    /// Everything that an element for this chain needs.
+    fn scaffold(&self) -> Scaffold {
+        let (family, key) = if self.ipv4 {
+            (Family::Ip, Datatype::Ipv4Addr)
+        } else {
+            (Family::Ip6, Datatype::Ipv6Addr)
         };
-        let (mut with_chain, mut in_place_of) = (false, false);
-        for _ in 1..ATTEMPTS {
-            let mut batch = Batch::new(family, TABLE);
-            if with_chain {
-                chain.add(&mut batch);
-            }
-            if in_place_of {
-                batch.delete_elements(0, MAP, [&element]);
-            }
-            batch.create_elements(0, MAP, [&element]);
-            match self.nft.commit(&batch) {
-                // No table, map or chain yet; or the element that was to be replaced is gone.
-                Err(error) if error.errno() == Some(Errno::ENOENT) => {
-                    (with_chain, in_place_of) = (true, false);
-                }
-                // Left by somebody who had the address before and was never deleted.
-                Err(error) if error.errno() == Some(Errno::EEXIST) => in_place_of = true,
-                other => return other,
-            }
+        let base = BaseChain::new(ChainType::Nat, Hook::Postrouting, SRCNAT);
+        let source = Expr::source_address(family, REGISTER);
+        let look_up = vec![source, Expr::vmap(MAP, REGISTER)];
+
+        let chain = Chain {
+            comment: Some(network_tag(&self.network)),
+            ..Chain::regular(&self.name)
+        };
+        let mut rules = Vec::new();
+        for destination in &self.exempt {
+            let mut exprs = vec![Expr::destination_address(family, REGISTER)];
+            exprs.extend(is_in(*destination));
+            exprs.push(Expr::Verdict(Verdict::Return));
+            rules.push(exprs);
         }
-        let mut batch = Batch::new(family, TABLE);
-        chain.add(&mut batch);
-        batch.create_elements(0, MAP, [&element]);
-        self.nft.commit(&batch)
-    }
-
-    /// Ends it for addresses that belong to the caller's attachment, as its reservation shows. Succeeds where there is nothing.
-    ///
-    /// # Errors
-    /// Code 100 with the kernel's refusal.
-    pub(crate) fn remove(
-        &mut self,
-        addresses: impl IntoIterator<Item = IpAddr>,
-    ) -> Result<(), Error> {
-        let mut addresses = addresses.into_iter();
-        addresses.try_for_each(|address| self.remove_one(address).map_err(refused))
-    }
-
-    fn remove_one(&mut self, address: IpAddr) -> Result<(), nft::Error> {
-        let mut batch = Batch::new(family_of(address), TABLE);
-        batch.delete_elements(0, MAP, [Element::new(key_of(address))]);
-        match self.nft.commit(&batch) {
-            // No element, no map, no table; or a kernel that cannot have any.
-            Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::EOPNOTSUPP)) => {
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// Ends it for those of the addresses whose element says that it is the attachment's.
-    ///
-    /// # Errors
-    /// As [`remove`].
-    pub(crate) fn remove_if_owned(
-        &mut self,
-        attachment: &Attachment,
-        addresses: &[IpAddr],
-    ) -> Result<(), Error> {
-        let owner = owner(attachment);
-        for family in [Family::Ip, Family::Ip6] {
-            let mut wanted: Vec<_> = addresses
-                .iter()
-                .filter(|address| family_of(**address) == family)
-                .collect();
-            if wanted.is_empty() {
-                continue;
-            }
-            let present = self.elements(family)?;
-            wanted.retain(|address| {
-                let key = key_of(**address);
-                present
-                    .iter()
-                    .any(|e| e.key == key && e.comment.as_deref() == Some(&owner))
-            });
-            for address in wanted {
-                self.remove_one(*address).map_err(refused)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sees whether every address has an element of the attachment's.
-    ///
-    /// # Errors
-    /// Code 102 naming the address that has none.
-    pub(crate) fn check(
-        &mut self,
-        attachment: &Attachment,
-        addresses: &[Cidr],
-    ) -> Result<(), Error> {
-        let owner = owner(attachment);
-        for address in addresses {
-            let key = key_of(address.address());
-            let present = self.elements(family_of(address.address()))?;
-            if !present
-                .iter()
-                .any(|e| e.key == key && e.comment.as_deref() == Some(&owner))
-            {
-                let message = format!("{} is not masqueraded any more", address.address());
-                return Err(Error::new(failure::CHANGED, message));
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends it for every attachment of a network that is not among the kept, and takes away the
-    /// network's chains that are then unused.
-    ///
-    /// # Errors
-    /// As [`remove`].
-    pub(crate) fn keep_only(
-        &mut self,
-        network: &str,
-        kept: &BTreeSet<Attachment>,
-    ) -> Result<(), Error> {
-        let kept: BTreeSet<_> = kept.iter().map(owner).collect();
-        for family in [Family::Ip, Family::Ip6] {
-            let chains = self.nft.chains(family, TABLE).map_err(refused)?;
-            let chains: Vec<_> = chains
-                .into_iter()
-                .filter(|chain| chain.comment.as_deref() == Some(network))
-                .collect();
-            let mut used = BTreeSet::new();
-            for element in self.elements(family)? {
-                let Some(Data::Verdict(Verdict::Goto(chain))) = &element.data else {
-                    continue;
-                };
-                if !chains.iter().any(|known| known.name == *chain) {
-                    continue;
-                }
-                if element
-                    .comment
-                    .as_ref()
-                    .is_some_and(|owner| kept.contains(owner))
-                {
-                    used.insert(chain.clone());
-                    continue;
-                }
-                let mut batch = Batch::new(family, TABLE);
-                batch.delete_elements(0, MAP, [&element]);
-                self.commit_unless_gone(&batch)?;
-            }
-            for chain in chains.iter().filter(|chain| !used.contains(&chain.name)) {
-                let mut batch = Batch::new(family, TABLE);
-                batch.flush_chain(0, &chain.name);
-                batch.delete_chain(0, &chain.name);
-                self.commit_unless_gone(&batch)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sees whether nf_tables answers.
-    ///
-    /// # Errors
-    /// Code 100 with the kernel's refusal.
-    pub(crate) fn probe(&mut self) -> Result<(), Error> {
-        self.nft.generation().map(drop).map_err(refused)
-    }
-
-    fn commit_unless_gone(&mut self, batch: &Batch) -> Result<(), Error> {
-        match self.nft.commit(batch) {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
-            other => other.map_err(refused),
-        }
-    }
-
-    /// All elements of a family's map; none where there is no map.
-    fn elements(&mut self, family: Family) -> Result<Vec<Element>, Error> {
-        match self.nft.elements(family, TABLE, MAP) {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Vec::new()),
-            other => other.map_err(refused),
+        // Random source ports keep parallel connections to one service from colliding.
+        let flags = NatFlags {
+            fully_random: true,
+            ..NatFlags::default()
+        };
+        rules.push(vec![Expr::Masquerade { flags }]);
+        Scaffold {
+            sets: vec![Set::map(MAP, key, MapData::Verdict)],
+            chains: vec![
+                (Chain::base(POSTROUTING, base), vec![look_up]),
+                (chain, rules),
+            ],
         }
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
-fn refused(error: nft::Error) -> Error {
-    let missing = [Errno::EOPNOTSUPP, Errno::EPROTONOSUPPORT];
-    let hint = if error.errno().is_some_and(|errno| missing.contains(&errno)) {
-        "; this kernel lacks nf_tables or part of it, which ipMasq needs"
-    } else {
-        ""
+/// The register holds an address of the subnet.
+fn is_in(subnet: Cidr) -> Vec<Expr> {
+    let bytes = if subnet.address().is_ipv4() { 4 } else { 16 };
+    let value = address_key(subnet.address());
+    vec![
+        Expr::mask_prefix(REGISTER, subnet.prefix(), bytes),
+        Expr::Cmp {
+            op: CmpOp::Eq,
+            from: REGISTER,
+            value,
+        },
+    ]
+}
+
+/// The subnet of an address: the bits behind the prefix are zero.
+fn subnet(cidr: Cidr) -> Cidr {
+    let prefix = cidr.prefix();
+    let network: IpAddr = match cidr.address() {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            std::net::Ipv4Addr::from(u32::from(address) & mask).into()
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            std::net::Ipv6Addr::from(u128::from(address) & mask).into()
+        }
     };
-    let code = if error.errno() == Some(Errno::ENOBUFS) {
-        Code::TRY_AGAIN
-    } else {
-        failure::KERNEL
-    };
-    Error::new(code, format!("{error}{hint}"))
+    // The same prefix fits the same family.
+    Cidr::new(network, prefix).unwrap_or(cidr)
+}
+
+/// Where all groups' traffic goes: 224.0.0.0/4 (RFC 5771), ff00::/8 (RFC 4291).
+fn multicast(ipv4: bool) -> Option<Cidr> {
+    let groups = if ipv4 { "224.0.0.0/4" } else { "ff00::/8" };
+    groups.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cidr(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn pods_of_one_network_share_a_chain_until_its_rules_change() {
+        let chain = |address, more: &[Cidr]| NetworkChain::new("net", cidr(address), more);
+        let cluster = [cidr("10.0.0.0/8"), cidr("fd00::/8")];
+        assert_eq!(chain("10.1.0.5/16", &[]), chain("10.1.7.9/16", &[]));
+        assert_ne!(
+            chain("10.1.0.5/16", &[]).name,
+            chain("10.1.0.5/24", &[]).name
+        );
+        assert_ne!(
+            chain("10.1.0.5/16", &[]).name,
+            chain("10.1.0.5/16", &cluster).name
+        );
+        assert_ne!(
+            NetworkChain::new("other", cidr("10.1.0.5/16"), &[]).name,
+            chain("10.1.0.5/16", &[]).name
+        );
+        let exempt: Vec<_> = chain("10.1.0.5/16", &cluster)
+            .exempt
+            .iter()
+            .map(Cidr::to_string)
+            .collect();
+        assert_eq!(exempt, ["10.0.0.0/8", "10.1.0.0/16", "224.0.0.0/4"]);
+        let exempt: Vec<_> = chain("fd01::5/64", &cluster)
+            .exempt
+            .iter()
+            .map(Cidr::to_string)
+            .collect();
+        assert_eq!(exempt, ["fd00::/8", "fd01::/64", "ff00::/8"]);
+    }
+
+    #[test]
+    fn names_fit_the_kernel() {
+        let long = "n".repeat(200);
+        let chain = NetworkChain::new(&long, cidr("0.0.0.0/0"), &[]);
+        assert!(chain.name.len() <= 127);
+        let other = NetworkChain::new(&long[1..], cidr("0.0.0.0/0"), &[]);
+        assert_ne!(chain.name, other.name);
+    }
+
+    #[test]
+    fn a_subnet_has_no_host_bits() {
+        assert_eq!(subnet(cidr("10.1.2.3/0")).to_string(), "0.0.0.0/0");
+        assert_eq!(subnet(cidr("10.1.2.3/20")).to_string(), "10.1.0.0/20");
+        assert_eq!(subnet(cidr("10.1.2.3/32")).to_string(), "10.1.2.3/32");
+        assert_eq!(subnet(cidr("fd00:1::5/0")).to_string(), "::/0");
+        assert_eq!(subnet(cidr("fd00:1::5/32")).to_string(), "fd00:1::/32");
+    }
 }

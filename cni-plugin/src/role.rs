@@ -6,23 +6,27 @@ use std::path::Path;
 use cni_types::{Attachment, Error, Success};
 
 use crate::call::Call;
-use crate::{bridge, host_local, loopback};
+use crate::{bandwidth, bridge, host_local, loopback, static_ipam};
 
 /// One of the plugins that this binary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
+    Bandwidth,
     Bridge,
     HostLocal,
     Loopback,
+    Static,
 }
 
 impl Role {
     /// The names under which the roles are known, as a program's and as a `type`.
-    pub(crate) const NAMES: [(&'static str, Self); 4] = [
+    pub(crate) const NAMES: &[(&'static str, Self)] = &[
         ("causeway-cni", Self::Bridge),
+        ("bandwidth", Self::Bandwidth),
         ("bridge", Self::Bridge),
         ("host-local", Self::HostLocal),
         ("loopback", Self::Loopback),
+        ("static", Self::Static),
     ];
 
     /// The role of a program's name; `None` for the binary's own and for unknown names, where the
@@ -32,19 +36,26 @@ impl Role {
         Self::of_type(name).filter(|_| name != "causeway-cni")
     }
 
+    /// Whether a type is one of this binary's.
+    pub(crate) fn is_name(name: &str) -> bool {
+        Self::of_type(name).is_some()
+    }
+
+    /// The names, as a text shows them.
+    pub(crate) fn names() -> String {
+        let names: Vec<_> = Self::NAMES.iter().map(|(name, _)| *name).collect();
+        names.join(", ")
+    }
+
     fn of_type(name: &str) -> Option<Self> {
-        Self::NAMES
-            .into_iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, role)| role)
+        let found = Self::NAMES.iter().find(|(known, _)| *known == name);
+        found.map(|(_, role)| *role)
     }
 
     /// The role of a configuration.
     pub(crate) fn of(call: &Call) -> Result<Self, Error> {
-        Self::of_type(call.config.plugin_type()?).ok_or_else(|| {
-            let names = Self::NAMES.map(|(name, _)| name).join(", ");
-            call.config.object().unsupported("type", &names)
-        })
+        Self::of_type(call.config.plugin_type()?)
+            .ok_or_else(|| call.config.object().unsupported("type", &Self::names()))
     }
 
     pub(crate) fn add(
@@ -54,19 +65,14 @@ impl Role {
         netns: &Path,
     ) -> Result<Success, Error> {
         match self {
+            Self::Bandwidth => bandwidth::add(call, attachment, netns),
             Self::Bridge => bridge::add(call, attachment, netns, &|_| Ok(())),
             Self::Loopback => loopback::add(call, netns),
             Self::HostLocal => {
-                let ipam = host_local::Config::read(&call.config, &call.args)?;
-                let ips = host_local::reserve(&ipam, call.config.name(), attachment)?;
-                let host_local::Config { routes, dns, .. } = ipam;
-                Ok(Success {
-                    interfaces: Vec::new(),
-                    ips,
-                    routes,
-                    dns,
-                })
+                let config = host_local::Config::read(&call.config, &call.args)?;
+                host_local::add(&config, call.config.name(), attachment)
             }
+            Self::Static => Ok(static_ipam::Config::read(&call.config, &call.args)?.result()),
         }
     }
 
@@ -77,9 +83,12 @@ impl Role {
         netns: Option<&Path>,
     ) -> Result<(), Error> {
         match self {
+            Self::Bandwidth => bandwidth::del(call, attachment),
             Self::Bridge => bridge::del(call, attachment, netns),
             Self::Loopback => loopback::del(call, netns),
             Self::HostLocal => host_local::release(&call.config, attachment).map(drop),
+            // It holds nothing at all.
+            Self::Static => Ok(()),
         }
     }
 
@@ -90,29 +99,34 @@ impl Role {
         netns: &Path,
     ) -> Result<(), Error> {
         match self {
+            Self::Bandwidth => bandwidth::check(call, attachment, netns),
             Self::Bridge => bridge::check(call, attachment, netns),
             Self::Loopback => loopback::check(call, netns),
             Self::HostLocal => host_local::check(&call.config, attachment),
+            Self::Static => static_ipam::check(call),
         }
     }
 
     pub(crate) fn status(self, call: &Call) -> Result<(), Error> {
         match self {
+            Self::Bandwidth => bandwidth::status(call),
             Self::Bridge => bridge::status(call),
             Self::HostLocal => host_local::Config::read(&call.config, &call.args).map(drop),
+            Self::Static => static_ipam::Config::read(&call.config, &call.args).map(drop),
             Self::Loopback => Ok(()),
         }
     }
 
     pub(crate) fn gc(self, call: &Call) -> Result<(), Error> {
         match self {
+            Self::Bandwidth => bandwidth::gc(call),
             Self::Bridge => bridge::gc(call),
             Self::HostLocal => {
                 let kept = call.config.valid_attachments()?;
                 host_local::keep_only(&call.config, &kept)
             }
-            // It holds nothing outside the pods' namespaces.
-            Self::Loopback => call.config.valid_attachments().map(drop),
+            // They hold nothing outside the pods' namespaces.
+            Self::Loopback | Self::Static => call.config.valid_attachments().map(drop),
         }
     }
 }

@@ -12,7 +12,12 @@ pub(crate) enum Step {
     Veth,
     Pod,
     Gateway,
-    Masquerade,
+    Tables,
+    LimitIncoming,
+    Ifb,
+    LimitOutgoing,
+    Hook,
+    Redirect,
 }
 
 impl fmt::Display for Step {
@@ -23,7 +28,12 @@ impl fmt::Display for Step {
             Self::Veth => "make the veth pair",
             Self::Pod => "configure the pod's interface",
             Self::Gateway => "configure the gateway",
-            Self::Masquerade => "masquerade",
+            Self::Tables => "program nf_tables",
+            Self::LimitIncoming => "limit what the pod receives",
+            Self::Ifb => "make the device that limits what the pod sends",
+            Self::LimitOutgoing => "limit what the pod sends",
+            Self::Hook => "hook what the pod sends",
+            Self::Redirect => "redirect what the pod sends",
         })
     }
 }

@@ -17,6 +17,8 @@ use lb_model::said::Event;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use kind::Kind;
+
 pub use client::{ClientError, connect};
 
 /// An event, and when it arrived here.
@@ -29,6 +31,17 @@ pub struct Heard {
     pub event: Option<Event>,
     /// Fields that could not even be read; the rest of the object is in `event`.
     pub complaints: Vec<Complaint>,
+}
+
+/// What `json` says, an object of the watched kind called `kind` as an API server writes it; `None`:
+/// that kind is not watched, or `json` is none at all.
+pub fn read(kind: &str, json: &str) -> Option<Heard> {
+    match kind {
+        service::Services::NAME => stream::read::<service::Services>(json),
+        slice::Slices::NAME => stream::read::<slice::Slices>(json),
+        node::OwnNode::NAME => stream::read::<node::OwnNode>(json),
+        _ => None,
+    }
 }
 
 /// Watches Services, EndpointSlices and Node `node_name`, for as long as `out` has a receiver.

@@ -40,8 +40,6 @@ pub struct Seen {
 pub struct Host {
     /// The namespace.
     pub netns: NetNs,
-    /// How long this host waits for an answer.
-    pub patience: Duration,
     v4: IpAddr,
     v6: IpAddr,
 }
@@ -60,7 +58,7 @@ impl Host {
     /// # Errors
     /// Refused, or not answered.
     pub fn tcp(&self, to: SocketAddr) -> Result<Seen> {
-        ask(&mut self.connect(to)?)
+        self.netns.run(|| tcp(to, PATIENCE)).unwrap()
     }
 
     /// A TCP connection to `to` that stays open.
@@ -68,10 +66,7 @@ impl Host {
     /// # Errors
     /// As [`Host::tcp`].
     pub fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
-        let connect = || TcpStream::connect_timeout(&to, self.patience);
-        let stream = self.netns.run(connect).unwrap()?;
-        stream.set_read_timeout(Some(self.patience))?;
-        Ok(stream)
+        self.netns.run(|| connect(to, PATIENCE)).unwrap()
     }
 
     /// A UDP socket that talks to `to` only.
@@ -79,18 +74,9 @@ impl Host {
     /// # Panics
     /// There are no sockets left.
     pub fn udp_socket(&self, to: SocketAddr) -> UdpSocket {
-        let ip = match to.ip() {
-            loopback if loopback.is_loopback() => loopback,
-            other => self.ip(Family::of(other)),
-        };
-        let socket = self
-            .netns
-            .run(|| UdpSocket::bind((ip, 0)))
-            .unwrap()
-            .unwrap();
-        socket.connect(to).unwrap();
-        socket.set_read_timeout(Some(self.patience)).unwrap();
-        socket
+        let from = self.towards(to);
+        let socket = self.netns.run(|| udp_socket(from, to, PATIENCE));
+        socket.unwrap().unwrap()
     }
 
     /// One UDP exchange with `to` from a new port.
@@ -100,6 +86,44 @@ impl Host {
     pub fn udp(&self, to: SocketAddr) -> Result<Seen> {
         ask_udp(&self.udp_socket(to))
     }
+
+    /// Its address that it uses for UDP towards `to`.
+    pub fn towards(&self, to: SocketAddr) -> IpAddr {
+        match to.ip() {
+            loopback if loopback.is_loopback() => loopback,
+            other => self.ip(Family::of(other)),
+        }
+    }
+}
+
+/// A TCP connection to `to` from the calling thread's namespace: what the endpoint saw, unless
+/// nobody answers for so long.
+///
+/// # Errors
+/// Refused, or not answered.
+pub fn tcp(to: SocketAddr, patience: Duration) -> Result<Seen> {
+    ask(&mut connect(to, patience)?)
+}
+
+/// One UDP exchange with `to` from a new port of address `from` of the calling thread's namespace.
+///
+/// # Errors
+/// As [`tcp`].
+pub fn udp(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<Seen> {
+    ask_udp(&udp_socket(from, to, patience)?)
+}
+
+fn connect(to: SocketAddr, patience: Duration) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    Ok(stream)
+}
+
+fn udp_socket(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((from, 0))?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(patience))?;
+    Ok(socket)
 }
 
 /// Asks over an open connection.
@@ -191,7 +215,6 @@ impl Bed {
         );
         let node = Host {
             netns: node,
-            patience: PATIENCE,
             v4,
             v6,
         };
@@ -281,7 +304,6 @@ fn neighbour(node: &NetNs, name: &str, v4: &str, v6: &str) -> Host {
     let ip = |text: String| text.parse().unwrap();
     Host {
         netns,
-        patience: PATIENCE,
         v4: ip(format!("{v4}.2")),
         v6: ip(format!("{v6}:2")),
     }

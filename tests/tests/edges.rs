@@ -12,7 +12,7 @@ use std::process::Command;
 /// Kubernetes).
 const PURE: &[(&str, &[&str])] = &[
     ("lb-model", &["ipnetwork"]),
-    ("lb-plan", &["ipnetwork", "lb-model"]),
+    ("lb-plan", &["ipnetwork", "lb-model", "sha2"]),
     ("cni-types", &["serde", "serde_json"]),
 ];
 

@@ -10,12 +10,13 @@ use nodekit::route::{Handle, Link, Mac};
 
 use super::config::Network;
 use super::identity::{HostEnd, pod_mac};
+use super::wanted::entries;
 use super::{device, pod};
 use crate::call::Call;
 use crate::failure;
-use crate::host_local;
-use crate::masquerade::Masquerade;
+use crate::ipam;
 use crate::rollback::{Rollback, Step};
+use crate::tables::Tables;
 
 /// Attaches a container. On failure nothing of it is left; the bridge, which is everybody's, may
 /// be.
@@ -94,20 +95,23 @@ impl<'a> Target<'a> {
                 })
             })?;
         }
-        if network.masquerade {
-            let name = self.call.config.name();
-            let addresses: Vec<_> = plan.ips.iter().map(|ip| ip.address).collect();
-            let undo = addresses.clone();
-            rollback.step_with_undo(
-                Step::Masquerade,
-                || {
-                    let exempt = &network.not_masqueraded;
-                    Masquerade::open()?.add(name, attachment, &addresses, exempt)
-                },
-                move || Masquerade::open()?.remove(undo.iter().map(|cidr| cidr.address())),
-            )?;
-        }
+        self.program(rollback, &plan)?;
         Ok(self.result(&bridge, &end, &link, plan))
+    }
+
+    /// Everything that the attachment has in nf_tables, at once.
+    fn program(&self, rollback: &mut Rollback<'a>, plan: &Plan) -> Result<(), Error> {
+        let addresses: Vec<_> = plan.ips.iter().map(|ip| ip.address).collect();
+        let entries = entries(self.call, self.network, self.attachment, &addresses);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let (owner, keys) = (entries.owner().clone(), entries.keys());
+        rollback.step_with_undo(
+            Step::Tables,
+            || Tables::open()?.add(&entries),
+            move || Tables::open()?.remove(&owner, &keys),
+        )
     }
 
     fn reserve(&self, rollback: &mut Rollback<'a>) -> Result<Plan, Error> {
@@ -120,22 +124,19 @@ impl<'a> Target<'a> {
         let Some(ipam) = &network.ipam else {
             return Ok(Plan::default());
         };
-        let name = call.config.name();
-        let ips = rollback.step_with_undo(
+        let Success {
+            ips, routes, dns, ..
+        } = rollback.step_with_undo(
             Step::Reserve,
-            || host_local::reserve(ipam, name, attachment),
-            || host_local::release(&call.config, attachment).map(drop),
+            || ipam.add(call, attachment),
+            || ipam::del(call, attachment),
         )?;
         let dns = if network.dns.is_empty() {
-            &ipam.dns
+            dns
         } else {
-            &network.dns
+            network.dns.clone()
         };
-        let mut plan = Plan {
-            ips,
-            routes: ipam.routes.clone(),
-            dns: dns.clone(),
-        };
+        let mut plan = Plan { ips, routes, dns };
         plan.add_default_routes(network.default_gateway)?;
         Ok(plan)
     }

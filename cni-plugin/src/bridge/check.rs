@@ -8,10 +8,11 @@ use nodekit::route::{Handle, Link, RouteFilter};
 
 use super::config::Network;
 use super::device;
+use super::wanted::entries;
 use crate::call::Call;
 use crate::failure;
-use crate::host_local;
-use crate::masquerade::Masquerade;
+use crate::ipam;
+use crate::tables::Tables;
 
 /// Sees whether an attachment still is as ADD's result says.
 ///
@@ -34,12 +35,11 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
         .collect();
     check_host(&network, &result, &ips)?;
     check_pod(&pod, told, &ips, &result)?;
-    if network.ipam.is_some() {
-        host_local::check(&call.config, attachment)?;
-    }
-    if network.masquerade {
-        let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
-        Masquerade::open()?.check(attachment, &addresses)?;
+    ipam::check(call, attachment)?;
+    let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
+    let entries = entries(call, &network, attachment, &addresses);
+    if !entries.is_empty() {
+        Tables::open()?.check(&entries)?;
     }
     Ok(())
 }
@@ -50,10 +50,11 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
 /// Code 2, 6 or 7 for the configuration, 50 when ADD could not be served.
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let network = Network::read(call)?;
+    ipam::status(call)?;
     let mut route = Handle::open().map_err(failure::kernel)?;
     device::find(&mut route, &network.bridge)
         .and_then(|_| match network.masquerade {
-            true => Masquerade::open()?.probe(),
+            true => Tables::open()?.probe(),
             false => Ok(()),
         })
         .map_err(|error| Error {

@@ -3,7 +3,7 @@
 use cni_types::{Attachment, Cidr, Code, Dns, Error, MacAddress, Object, PluginConfig};
 
 use crate::call::Call;
-use crate::host_local;
+use crate::ipam::Ipam;
 
 /// The bridge unless `bridge` says otherwise.
 const DEFAULT_BRIDGE: &str = "cni0";
@@ -35,7 +35,7 @@ pub(crate) struct Network {
     pub(crate) mac: Option<MacAddress>,
     pub(crate) dns: Dns,
     /// Absent for a network without addresses.
-    pub(crate) ipam: Option<host_local::Config>,
+    pub(crate) ipam: Option<Ipam>,
 }
 
 impl Network {
@@ -69,7 +69,7 @@ impl Network {
                 .or(config.args()?.mac)
                 .map_or_else(|| mac_by_args(call), |mac| Ok(Some(mac)))?,
             dns: runtime.dns.unwrap_or(dns),
-            ipam: ipam(call)?,
+            ipam: Ipam::read(call)?,
         })
     }
 }
@@ -134,18 +134,6 @@ fn mac_by_args(call: &Call) -> Result<Option<MacAddress>, Error> {
             let message = format!("CNI_ARGS has MAC={text}; accepted is as 0a:58:0a:f4:00:05");
             Err(Error::new(Code::INVALID_ENVIRONMENT, message))
         }
-    }
-}
-
-/// The addresses' source: `host-local`, in this process, or none at all.
-fn ipam(call: &Call) -> Result<Option<host_local::Config>, Error> {
-    let Some(ipam) = call.config.object().object("ipam")? else {
-        return Ok(None);
-    };
-    match ipam.filled_text("type")? {
-        None => Ok(None),
-        Some("host-local") => host_local::Config::read(&call.config, &call.args).map(Some),
-        Some(_) => Err(ipam.unsupported("type", "host-local")),
     }
 }
 

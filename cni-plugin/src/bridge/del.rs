@@ -7,11 +7,11 @@ use cni_types::{Attachment, Error};
 use nodekit::route::Handle;
 
 use super::identity::HostEnd;
-use super::pod;
+use super::{pod, wanted};
 use crate::call::Call;
 use crate::failure;
-use crate::host_local;
-use crate::masquerade::Masquerade;
+use crate::ipam;
+use crate::tables::Tables;
 
 /// Detaches a container, with or without its namespace. The address is given back last, so that
 /// nobody gets it while anything of the old pod is there.
@@ -23,47 +23,26 @@ pub(crate) fn del(call: &Call, attachment: &Attachment, netns: Option<&Path>) ->
     let mut noted = |done: Result<(), Error>| errors.extend(done.err());
 
     // Not held while links are deleted, which takes the kernel its time.
-    let held = host_local::held_by(&call.config, attachment).unwrap_or_else(|error| {
+    let held = ipam::addresses_of(call, attachment).unwrap_or_else(|error| {
         noted(Err(error));
         Vec::new()
     });
-    // The masquerading goes first and its connection stays open: what the kernel has to free of it
-    // is freed while it deletes the links, which takes longer.
-    let mut masquerade = Masquerade::open();
-    match &mut masquerade {
-        Ok(masquerade) => noted(end_masquerade(masquerade, call, attachment, &held)),
+    let mut addresses = told(call);
+    addresses.retain(|address| !held.contains(address));
+    addresses.extend(held);
+    // The tables go first and their connection stays open: what the kernel has to free of them is
+    // freed while it deletes the links, which takes longer.
+    let mut tables = Tables::open();
+    match &mut tables {
+        Ok(tables) => noted(wanted::remove(tables, call, attachment, &addresses)),
         // A kernel without the tables has nothing in them.
         Err(error) if masquerades(call) => noted(Err(error.clone())),
         Err(_) => {}
     }
     noted(delete_links(call, attachment, netns));
-    noted(host_local::release(&call.config, attachment).map(drop));
-    drop(masquerade);
+    noted(ipam::del(call, attachment));
+    drop(tables);
     failure::joined(errors)
-}
-
-/// Where the network masquerades, what is reserved is in the map and ours. Elsewhere it may be from
-/// a time when it did, and what an earlier DEL released may have gone to others: there the owner
-/// must agree, because asking is cheaper than a transaction that the kernel refuses.
-fn end_masquerade(
-    masquerade: &mut Masquerade,
-    call: &Call,
-    attachment: &Attachment,
-    held: &[IpAddr],
-) -> Result<(), Error> {
-    let told = told(call);
-    if !masquerades(call) {
-        return masquerade.remove_if_owned(attachment, &[held, &told].concat());
-    }
-    let told: Vec<_> = told
-        .into_iter()
-        .filter(|address| !held.contains(address))
-        .collect();
-    let done = [
-        masquerade.remove(held.iter().copied()),
-        masquerade.remove_if_owned(attachment, &told),
-    ];
-    failure::joined(done.into_iter().filter_map(Result::err).collect())
 }
 
 fn masquerades(call: &Call) -> bool {

@@ -11,10 +11,10 @@ use super::device;
 use super::identity::HostEnd;
 use crate::call::Call;
 use crate::failure;
-use crate::host_local;
-use crate::masquerade::Masquerade;
+use crate::ipam;
+use crate::tables::Tables;
 
-/// Takes away links, masquerading and reservations of this network that nobody owns any more.
+/// Takes away links, table elements and reservations of this network that nobody owns any more.
 ///
 /// # Errors
 /// Code 7 without a list of attachments; else what could not be taken away, all of it.
@@ -22,8 +22,8 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let kept = call.config.valid_attachments()?;
     let done = [
         delete_links(call, &kept),
-        Masquerade::open().and_then(|mut all| all.keep_only(call.config.name(), &kept)),
-        host_local::keep_only(&call.config, &kept),
+        Tables::open().and_then(|mut tables| tables.keep_only(call.config.name(), &kept)),
+        ipam::gc(call, &kept),
     ];
     failure::joined(done.into_iter().filter_map(Result::err).collect())
 }

@@ -113,9 +113,8 @@ pub(super) fn set_port(route: &mut Handle, end: &HostEnd, network: &Network) -> 
     if port == BridgePort::default() {
         return Ok(());
     }
-    let link = route.link_by_name(&end.name).map_err(failure::kernel)?;
     route
-        .set_bridge_port(link.index, port)
+        .set_bridge_port(&end.name, port)
         .map_err(failure::kernel)
 }
 

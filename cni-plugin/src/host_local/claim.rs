@@ -6,15 +6,20 @@ use std::net::IpAddr;
 
 use cni_types::{Attachment, Error};
 
-use super::store::{LINE_BREAK, Store, failed};
+use super::index;
+use super::reservation::Reservation;
+use super::store::{Store, failed};
 
-/// Addresses on their way to an attachment. Dropped before [`Claim::keep`], they are given back.
+/// Addresses on their way to an attachment. Dropped before [`Claim::keep`] is done, they are given
+/// back.
 ///
 /// An address appears with its holder at once, so that a crash leaves none that is nobody's.
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     store: &'a Store,
     by: &'a Attachment,
+    /// When the file was written, which names it in the index.
+    written: String,
     taken: Vec<IpAddr>,
     kept: bool,
 }
@@ -30,15 +35,19 @@ impl<'a> Claim<'a> {
             _ => {}
         }
         let mut file = store.index.open(&path)?;
-        let content = format!("{}{LINE_BREAK}{}", by.container_id, by.ifname);
-        file.write_all(content.as_bytes())
-            .map_err(failed("write", &path))?;
-        Ok(Self {
+        let mut claim = Self {
             store,
             by,
+            written: String::new(),
             taken: Vec::new(),
             kept: false,
-        })
+        };
+        let content = Reservation::content(by);
+        file.write_all(content.as_bytes())
+            .map_err(failed("write", &path))?;
+        let meta = file.metadata().map_err(failed("inspect", &path))?;
+        claim.written = index::written(&meta);
+        Ok(claim)
     }
 
     /// Takes an address; false when somebody has it.
@@ -60,9 +69,13 @@ impl<'a> Claim<'a> {
             container_id,
             ifname,
         } = self.by;
-        self.store.index.enter_scratch(container_id, ifname)?;
+        let index = &self.store.index;
+        index.enter(container_id, Some(ifname), &self.written, &self.taken)?;
+        let path = index.scratch();
+        fs::remove_file(&path).map_err(failed("remove", &path))?;
+        index.seal()?;
         self.kept = true;
-        self.store.index.seal()
+        Ok(())
     }
 }
 
@@ -71,7 +84,8 @@ impl Drop for Claim<'_> {
         if self.kept {
             return;
         }
-        // What cannot be removed here is found by the next DEL: its holder stands in it.
+        // What cannot be removed here is found by the next DEL: its holder stands in it. An entry
+        // of the index that is left counts for nothing without a seal.
         for address in &self.taken {
             let _ = fs::remove_file(self.store.file_of(*address));
         }

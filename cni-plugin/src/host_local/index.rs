@@ -4,44 +4,92 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use cni_types::Error;
 
-use super::store::{Reservation, failed};
+use super::boot::Boot;
+use super::reservation::Reservation;
+use super::store::failed;
 
 /// The index of one network's reservations.
 ///
-/// A holder's entry, named `id:ifname`, is a hard link to its reservations, which makes it cheap:
-/// no file of its own, and the reservations are those names in the folder that have its inode
-/// number. Reservations that the reference made have a file each; the second and further ones are
-/// at `id:ifname:1` and so on.
+/// A holder's entry, named `id:ifname`, is a symbolic link that leads nowhere: its text is the
+/// entry, which costs no block on the disk and is read by one call. Further entries of a holder,
+/// where reservations have a file each or are very many, are at `id:ifname:1` and so on.
 ///
 /// The file `seen` has the modification time that the reservations' folder had when the index was
-/// right. Whoever reserves or releases changes that time.
+/// right, and the boot in which that was. Whoever reserves or releases changes that time.
 #[derive(Debug)]
 pub(super) struct Index {
     reservations: PathBuf,
     folder: PathBuf,
+    boot: Boot,
 }
 
-/// An entry: the inode of reservations, and how many names in the reservations' folder it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Addresses that one file has as its names, and when that file was written, which tells it from
+/// a later one of the same names.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) inode: u64,
-    pub(super) names: u64,
+    pub(super) written: String,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// How many addresses stand in one entry: a link's text is below 4096 bytes.
+const ADDRESSES_OF_ENTRY: usize = 64;
+
+/// What the index was last right for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The reservations as they are.
+    Current,
+    /// Reservations that somebody has changed since, in this boot.
+    Changed,
+    /// As before, in another boot.
+    OtherBoot,
+    /// Nothing that can be compared.
+    Unknown,
+}
+
+/// The time of a file's last change of content, in the form that entries and `seen` have.
+pub(super) fn written(meta: &fs::Metadata) -> String {
+    format!("{:020}.{:09}", meta.mtime(), meta.mtime_nsec())
+}
+
+impl Entry {
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let written = words.next()?.to_owned();
+        let addresses = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
+        Some(Self { written, addresses })
+    }
+
+    fn text(written: &str, addresses: &[IpAddr]) -> String {
+        let mut text = written.to_owned();
+        for address in addresses {
+            text.push(' ');
+            text.push_str(&address.to_string());
+        }
+        text
+    }
 }
 
 impl Index {
-    pub(super) fn new(reservations: &Path) -> Self {
+    pub(super) fn new(reservations: &Path, boot: Boot) -> Self {
         Self {
             reservations: reservations.to_owned(),
             folder: reservations.join(".causeway"),
+            boot,
         }
     }
 
-    /// A file that is nobody's entry yet; the lock makes it ours alone.
+    pub(super) fn boot(&self) -> &Boot {
+        &self.boot
+    }
+
+    /// A file that is nobody's reservation yet; the lock makes it ours alone.
     pub(super) fn scratch(&self) -> PathBuf {
         self.folder.join("new")
     }
@@ -77,10 +125,19 @@ impl Index {
         self.folder.join(format!("{container_id}:{ifname}{number}"))
     }
 
-    /// Whether nobody changed the reservations since [`Self::seal`].
-    pub(super) fn is_current(&self) -> Result<bool, Error> {
+    /// Whether the index can be relied on, and if not, why.
+    pub(super) fn state(&self) -> Result<State, Error> {
         let seen = fs::read_to_string(self.folder.join("seen")).unwrap_or_default();
-        Ok(seen == self.modified()?)
+        let (modified, boot) = seen.split_once(' ').unwrap_or_default();
+        Ok(if self.boot.is_after(boot) {
+            State::OtherBoot
+        } else if self.boot.is_unnoted(boot) {
+            State::Unknown
+        } else if modified == self.modified()? {
+            State::Current
+        } else {
+            State::Changed
+        })
     }
 
     /// Says that the index is right now.
@@ -88,37 +145,70 @@ impl Index {
         let path = self.folder.join("seen");
         let mut file = self.open(&path)?;
         // Always as long as before, and taken for wrong if half of it is written.
-        file.write_all(self.modified()?.as_bytes())
+        let text = format!("{} {}", self.modified()?, self.boot.id());
+        file.write_all(text.as_bytes())
             .map_err(failed("write", &path))
     }
 
     fn modified(&self) -> Result<String, Error> {
-        let meta =
-            fs::metadata(&self.reservations).map_err(failed("inspect", &self.reservations))?;
-        Ok(format!("{:020}.{:09}", meta.mtime(), meta.mtime_nsec()))
+        let meta = fs::metadata(&self.reservations);
+        let meta = meta.map_err(failed("inspect", &self.reservations))?;
+        Ok(written(&meta))
     }
 
-    /// Everything that a holder has an entry for.
-    pub(super) fn entries(&self, id: &str, ifname: Option<&str>) -> Result<Vec<Entry>, Error> {
-        let mut entries = Vec::new();
-        loop {
-            let path = self.path_of(id, ifname, entries.len());
-            match fs::symlink_metadata(&path) {
-                // One of its names is the entry itself.
-                Ok(meta) => entries.push(Entry {
-                    inode: meta.ino(),
-                    names: meta.nlink() - 1,
-                }),
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(entries),
-                Err(error) => return Err(failed("inspect", &path)(error)),
+    /// Every address that a holder has by this index, which may be wrong.
+    pub(super) fn addresses_of(
+        &self,
+        id: &str,
+        ifname: Option<&str>,
+    ) -> Result<Vec<IpAddr>, Error> {
+        let mut addresses = Vec::new();
+        for number in 0.. {
+            let path = self.path_of(id, ifname, number);
+            match fs::read_link(&path) {
+                Ok(text) => addresses.extend(
+                    text.to_str()
+                        .and_then(Entry::parse)
+                        .map(|entry| entry.addresses)
+                        .unwrap_or_default(),
+                ),
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(error) => return Err(failed("read", &path)(error)),
             }
         }
+        Ok(addresses)
     }
 
-    /// Makes the scratch file the entry of a holder.
-    pub(super) fn enter_scratch(&self, id: &str, ifname: &str) -> Result<(), Error> {
-        let path = self.path_of(id, Some(ifname), 0);
-        fs::rename(self.scratch(), &path).map_err(failed("make", &path))
+    /// Every entry that can be read, whosever it is.
+    pub(super) fn all(&self) -> Vec<Entry> {
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let texts = files.filter_map(|file| fs::read_link(file.path()).ok());
+        texts
+            .filter_map(|text| Entry::parse(text.to_str()?))
+            .collect()
+    }
+
+    /// Notes a holder's addresses, which are names of one file.
+    pub(super) fn enter(
+        &self,
+        id: &str,
+        ifname: Option<&str>,
+        written: &str,
+        addresses: &[IpAddr],
+    ) -> Result<(), Error> {
+        let mut number = 0;
+        for chunk in addresses.chunks(ADDRESSES_OF_ENTRY) {
+            loop {
+                let path = self.path_of(id, ifname, number);
+                number += 1;
+                match symlink(Entry::text(written, chunk), &path) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(failed("make", &path)(error)),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Forgets a holder.
@@ -142,20 +232,18 @@ impl Index {
             }
             _ => {}
         }
-        // The seal is of a time before the folder came back, and so wrong until all is done.
         fs::create_dir_all(&self.folder).map_err(failed("make the folder", &self.folder))?;
-        let mut inodes: BTreeMap<(&str, Option<&str>), Vec<u64>> = BTreeMap::new();
-        for held in reservations {
-            let known = inodes
-                .entry((&held.container_id, held.ifname.as_deref()))
-                .or_default();
-            let file = self.reservations.join(held.address.to_string());
-            let inode = fs::metadata(&file).map_err(failed("inspect", &file))?.ino();
-            if !known.contains(&inode) {
-                let path = self.path_of(&held.container_id, held.ifname.as_deref(), known.len());
-                fs::hard_link(&file, &path).map_err(failed("make", &path))?;
-                known.push(inode);
-            }
+        let mut held: BTreeMap<_, Vec<IpAddr>> = BTreeMap::new();
+        for reservation in reservations {
+            let file = self.reservations.join(reservation.address.to_string());
+            let meta = fs::symlink_metadata(&file).map_err(failed("inspect", &file))?;
+            let holder = (&reservation.container_id, reservation.ifname.as_deref());
+            held.entry((holder, written(&meta)))
+                .or_default()
+                .push(reservation.address);
+        }
+        for (((id, ifname), written), addresses) in held {
+            self.enter(id, ifname, &written, &addresses)?;
         }
         self.seal()
     }
@@ -165,34 +253,57 @@ impl Index {
 mod tests {
     use super::*;
 
+    fn index(dir: &Path) -> Index {
+        Index::new(dir, Boot::current())
+    }
+
     #[test]
     fn a_change_by_others_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::new(dir.path());
-        assert!(!index.is_current().unwrap(), "never sealed");
+        let index = index(dir.path());
+        assert_eq!(index.state().unwrap(), State::Unknown, "never sealed");
         index.seal().unwrap();
-        // The first seal made the folder, which is a change.
-        index.seal().unwrap();
-        assert!(index.is_current().unwrap());
-        drop(index.open(&index.scratch()).unwrap());
-        index.enter_scratch("id", "eth0").unwrap();
-        assert!(index.is_current().unwrap(), "our own notes are no change");
-        assert_eq!(index.entries("id", Some("eth0")).unwrap().len(), 1);
+        assert_eq!(index.state().unwrap(), State::Current);
+        let address = "10.0.0.2".parse().unwrap();
+        index.enter("id", Some("eth0"), "1.2", &[address]).unwrap();
+        assert_eq!(
+            index.state().unwrap(),
+            State::Current,
+            "our own notes are no change"
+        );
+        assert_eq!(index.addresses_of("id", Some("eth0")).unwrap(), [address]);
 
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(dir.path().join("10.0.0.2"), "x").unwrap();
-        assert!(!index.is_current().unwrap());
+        assert_eq!(index.state().unwrap(), State::Changed);
     }
 
     #[test]
     fn a_half_written_seal_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::new(dir.path());
-        index.seal().unwrap();
+        let index = index(dir.path());
         index.seal().unwrap();
         let seen = dir.path().join(".causeway/seen");
         let text = fs::read_to_string(&seen).unwrap();
-        fs::write(&seen, &text[..text.len() / 2]).unwrap();
-        assert!(!index.is_current().unwrap());
+        for length in 0..text.len() {
+            fs::write(&seen, &text[..length]).unwrap();
+            assert_eq!(index.state().unwrap(), State::Unknown, "{length}");
+        }
+    }
+
+    #[test]
+    fn many_addresses_stand_in_several_entries() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = index(dir.path());
+        index.seal().unwrap();
+        let base = u32::from(std::net::Ipv4Addr::new(10, 0, 0, 0));
+        let addresses: Vec<IpAddr> = (1..=200)
+            .map(|number| std::net::Ipv4Addr::from(base + number).into())
+            .collect();
+        index.enter("id", None, "1.2", &addresses).unwrap();
+        assert_eq!(index.addresses_of("id", None).unwrap(), addresses);
+        assert_eq!(index.all().len(), 4);
+        index.remove("id", None).unwrap();
+        assert_eq!(index.all(), []);
     }
 }

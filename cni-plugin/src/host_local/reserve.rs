@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cni_types::{Attachment, Cidr, Code, Error, IpConfig, PluginConfig};
+use cni_types::{Attachment, Cidr, Code, Error, IpConfig, PluginConfig, Success};
 
 use super::claim::Claim;
 use super::config::{self, Config};
@@ -21,7 +21,7 @@ pub(crate) fn reserve(
     attachment: &Attachment,
 ) -> Result<Vec<IpConfig>, Error> {
     let store = Store::create(&config.folder(network))?;
-    let held = store.held_by(attachment)?;
+    let held = store.indexed(attachment)?;
     if let Some(address) = held
         .iter()
         .find(|a| config.sets.iter().any(|s| s.range_of(**a).is_some()))
@@ -47,6 +47,23 @@ pub(crate) fn reserve(
     }
     claim.keep()?;
     Ok(ips)
+}
+
+/// As [`reserve`], with everything else that ADD answers.
+///
+/// # Errors
+/// As [`reserve`].
+pub(crate) fn add(
+    config: &Config,
+    network: &str,
+    attachment: &Attachment,
+) -> Result<Success, Error> {
+    Ok(Success {
+        interfaces: Vec::new(),
+        ips: reserve(config, network, attachment)?,
+        routes: config.routes.clone(),
+        dns: config.dns.clone(),
+    })
 }
 
 /// Whether an attachment holds an address.
@@ -108,12 +125,7 @@ pub(crate) fn keep_only(plugin: &PluginConfig, kept: &BTreeSet<Attachment>) -> R
     let Some(store) = Store::open(&config::folder(plugin)?)? else {
         return Ok(());
     };
-    for reservation in store.all()? {
-        if !kept.iter().any(|attachment| reservation.is_of(attachment)) {
-            store.release_one(&reservation)?;
-        }
-    }
-    Ok(())
+    store.keep_only(|reservation| kept.iter().any(|a| reservation.is_of(a)))
 }
 
 /// For each set the address that is wished for; every wish must find its set.

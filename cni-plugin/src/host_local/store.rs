@@ -1,20 +1,16 @@
 //! Reservations on disk: one file for each address, named by it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
 use cni_types::{Attachment, Code, Error};
 
-use super::index::{Entry, Index};
-
-/// The separator between container id and interface name, as the reference writes it.
-pub(super) const LINE_BREAK: &str = "\r\n";
-
-/// More than this in a file is no reservation, in bytes.
-const LONGEST_RESERVATION: u64 = 4096;
+use super::boot::Boot;
+use super::index::{self, Index, State};
+use super::reservation::{LONGEST_RESERVATION, Reservation};
 
 /// A network's folder of reservations, locked against every other process as long as it lives.
 #[derive(Debug)]
@@ -22,25 +18,6 @@ pub(crate) struct Store {
     folder: PathBuf,
     pub(super) index: Index,
     _lock: File,
-}
-
-/// An address and who holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reservation {
-    pub(crate) address: IpAddr,
-    pub(crate) container_id: String,
-    /// Absent in files of old versions of the reference, which then count for any interface.
-    pub(crate) ifname: Option<String>,
-}
-
-impl Reservation {
-    pub(super) fn is_of(&self, attachment: &Attachment) -> bool {
-        self.container_id == attachment.container_id
-            && self
-                .ifname
-                .as_ref()
-                .is_none_or(|ifname| *ifname == attachment.ifname)
-    }
 }
 
 pub(super) fn failed<'a>(
@@ -59,31 +36,33 @@ impl Store {
     /// Opens the folder, making it where needed, and waits for its lock.
     pub(crate) fn create(folder: &Path) -> Result<Self, Error> {
         fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
-        Self::lock(folder)
+        Self::lock(folder, Boot::current())
     }
 
     /// Opens the folder and waits for its lock; `None` where there never was a reservation.
     pub(crate) fn open(folder: &Path) -> Result<Option<Self>, Error> {
         if folder.is_dir() {
-            Self::lock(folder).map(Some)
+            Self::lock(folder, Boot::current()).map(Some)
         } else {
             Ok(None)
         }
     }
 
-    fn lock(folder: &Path) -> Result<Self, Error> {
+    fn lock(folder: &Path, boot: Boot) -> Result<Self, Error> {
         let path = folder.join("lock");
         // The reference takes flock(2) on the same file, and File::lock is flock(2).
+        // Opened for reading, too: that way a fifo in its place does not wait for a reader.
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(&path);
         let lock = lock.map_err(failed("open", &path))?;
         lock.lock().map_err(failed("lock", &path))?;
         Ok(Self {
             folder: folder.to_owned(),
-            index: Index::new(folder),
+            index: Index::new(folder, boot),
             _lock: lock,
         })
     }
@@ -94,11 +73,8 @@ impl Store {
 
     /// The address that was given last out of a set.
     pub(super) fn last_reserved(&self, set: usize) -> Option<IpAddr> {
-        fs::read_to_string(self.last_reserved_file(set))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        let content = read_plain(&self.last_reserved_file(set)).ok()?;
+        std::str::from_utf8(&content).ok()?.trim().parse().ok()
     }
 
     pub(super) fn set_last_reserved(&self, set: usize, address: IpAddr) -> Result<(), Error> {
@@ -126,53 +102,76 @@ impl Store {
         self.folder.join(format!("last_reserved_ip.{set}"))
     }
 
-    /// What an attachment holds. Looked up by the index, unless another program changed the
-    /// folder since: then every reservation is read once.
-    pub(crate) fn held_by(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
-        if !self.index.is_current()? {
-            self.index.rebuild(&self.all()?)?;
-        }
+    /// What an attachment holds by the index, which is right unless another program changed the
+    /// folder within the same tick of its clock.
+    pub(super) fn indexed(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
+        self.settle()?;
         let Attachment {
             container_id,
             ifname,
         } = attachment;
-        let mut entries = self.index.entries(container_id, Some(ifname))?;
-        entries.extend(self.index.entries(container_id, None)?);
-        if entries.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut addresses = self.names_of(&entries)?;
-        let of_attachment = |held: &Reservation| held.is_of(attachment);
-        addresses.retain(|address| self.read(*address).as_ref().is_some_and(of_attachment));
-        let expected: u64 = entries.iter().map(|entry| entry.names).sum();
-        if u64::try_from(addresses.len()).is_ok_and(|found| found == expected) {
-            return Ok(addresses);
-        }
-        // A file system whose folders tell other inode numbers than its files, or somebody made
-        // further links: the reservations themselves decide.
-        Ok(self
-            .all()?
-            .iter()
-            .filter(|held| of_attachment(held))
-            .map(|h| h.address)
-            .collect())
+        let mut addresses = self.index.addresses_of(container_id, Some(ifname))?;
+        addresses.extend(self.index.addresses_of(container_id, None)?);
+        let of_attachment = |held: Reservation| held.is_of(attachment);
+        addresses.retain(|address| self.read(*address).is_ok_and(of_attachment));
+        Ok(addresses)
     }
 
-    /// The addresses whose files have these inodes. Reads names only.
-    fn names_of(&self, entries: &[Entry]) -> Result<Vec<IpAddr>, Error> {
-        let mut found = Vec::new();
-        for file in fs::read_dir(&self.folder).map_err(failed("list", &self.folder))? {
-            let file = file.map_err(failed("list", &self.folder))?;
-            let inode = file.ino();
-            if entries.iter().any(|entry| entry.inode == inode) {
-                found.extend(
-                    file.file_name()
-                        .to_str()
-                        .and_then(|name| name.parse::<IpAddr>().ok()),
+    /// What an attachment holds. When the index has nothing, every reservation is read.
+    pub(crate) fn held_by(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
+        let indexed = self.indexed(attachment)?;
+        if !indexed.is_empty() {
+            return Ok(indexed);
+        }
+        let all = self.all()?.into_iter();
+        let held = all.filter(|reservation| reservation.is_of(attachment));
+        Ok(held.map(|reservation| reservation.address).collect())
+    }
+
+    /// Brings the index up to date, and releases what is of an earlier boot.
+    fn settle(&self) -> Result<(), Error> {
+        let state = self.index.state()?;
+        let mut all = match state {
+            State::Current => return Ok(()),
+            State::Changed | State::OtherBoot | State::Unknown => self.all()?,
+        };
+        if state != State::Changed {
+            self.release_old(&mut all, state == State::OtherBoot)?;
+        }
+        self.index.rebuild(&all)
+    }
+
+    /// Releases reservations of earlier boots. The index's are all of that kind if `indexed`.
+    fn release_old(&self, all: &mut Vec<Reservation>, indexed: bool) -> Result<(), Error> {
+        let entries = if indexed {
+            self.index.all()
+        } else {
+            Vec::new()
+        };
+        let known: BTreeSet<_> = entries
+            .iter()
+            .flat_map(|entry| entry.addresses.iter().map(|a| (*a, entry.written.as_str())))
+            .collect();
+        let oldest = self.index.boot().oldest();
+        let mut kept = Vec::new();
+        for reservation in all.drain(..) {
+            let path = self.file_of(reservation.address);
+            let meta = fs::symlink_metadata(&path).map_err(failed("inspect", &path))?;
+            let modified = meta.modified().map_err(failed("inspect", &path))?;
+            if known.contains(&(reservation.address, index::written(&meta).as_str()))
+                || oldest.is_some_and(|oldest| modified < oldest)
+            {
+                self.remove(reservation.address)?;
+                eprintln!(
+                    "causeway-cni: gave {} back: {} had it before this boot",
+                    reservation.address, reservation.container_id
                 );
+            } else {
+                kept.push(reservation);
             }
         }
-        Ok(found)
+        *all = kept;
+        Ok(())
     }
 
     /// Every reservation. What cannot be read or understood is reported on standard error and
@@ -190,9 +189,9 @@ impl Store {
                 continue;
             };
             match self.read(address) {
-                Some(reservation) => found.push(reservation),
-                None => eprintln!(
-                    "causeway-cni: {} is no reservation; its address stays taken",
+                Ok(reservation) => found.push(reservation),
+                Err(why) => eprintln!(
+                    "causeway-cni: {} is no reservation: {why}; its address stays taken",
                     entry.path().display()
                 ),
             }
@@ -200,30 +199,16 @@ impl Store {
         Ok(found)
     }
 
-    fn read(&self, address: IpAddr) -> Option<Reservation> {
-        let mut content = String::new();
-        let file = File::open(self.file_of(address)).ok()?;
-        file.take(LONGEST_RESERVATION)
-            .read_to_string(&mut content)
-            .ok()?;
-        let mut lines = content.trim().lines();
-        let container_id = lines.next()?.trim_end().to_owned();
-        let ifname = lines.next().map(str::to_owned);
-        // An old file has an id only; the name of an interface that could be one stands in for it.
-        let plausible = Attachment::new(&container_id, ifname.as_deref().unwrap_or("eth0"));
-        if plausible.is_err() || lines.next().is_some() {
-            return None;
-        }
-        Some(Reservation {
-            address,
-            container_id,
-            ifname,
-        })
+    fn read(&self, address: IpAddr) -> Result<Reservation, String> {
+        Reservation::parse(address, &read_plain(&self.file_of(address))?)
     }
 
     /// Gives back everything an attachment holds, and says what that was.
     pub(crate) fn release(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
         let held = self.held_by(attachment)?;
+        if held.is_empty() {
+            return Ok(held);
+        }
         for address in &held {
             self.remove(*address)?;
         }
@@ -234,12 +219,17 @@ impl Store {
         Ok(held)
     }
 
-    /// Gives back one reservation, whoever holds it.
-    pub(crate) fn release_one(&self, reservation: &Reservation) -> Result<(), Error> {
-        self.remove(reservation.address)?;
-        self.index
-            .remove(&reservation.container_id, reservation.ifname.as_deref())?;
-        self.index.seal()
+    /// Gives back every reservation that is not to be kept.
+    pub(crate) fn keep_only(&self, kept: impl Fn(&Reservation) -> bool) -> Result<(), Error> {
+        self.settle()?;
+        let (kept, stale): (Vec<_>, Vec<_>) = self.all()?.into_iter().partition(kept);
+        if stale.is_empty() {
+            return Ok(());
+        }
+        for reservation in stale {
+            self.remove(reservation.address)?;
+        }
+        self.index.rebuild(&kept)
     }
 
     fn remove(&self, address: IpAddr) -> Result<(), Error> {
@@ -252,6 +242,25 @@ impl Store {
         }
     }
 }
+
+/// The content of a small plain file; of a larger one its beginning, which is too long. Anything
+/// else in its place is not touched: opening a fifo would wait, a link could lead anywhere.
+fn read_plain(path: &Path) -> Result<Vec<u8>, String> {
+    let meta = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    if !meta.is_file() {
+        return Err("not a plain file".to_owned());
+    }
+    let mut content = Vec::new();
+    let most = u64::try_from(LONGEST_RESERVATION).map_or(u64::MAX, |most| most + 1);
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(most)
+        .read_to_end(&mut content)
+        .map_err(|error| error.to_string())?;
+    Ok(content)
+}
+
+#[cfg(test)]
+mod reboots;
 
 #[cfg(test)]
 mod tests {

@@ -29,7 +29,7 @@ fn gc_keeps_what_is_listed_and_nothing_else() {
         .into_iter()
         .map(|e| e.comment.unwrap())
         .collect();
-    assert_eq!(owners, ["b eth0", "b eth0"]);
+    assert_eq!(owners, ["b eth0 net", "b eth0 net"]);
 
     config["cni.dev/valid-attachments"] = json!([]);
     node.call("GC", &pods[0], &config).result();

@@ -131,7 +131,7 @@ fn an_address_whose_element_was_left_behind_goes_to_its_new_owner() {
         .into_iter()
         .map(|e| e.comment.unwrap())
         .collect();
-    assert_eq!(owners, ["new eth0"]);
+    assert_eq!(owners, ["new eth0 net"]);
     // A late DEL of the old one must not take the new one's.
     node.call("DEL", &old, &config).result();
     assert_eq!(node.masqueraded().len(), 1);

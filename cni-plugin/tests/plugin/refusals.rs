@@ -86,10 +86,17 @@ fn configurations_that_are_none() {
         (with("mtu", json!("big")), 6, "mtu"),
         (with("mtu", json!(20)), 7, "mtu: 20"),
         (
-            with("ipam", json!({"type": "dhcp"})),
+            with("ipam", json!({"type": "none-such"})),
             2,
-            "ipam.type: \"dhcp\"",
+            "ipam.type: \"none-such\"",
         ),
+        // Bridges have no addresses to give, and would execute themselves for ever.
+        (
+            with("ipam", json!({"type": "bridge"})),
+            2,
+            "ipam.type: \"bridge\"",
+        ),
+        (with("ipam", json!({"type": "a/b"})), 7, "ipam.type"),
         (
             with("ipam", json!({"type": "host-local"})),
             7,

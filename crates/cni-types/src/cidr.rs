@@ -40,6 +40,22 @@ impl Cidr {
         self.prefix
     }
 
+    /// Whether an address is in the subnet.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let differ = u32::from(own) ^ u32::from(other);
+                differ.leading_zeros() >= u32::from(self.prefix)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let differ = u128::from(own) ^ u128::from(other);
+                differ.leading_zeros() >= u32::from(self.prefix)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether this is the route to everywhere of its family (`0.0.0.0/0` or `::/0`).
     #[must_use]
     pub fn is_default(self) -> bool {
@@ -102,6 +118,19 @@ mod tests {
             assert!(!error.is_empty(), "{text} was taken");
         }
         assert!("fd00::1/200".parse::<Cidr>().unwrap_err().contains("128"));
+    }
+
+    #[test]
+    fn a_subnet_has_the_addresses_of_its_prefix() {
+        let holds = |subnet: &str, address: &str| {
+            let subnet: Cidr = subnet.parse().unwrap();
+            subnet.contains(address.parse().unwrap())
+        };
+        assert!(holds("10.0.0.5/24", "10.0.0.255") && !holds("10.0.0.5/24", "10.0.1.5"));
+        assert!(holds("0.0.0.0/0", "192.0.2.1") && !holds("0.0.0.0/0", "::"));
+        assert!(holds("10.0.0.5/32", "10.0.0.5") && !holds("10.0.0.5/32", "10.0.0.4"));
+        assert!(holds("fd00::/64", "fd00::1:2") && !holds("fd00::/64", "fd00:0:0:1::"));
+        assert!(!holds("::ffff:10.0.0.0/104", "10.0.0.1"));
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde_json::{Map, Value};
 
@@ -169,6 +170,14 @@ impl PluginConfig {
             }
         }
         Ok(kept)
+    }
+}
+
+/// The whole configuration as JSON, as a plugin that is delegated to gets it.
+impl fmt::Display for PluginConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string(&self.document).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
     }
 }
 

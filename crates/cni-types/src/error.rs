@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::Version;
+use crate::{Object, Version};
 
 /// The number of an error, as a runtime reads it (spec 1.1.0, section "Error").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,11 +69,27 @@ impl Error {
         }
     }
 
-    /// The same error with details.
+    /// The same error with more details.
     #[must_use]
-    pub fn with_details(mut self, details: impl Into<String>) -> Self {
-        self.details = details.into();
+    pub fn with_details(mut self, details: impl AsRef<str>) -> Self {
+        if !self.details.is_empty() {
+            self.details.push_str("; ");
+        }
+        self.details.push_str(details.as_ref());
         self
+    }
+
+    /// Reads an error object that a plugin printed, to pass it on as it is.
+    ///
+    /// # Errors
+    /// Code 6 or 7 when it is none, or its code is not a number above 0.
+    pub fn from_json(value: &Value) -> Result<Self, Self> {
+        let object = Object::new("error", value)?;
+        let Some(code) = object.number_u32("code")?.filter(|code| *code != 0) else {
+            return Err(Self::new(Code::DECODE, "error.code: missing or 0"));
+        };
+        let text = |key| object.text(key).map(Option::unwrap_or_default);
+        Ok(Self::new(Code(code), text("msg")?).with_details(text("details")?))
     }
 
     /// Puts the place in front of the message: `place: message`.
@@ -124,6 +140,16 @@ mod tests {
                 "cniVersion": "0.4.0", "code": 11, "msg": "bridge: busy", "details": "wait",
             })
         );
+        assert_eq!(Error::from_json(&error.to_json(Version::V0_4_0)), Ok(error));
+        for none in [
+            serde_json::json!(1),
+            serde_json::json!({}),
+            serde_json::json!({"code": 0}),
+            serde_json::json!({"code": -1}),
+            serde_json::json!({"code": 7, "msg": 4}),
+        ] {
+            assert!(Error::from_json(&none).is_err(), "{none}");
+        }
         let bare = Error::new(Code::plugin(3), "x").to_json(Version::V1_1_0);
         assert_eq!(
             bare,

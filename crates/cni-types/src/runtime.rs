@@ -196,7 +196,11 @@ impl fmt::Display for Protocol {
 }
 
 impl Bandwidth {
-    fn from_object(object: &Object<'_>) -> Result<Self, Error> {
+    /// Reads an object with `ingressRate`, `ingressBurst`, `egressRate` and `egressBurst`.
+    ///
+    /// # Errors
+    /// Code 6 or 7 naming the key.
+    pub fn from_object(object: &Object<'_>) -> Result<Self, Error> {
         let number = |key| Ok(object.number(key, u64::MAX)?.unwrap_or_default());
         Ok(Self {
             ingress_rate: number("ingressRate")?,

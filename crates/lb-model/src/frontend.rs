@@ -207,6 +207,19 @@ pub struct Frontend {
     pub treatment: Treatment,
 }
 
+/// One port of a Service and its frontends in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `spec.ports[].name`, which may be empty.
+    pub name: String,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// `internalTrafficPolicy: Local`: the endpoints behind the ClusterIP are this node's.
+    pub internal_local: bool,
+    /// Never empty.
+    pub frontends: Vec<Frontend>,
+}
+
 /// How a packet's source is recognised as a pod's (`detectLocalMode`), resolved for one family.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum LocalDetector {

@@ -10,7 +10,7 @@ pub mod said;
 
 pub use frontend::{
     Endpoint, Family, Frontend, FrontendAddress, FrontendKind, LocalDetector, Masquerade, Protocol,
-    ServiceName, Treatment,
+    ServiceName, ServicePort, Treatment,
 };
 pub use model::{Changes, Complaint, DetectLocal, HealthCheck, Model, ModelConfig};
 pub use oracle::{Packet, Route};

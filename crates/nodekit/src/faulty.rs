@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use crate::netlink;
 use crate::nft::{Batch, Error, Failure};
+use crate::xtables;
 
 /// What should fail; clones share it, so that a test keeps one and hands out another.
 ///
@@ -106,16 +107,42 @@ impl Faults {
 
     /// Asked before each commit.
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), Error> {
-        let errno = self.with(|state| {
+        match self.next_change() {
+            Outcome::Done => Ok(()),
+            Outcome::Refused(errno) => Err(refused(batch, errno)),
+            Outcome::Dead => Err(dead("commit")),
+        }
+    }
+
+    /// Asked before each run of a program that applies `input`: its middle line fails.
+    pub(crate) fn restore(&self, program: &str, input: &str) -> Result<(), xtables::Error> {
+        match self.next_change() {
+            Outcome::Done => Ok(()),
+            Outcome::Refused(errno) => Err(xtables::Error::Refused {
+                program: program.to_owned(),
+                code: Some(1),
+                line: Some(input.lines().count() / 2),
+                said: format!("injected fault: {errno}"),
+            }),
+            Outcome::Dead => Err(not_run(program)),
+        }
+    }
+
+    /// Asked before each run of a program that lists.
+    pub(crate) fn listing(&self, program: &str) -> Result<(), xtables::Error> {
+        self.read(program).map_err(|_| not_run(program))
+    }
+
+    fn next_change(&self) -> Outcome {
+        self.with(|state| {
             if state.is_dead() {
-                return Err(dead("commit"));
+                return Outcome::Dead;
             }
             state.transactions += 1;
             let errno = state.fault();
             state.operations += u64::from(errno.is_none());
-            Ok(errno)
-        })?;
-        errno.map_or(Ok(()), |errno| Err(refused(batch, errno)))
+            errno.map_or(Outcome::Done, Outcome::Refused)
+        })
     }
 
     /// Asked before each read.
@@ -132,6 +159,13 @@ impl Faults {
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// What becomes of a change.
+enum Outcome {
+    Done,
+    Refused(Errno),
+    Dead,
 }
 
 impl State {
@@ -158,6 +192,13 @@ impl Chance {
         self.random ^= self.random >> 27;
         let drawn = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
         (drawn < self.share).then_some(self.errno)
+    }
+}
+
+fn not_run(program: &str) -> xtables::Error {
+    xtables::Error::NotRun {
+        program: program.to_owned(),
+        detail: "injected death".to_owned(),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The node's kernel in the kernel's own words.
 //!
-//! This crate never knows Kubernetes, never runs another program, never keeps state of its own and
-//! never changes anything that its caller didn't name. It speaks route netlink, nf_tables and
-//! conntrack over netlink sockets, enters network namespaces and reads and writes sysctls; an error
-//! names the operation and the errno.
+//! This crate never knows Kubernetes, never runs another program (but those of iptables, whose kernel
+//! interface is their own), never keeps state of its own and never changes anything that its caller
+//! didn't name. It speaks route netlink, nf_tables and conntrack over netlink sockets, enters network
+//! namespaces and reads and writes sysctls; an error names the operation and the errno.
 
 pub mod conntrack;
 #[cfg(feature = "faulty")]
@@ -13,5 +13,6 @@ pub mod netns;
 pub mod nft;
 pub mod route;
 pub mod sysctl;
+pub mod xtables;
 
 pub use nix::errno::Errno;

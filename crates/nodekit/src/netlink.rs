@@ -89,8 +89,7 @@ impl Socket {
     pub fn open(protocol: Protocol) -> Result<Self, Error> {
         let failed =
             |error| Error::socket(&format_args!("open a {protocol:?} netlink socket"), error);
-        let socket =
-            netlink_sys::Socket::new(protocol.number()).map_err(|e| failed(errno(&e)))?;
+        let socket = netlink_sys::Socket::new(protocol.number()).map_err(|e| failed(errno(&e)))?;
         // Connecting binds, too. A connected netlink socket takes datagrams from its peer only:
         // no other process can slip an answer in.
         let kernel = netlink_sys::SocketAddr::new(0, 0);
@@ -161,6 +160,43 @@ impl Socket {
                     // The end of a dump isn't an acknowledgement of anything.
                     Reply::Done { .. } => return Err(Error::malformed(what, "DONE for a request")),
                     Reply::Noop => {}
+                    Reply::Malformed => return Err(Error::malformed(what, "a cut message")),
+                }
+            }
+        }
+    }
+
+    /// Asks for one object, whose answer is the acknowledgement: one datagram less to take than
+    /// with [`Socket::get`].
+    ///
+    /// # Errors
+    /// As [`Socket::get`].
+    pub fn get_one<T>(
+        &mut self,
+        what: &dyn Display,
+        kind: u16,
+        payload: &[u8],
+        read: impl FnOnce(&Message<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let sequence = self.send_one(what, kind, NLM_F_REQUEST, payload)?;
+        loop {
+            let length = self.receive(what, true)?.unwrap_or_default();
+            for message in messages(&self.buffer[..length]) {
+                if message.header.sequence != sequence {
+                    continue;
+                }
+                match message.reply() {
+                    Reply::Data => return read(&message),
+                    Reply::Error { errno, message } => {
+                        return Err(Error::kernel(what, errno, message));
+                    }
+                    Reply::Noop => {}
+                    Reply::Ack | Reply::Done { .. } => {
+                        return Err(Error::malformed(
+                            what,
+                            "an acknowledgement without an object",
+                        ));
+                    }
                     Reply::Malformed => return Err(Error::malformed(what, "a cut message")),
                 }
             }

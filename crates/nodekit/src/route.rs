@@ -14,16 +14,18 @@ mod newlink;
 mod qdisc;
 mod redirect;
 mod traffic;
+mod vlan;
 
 pub use address::{Address, Scope};
 pub use entry::{
     EVERYTHING_V4, EVERYTHING_V6, Route, RouteFilter, RouteKind, TABLE_LOCAL, TABLE_MAIN,
 };
-pub use link::{BridgePort, Link, LinkChange};
+pub use link::{BridgePort, Ipv6Settings, Link, LinkChange};
 pub use mac::{Mac, ParseMacError};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use newlink::{NewBridge, NewIfb, NewVxlan, VethEnd, VethPair};
 pub use qdisc::{Qdisc, Side, Ticks, TicksError, TokenBucket};
+pub use vlan::{NewVlan, PortVlans};
 
 use netlink_packet_route::AddressFamily;
 use std::net::IpAddr;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -146,10 +146,19 @@ impl fmt::Display for Key {
 /// # Errors
 /// [`Error::Read`] with the errno.
 pub fn read(key: &Key) -> Result<String, Error> {
-    let text = fs::read_to_string(key.path()).map_err(|error| Error::Read {
+    let failed = |error: io::Error| Error::Read {
         key: key.clone(),
         errno: errno(&error),
-    })?;
+    };
+    let mut file = fs::File::open(key.path()).map_err(failed)?;
+    // Most are numbers; the kernel hands a value out whole, its line break at the end.
+    let mut buffer = [0; 128];
+    let length = file.read(&mut buffer).map_err(failed)?;
+    let mut bytes = buffer[..length].to_vec();
+    if bytes.last() != Some(&b'\n') {
+        file.read_to_end(&mut bytes).map_err(failed)?;
+    }
+    let text = String::from_utf8(bytes).map_err(|_| failed(io::ErrorKind::InvalidData.into()))?;
     Ok(text.trim_end_matches('\n').to_owned())
 }
 

@@ -8,6 +8,7 @@ use kube::runtime::utils::ResetTimerBackoff;
 use kube::runtime::watcher::{self, InitialListStrategy};
 use kube::runtime::{WatchStreamExt, watcher as kube_watcher};
 use kube::{Api, Client};
+use lb_model::said::Event;
 use tokio::sync::mpsc;
 
 use crate::backoff::Doubling;
@@ -122,28 +123,37 @@ async fn say<K: Kind>(
     count: usize,
     out: &mpsc::Sender<Heard>,
 ) -> bool {
-    let mut complaints = Vec::new();
-    let event = match event {
-        watcher::Event::Init => K::list_begins(),
-        watcher::Event::InitDone => K::list_ends(count),
-        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-            complaints = object.complaints;
-            object.said.map(K::there)
-        }
+    let heard = match event {
+        watcher::Event::Init => happened(K::list_begins()),
+        watcher::Event::InitDone => happened(K::list_ends(count)),
+        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => heard(object),
         watcher::Event::Delete(object) => {
             let (namespace, name) = object.into_key();
-            Some(K::gone(namespace, name))
+            happened(Some(K::gone(namespace, name)))
         }
     };
-    if event.is_none() && complaints.is_empty() {
+    if heard.event.is_none() && heard.complaints.is_empty() {
         return true;
     }
-    let at = Instant::now();
-    out.send(Heard {
-        at,
+    out.send(heard).await.is_ok()
+}
+
+/// See [`super::read`].
+pub(super) fn read<K: Kind>(json: &str) -> Option<Heard> {
+    serde_json::from_str(json).ok().map(heard::<K>)
+}
+
+fn heard<K: Kind>(object: Watched<K>) -> Heard {
+    Heard {
+        complaints: object.complaints,
+        ..happened(object.said.map(K::there))
+    }
+}
+
+fn happened(event: Option<Event>) -> Heard {
+    Heard {
+        at: Instant::now(),
         event,
-        complaints,
-    })
-    .await
-    .is_ok()
+        complaints: Vec::new(),
+    }
 }

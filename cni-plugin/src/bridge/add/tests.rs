@@ -16,7 +16,7 @@ const STEPS: [Step; 6] = [
     Step::Veth,
     Step::Pod,
     Step::Gateway,
-    Step::Masquerade,
+    Step::Tables,
 ];
 
 fn call(dir: &Path) -> Call {

@@ -1,9 +1,11 @@
 //! The decision, once for every data plane: which endpoints, which policy, which source.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::frontend::{
-    Endpoint, Family, Frontend, FrontendAddress, FrontendKind, Masquerade, ServiceName, Treatment,
+    Endpoint, Family, Frontend, FrontendAddress, FrontendKind, Masquerade, ServiceName,
+    ServicePort, Treatment,
 };
 use crate::model::Model;
 use crate::model::claims::Claim;
@@ -18,28 +20,56 @@ impl Model {
     /// Of several claims to one address a ClusterIP wins before a load-balancer IP before an
     /// external IP; then the Service created first; then the lesser `namespace/name`.
     pub fn frontends(&self, service: &ServiceName, family: Family) -> Vec<Frontend> {
+        let ports = self.decided(service, family);
+        let mut frontends: Vec<Frontend> = ports.into_iter().flat_map(|(_, f)| f).collect();
+        frontends.sort_by_key(|frontend| frontend.address);
+        frontends
+    }
+
+    /// The same by port, for data planes that name what they make after the port. Ports without any
+    /// frontend in `family` are left out.
+    pub fn ports(&self, service: &ServiceName, family: Family) -> Vec<ServicePort> {
+        let Some(spec) = self.spec(service) else {
+            return Vec::new();
+        };
+        let ports = self.decided(service, family).into_iter();
+        let named = ports.map(|(port, frontends)| ServicePort {
+            name: port.name.to_string(),
+            protocol: port.protocol,
+            internal_local: spec.internal_local,
+            frontends,
+        });
+        named.collect()
+    }
+
+    fn spec(&self, service: &ServiceName) -> Option<&Service> {
+        self.trackers.known(service)?.service.as_deref()
+    }
+
+    /// The frontends of each port of `service` that has any. Of two ports that claim one address the
+    /// first keeps it.
+    fn decided(&self, service: &ServiceName, family: Family) -> Vec<(&Port, Vec<Frontend>)> {
         let Some(known) = self.trackers.known(service) else {
             return Vec::new();
         };
         let Some(spec) = known.service.as_deref() else {
             return Vec::new();
         };
-        let mut frontends = Vec::new();
+        let mut taken = BTreeSet::new();
+        let mut decided = Vec::new();
         for (index, port) in spec.ports.iter().enumerate() {
-            let owned = |(kind, address): &(FrontendKind, FrontendAddress)| {
-                self.claims.owns(service, *kind, address)
+            let mut owned = |(kind, address): &(FrontendKind, FrontendAddress)| {
+                self.claims.owns(service, *kind, address) && taken.insert(*address)
             };
-            let mut addresses = spec.addresses(family, index).filter(owned).peekable();
-            if addresses.peek().is_none() {
+            let addresses: Vec<_> = spec.addresses(family, index).filter(&mut owned).collect();
+            if addresses.is_empty() {
                 continue;
             }
             let candidates = self.candidates(known, port, family);
-            frontends.extend(addresses.map(|at| self.frontend_at(at, spec, family, &candidates)));
+            let at = |at| self.frontend_at(at, spec, family, &candidates);
+            decided.push((port, addresses.into_iter().map(at).collect()));
         }
-        // Stable: of two ports that claim one node port the first keeps it.
-        frontends.sort_by_key(|frontend| frontend.address);
-        frontends.dedup_by_key(|frontend| frontend.address);
-        frontends
+        decided
     }
 
     /// What the frontend at `address` does now; `None` when there is none.

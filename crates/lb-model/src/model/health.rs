@@ -47,6 +47,13 @@ impl Model {
         checks.collect()
     }
 
+    /// The port of the health check of `service` that this node must answer in `family`, if any.
+    pub fn health_check_port(&self, service: &ServiceName, family: Family) -> Option<NonZeroU16> {
+        let service = self.trackers.known(service)?.service.as_deref()?;
+        service.cluster_ip(family)?;
+        NonZeroU16::new(service.health_check_port)
+    }
+
     /// Whether a balancer may count on this node: it is there, is not being deleted, and the
     /// autoscaler is not about to remove it (KEP-3836).
     pub fn node_is_eligible(&self) -> bool {

@@ -44,6 +44,21 @@ impl Socket {
         Ok(found)
     }
 
+    /// [`Socket::get_one`] with a typed message.
+    ///
+    /// # Errors
+    /// As [`Socket::get_one`]; [`Error::Malformed`] for an answer that can't be read.
+    pub fn get_one_message<M: NetlinkSerializable + NetlinkDeserializable>(
+        &mut self,
+        what: &dyn Display,
+        message: &M,
+    ) -> Result<M, Error> {
+        let payload = serialized(message);
+        self.get_one(what, message.message_type(), &payload, |answer| {
+            deserialized(what, answer)
+        })
+    }
+
     /// [`Socket::dump`] with a typed message; gives every object dumped.
     ///
     /// # Errors

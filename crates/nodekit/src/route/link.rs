@@ -4,8 +4,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgePortState, InetDevConf, InfoBridge,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 
 use super::{Error, Handle, Mac};
@@ -41,6 +42,23 @@ pub struct Link {
     pub peer_netnsid: Option<i32>,
     /// What it does as a bridge's port; none when it isn't one.
     pub port: Option<BridgePort>,
+    /// A port whose frames the bridge takes: its state is `BR_STATE_FORWARDING`.
+    pub forwarding: bool,
+    /// A bridge's VLAN filtering; none where the kernel has none, or for what isn't a bridge.
+    pub vlan_filtering: Option<bool>,
+    /// Its settings of IPv6; none where the device or the kernel has no IPv6.
+    pub ipv6: Option<Ipv6Settings>,
+}
+
+/// Settings of a link below `net/ipv6/conf`, told together with the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv6Settings {
+    /// IPv6 is off.
+    pub disable_ipv6: i32,
+    /// Router advertisements are followed.
+    pub accept_ra: i32,
+    /// Duplicate addresses are looked for.
+    pub accept_dad: i32,
 }
 
 /// What a bridge port does with frames (`ip link set … type bridge_slave`).
@@ -73,6 +91,9 @@ pub struct LinkChange<'a> {
     pub name: Option<&'a str>,
     /// Move to this namespace (it arrives down there).
     pub netns: Option<BorrowedFd<'a>>,
+    /// Its IPv4 addresses are announced when it comes up or its Ethernet address is set
+    /// (`net/ipv4/conf/DEVICE/arp_notify`); only to be switched on here.
+    pub arp_notify: bool,
 }
 
 impl Handle {
@@ -113,11 +134,10 @@ impl Handle {
 
     fn one_link(&mut self, what: &str, mut query: LinkMessage) -> Result<Link, Error> {
         query.attributes.push(without_statistics());
-        let answers = self
+        let answer = self
             .socket
-            .get_messages(&what, 0, &Message::GetLink(query))?;
-        let link = answers.into_iter().find_map(link_of);
-        link.ok_or_else(|| Error::malformed(&what, "an acknowledgement without a link"))
+            .get_one_message(&what, &Message::GetLink(query))?;
+        link_of(answer).ok_or_else(|| Error::malformed(&what, "an answer that is no link"))
     }
 
     /// Changes a link in one message. `ENODEV` when there is none of the index.
@@ -157,6 +177,12 @@ impl Handle {
                 .netns
                 .map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())),
         );
+        if change.arp_notify {
+            let mut settings = InetDevConf::default();
+            settings.arp_notify = 1;
+            let settings = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)]);
+            attributes.push(LinkAttribute::AfSpecUnspec(vec![settings]));
+        }
         let what = format!("change link number {index} ({change:?})");
         self.socket
             .request_message(&what, 0, &Message::SetLink(message))
@@ -180,9 +206,11 @@ impl Handle {
     ///
     /// # Errors
     /// [`Error`]; `EOPNOTSUPP` when it is no port of a bridge.
-    pub fn set_bridge_port(&mut self, index: u32, port: BridgePort) -> Result<(), Error> {
+    pub fn set_bridge_port(&mut self, name: &str, port: BridgePort) -> Result<(), Error> {
         let mut message = LinkMessage::default();
-        message.header.index = index;
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         let data = vec![
             InfoBridgePort::HairpinMode(port.hairpin),
             InfoBridgePort::Isolated(port.isolated),
@@ -191,7 +219,7 @@ impl Handle {
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(data)),
         ]));
-        let what = format!("set bridge port number {index} to {port:?}");
+        let what = format!("set bridge port {name} to {port:?}");
         self.socket
             .request_message(&what, 0, &Message::NewLink(message))
     }
@@ -248,6 +276,9 @@ fn link_of(answer: Message) -> Option<Link> {
         peer: None,
         peer_netnsid: None,
         port: None,
+        forwarding: false,
+        vlan_filtering: None,
+        ipv6: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -261,6 +292,7 @@ fn link_of(answer: Message) -> Option<Link> {
             LinkAttribute::Link(peer) => link.peer = Some(peer),
             LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(id),
             LinkAttribute::LinkInfo(infos) => take_info(&mut link, infos),
+            LinkAttribute::AfSpecUnspec(families) => link.ipv6 = ipv6_of(families),
             _ => {}
         }
     }
@@ -278,12 +310,43 @@ fn take_info(link: &mut Link, infos: Vec<LinkInfo>) {
                     match item {
                         InfoBridgePort::HairpinMode(on) => port.hairpin = on,
                         InfoBridgePort::Isolated(on) => port.isolated = on,
+                        InfoBridgePort::State(state) => {
+                            link.forwarding = state == BridgePortState::Forwarding;
+                        }
                         _ => {}
                     }
                 }
                 link.port = Some(port);
             }
+            LinkInfo::Data(InfoData::Bridge(data)) => link.vlan_filtering = filtering_of(&data),
             _ => {}
         }
     }
+}
+
+/// Kernels without VLAN filtering say that it is off; only those with it say what VLAN untagged
+/// frames belong to.
+fn filtering_of(data: &[InfoBridge]) -> Option<bool> {
+    let known = data
+        .iter()
+        .any(|item| matches!(item, InfoBridge::VlanDefaultPvid(_)));
+    let on = data
+        .iter()
+        .any(|item| matches!(item, InfoBridge::VlanFiltering(true)));
+    known.then_some(on)
+}
+
+fn ipv6_of(families: Vec<AfSpecUnspec>) -> Option<Ipv6Settings> {
+    let of_ipv6 = families.into_iter().find_map(|family| match family {
+        AfSpecUnspec::Inet6(items) => Some(items),
+        _ => None,
+    });
+    of_ipv6?.into_iter().find_map(|item| match item {
+        AfSpecInet6::DevConf(all) => Some(Ipv6Settings {
+            disable_ipv6: all.disable_ipv6,
+            accept_ra: all.accept_ra,
+            accept_dad: all.accept_dad,
+        }),
+        _ => None,
+    })
 }

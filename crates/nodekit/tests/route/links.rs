@@ -149,7 +149,7 @@ fn a_bridge_keeps_its_address_and_its_ports_their_settings() {
     let bridge = handle.link_by_name("br0").unwrap();
     assert_eq!(handle.link_by_index(link).unwrap().port, None);
     let no_port = handle
-        .set_bridge_port(link, BridgePort::default())
+        .set_bridge_port("near", BridgePort::default())
         .unwrap_err();
     assert_eq!(no_port.errno(), Some(Errno::EOPNOTSUPP), "{no_port}");
 
@@ -162,7 +162,7 @@ fn a_bridge_keeps_its_address_and_its_ports_their_settings() {
         hairpin: true,
         isolated: true,
     };
-    handle.set_bridge_port(link, wanted).unwrap();
+    handle.set_bridge_port("near", wanted).unwrap();
     let port = handle.link_by_index(link).unwrap();
     assert_eq!((port.master, port.port), (Some(bridge.index), Some(wanted)));
     let said = &ip_json(&here, "link show near")[0];

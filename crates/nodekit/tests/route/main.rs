@@ -8,6 +8,7 @@
 mod links;
 mod shaping;
 mod tables;
+mod vlans;
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;

@@ -1,0 +1,144 @@
+//! The network that runtimes are given, and what it leaves in the node.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use nodekit::netns::NetNs;
+use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
+use serde_json::{Value, json};
+
+use crate::node::Node;
+
+/// The folder of the networks' reservations.
+pub const RESERVATIONS: &str = "/run/cni/networks";
+
+/// The node as seen from outside.
+pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+/// The plugin's executable, beside the running test.
+///
+/// # Errors
+/// When it isn't there: `scripts/test` builds all binaries before it runs a test.
+pub fn plugin() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let mut folders = test.ancestors().skip(1).take(2);
+    let found =
+        folders.find_map(|folder| Some(folder.join("causeway-cni")).filter(|path| path.is_file()));
+    found.context("no causeway-cni beside this test: run `cargo build --workspace --bins` first")
+}
+
+/// Puts the plugin into a folder of the node, with links of the reference plugins' names.
+///
+/// # Errors
+/// As the file system's.
+pub fn install(node: &Node, folder: &str) -> anyhow::Result<()> {
+    let folder = node.file(folder);
+    fs::create_dir_all(&folder)?;
+    fs::copy(plugin()?, folder.join("causeway-cni"))?;
+    for name in ["bridge", "host-local", "loopback"] {
+        std::os::unix::fs::symlink("causeway-cni", folder.join(name))?;
+    }
+    Ok(())
+}
+
+/// A bridge network of a subnet, in one plugin: ports, masquerade and bandwidth included.
+#[must_use]
+pub fn combined(subnet: &str) -> Value {
+    let mut bridge = bridge("causeway-cni", subnet);
+    bridge["capabilities"] = json!({"portMappings": true, "bandwidth": true, "dns": true});
+    conflist(&[bridge])
+}
+
+/// The same as a chain of the reference plugins' names.
+#[must_use]
+pub fn chained(subnet: &str) -> Value {
+    conflist(&[
+        bridge("bridge", subnet),
+        json!({"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}),
+        json!({"type": "firewall", "backend": "nftables"}),
+        json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
+    ])
+}
+
+fn bridge(kind: &str, subnet: &str) -> Value {
+    json!({
+        "type": kind, "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true,
+        "ipMasqBackend": "nftables", "hairpinMode": true,
+        "ipam": {
+            "type": "host-local", "ranges": [[{"subnet": subnet}]], "dataDir": RESERVATIONS,
+        },
+    })
+}
+
+fn conflist(plugins: &[Value]) -> Value {
+    json!({"cniVersion": "1.0.0", "name": "pods", "plugins": plugins})
+}
+
+/// A host beyond the node, one hop away by a link of its own.
+///
+/// # Errors
+/// As the kernel's.
+pub fn outside(node: &Node) -> anyhow::Result<NetNs> {
+    let outside = NetNs::anonymous()?;
+    let pair = VethPair {
+        near: VethEnd::named("uplink"),
+        far: VethEnd {
+            netns: Some(outside.as_fd()),
+            ..VethEnd::named("eth0")
+        },
+        near_up: true,
+        near_master: None,
+    };
+    node.netns().run(|| {
+        Handle::open()?.create_veth(&pair)?;
+        address("uplink", NODE_ADDRESS)
+    })??;
+    outside.run(|| {
+        address("eth0", OUTSIDE_ADDRESS)?;
+        Handle::open()?.add_route(&Route::default_by(NODE_ADDRESS.into()))?;
+        anyhow::Ok(())
+    })??;
+    Ok(outside)
+}
+
+fn address(link: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+    let mut route = Handle::open()?;
+    let index = route.link_by_name(link)?.index;
+    let network = format!("{address}/24").parse()?;
+    route.add_address(&Address::new(index, network))?;
+    route.set_up(index)?;
+    Ok(())
+}
+
+/// The addresses that the network has reserved.
+#[must_use]
+pub fn reserved(node: &Node) -> Vec<String> {
+    let mut names = node.names(&format!("{RESERVATIONS}/pods"));
+    names.retain(|name| name.parse::<IpAddr>().is_ok());
+    names
+}
+
+/// That nothing of any pod is left in the node: no namespace, link, reservation or element of
+/// a table.
+///
+/// # Errors
+/// What there is.
+pub fn nothing_left(node: &Node) -> anyhow::Result<()> {
+    let namespaces = node.names(crate::containerd::NAMESPACES);
+    ensure!(namespaces.is_empty(), "network namespaces: {namespaces:?}");
+    let reserved = reserved(node);
+    ensure!(reserved.is_empty(), "reserved addresses: {reserved:?}");
+    let links = node.netns().run(|| Handle::open()?.links())??;
+    let names: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
+    let of_the_node = ["lo", "uplink", "cni0"];
+    let pods = names.iter().find(|name| !of_the_node.contains(name));
+    ensure!(pods.is_none(), "links: {names:?}");
+    let ruleset = node.run("nft", &["list", "ruleset"])?;
+    ensure!(!ruleset.contains("elements = {"), "{ruleset}");
+    Ok(())
+}

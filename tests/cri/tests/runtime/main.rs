@@ -1,0 +1,3 @@
+//! Pods that a real containerd runs through the plugin.
+
+mod pods;

@@ -1,0 +1,48 @@
+//! What a Service does, shown the same in every data plane: each file of `tests/scenarios` against
+//! the oracle and the walkers, without a kernel, and over real packets for each data plane.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
+mod decide;
+mod file;
+mod packets;
+mod world;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// Where the scenarios are.
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scenarios")
+}
+
+/// One module for each scenario. Another data plane is one more line here.
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+        $(
+            mod $name {
+                use causeway_proxy::config::Mode;
+                #[test]
+                fn without_a_kernel() { crate::decide::agree(stringify!($name)); }
+                #[test]
+                fn nftables() { crate::packets::send(stringify!($name), Mode::Nftables); }
+            }
+        )*
+    };
+}
+
+scenarios! {
+    cluster_ip
+}
+
+#[test]
+fn every_file_is_run() {
+    let files = std::fs::read_dir(folder()).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let yaml: BTreeSet<String> = names
+        .filter_map(|name| Some(name.strip_suffix(".yaml")?.replace('-', "_")))
+        .collect();
+    let run: BTreeSet<String> = NAMES.iter().map(ToString::to_string).collect();
+    assert_eq!(yaml, run);
+}

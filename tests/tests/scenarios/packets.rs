@@ -1,0 +1,314 @@
+//! A scenario over real packets.
+
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use causeway_proxy::backend::{self, DataPlane, PassReport, PlaneSettings};
+use causeway_proxy::config::Mode;
+use causeway_proxy::node_ports::NodePorts;
+use causeway_tests::packet_bed::{self, Bed, Host, Seen};
+use lb_model::{Family, ServiceName};
+use nodekit::conntrack::{self, ConntrackSocket};
+
+use crate::file::{self, Answered, Case, Endpoint, Expected, Source, Transport, Who};
+use crate::world::World;
+
+/// For an answer that must come: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// For an answer that must not come: a late one goes unnoticed, which no busy machine can turn
+/// into a failure.
+const SILENCE: Duration = Duration::from_millis(300);
+/// Connections at least, where several endpoints could answer.
+const TRIES: usize = 12;
+/// Connections at most, for each endpoint that must answer sooner or later.
+const TRIES_EACH: usize = 60;
+
+/// Beds that no test uses at the moment, as empty as they were made.
+static BEDS: Mutex<Vec<Bed>> = Mutex::new(Vec::new());
+
+/// Runs scenario `name` on the data plane of `mode`.
+pub(crate) fn send(name: &str, mode: Mode) {
+    let free = BEDS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let bed = free.unwrap_or_else(Bed::new);
+    // A data plane belongs to one thread, which is the node's here.
+    let done = bed.node.netns.run(|| Run::new(name, mode, &bed).all());
+    done.unwrap_or_else(|error| panic!("{name}, {mode}: {error}"));
+    BEDS.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(bed);
+}
+
+/// A scenario under way.
+struct Run<'a> {
+    mode: Mode,
+    bed: &'a Bed,
+    scenario: file::Scenario,
+    world: World,
+    plane: Box<dyn DataPlane>,
+    told: Vec<PlaneSettings>,
+}
+
+impl<'a> Run<'a> {
+    fn new(name: &str, mode: Mode, bed: &'a Bed) -> Self {
+        let scenario = file::read(name);
+        let world = World::new(&scenario.configuration);
+        let told = world.plane_settings(&addresses(&world));
+        let opened = backend::open(mode, told.clone()).unwrap();
+        assert_eq!(opened.families, Family::ALL);
+        Self {
+            mode,
+            bed,
+            scenario,
+            world,
+            plane: opened.plane,
+            told,
+        }
+    }
+
+    fn all(mut self) {
+        self.sync();
+        let empty = ruleset();
+        let steps = std::mem::take(&mut self.scenario.steps);
+        for (number, step) in steps.iter().enumerate() {
+            self.world.step(step);
+            self.sync();
+            for case in &step.cases {
+                self.case(case, &format!("step {number}, {case:?}"));
+            }
+        }
+        self.world.clear();
+        self.sync();
+        assert_eq!(ruleset(), empty, "left behind");
+        assert_eq!(translated_flows(), 0, "UDP flows left behind");
+        backend::cleanup(self.mode).unwrap();
+        assert_eq!(ruleset(), "", "left behind by cleanup");
+    }
+
+    /// As the daemon does it.
+    fn sync(&mut self) {
+        let settings = self.world.plane_settings(&addresses(&self.world));
+        for settings in &settings {
+            if !self.told.contains(settings) {
+                self.plane.set_settings(settings.clone());
+            }
+        }
+        self.told = settings;
+        let services: BTreeSet<ServiceName> = self.world.model.take_changes().services;
+        let report: PassReport = self.plane.sync(&self.world.model, &services);
+        assert!(report.complete(), "{report:?}");
+    }
+
+    fn case(&self, case: &Case, context: &str) {
+        let mode = self.mode.to_string();
+        for who in &case.from {
+            for to in &case.to {
+                for transport in &case.protocols {
+                    // There are no SCTP sockets everywhere: those packets only the walkers send.
+                    let Some(sender) = self.sender(*who, *to, *transport) else {
+                        continue;
+                    };
+                    let context = format!("{who:?} to {to} {transport:?}, {context}");
+                    match case.expected(Some(&mode)) {
+                        Expected::Answered(answered) => sender.reaches(answered, &context),
+                        other => sender.fails(other, &context),
+                    }
+                }
+            }
+        }
+    }
+
+    fn sender(&self, who: Who, to: SocketAddr, transport: Transport) -> Option<Sender<'_>> {
+        let host = match who {
+            Who::Node => &self.bed.node,
+            Who::Pod(n) => self.bed.pod(n),
+            Who::Client => &self.bed.client,
+            Who::Stranger => &self.bed.stranger,
+        };
+        (transport != Transport::Sctp).then_some(Sender {
+            host,
+            who,
+            to,
+            transport,
+        })
+    }
+}
+
+/// One sender and where it sends to.
+#[derive(Clone, Copy)]
+struct Sender<'a> {
+    host: &'a Host,
+    who: Who,
+    to: SocketAddr,
+    transport: Transport,
+}
+
+impl Sender<'_> {
+    /// One new connection or flow from the calling thread's namespace.
+    fn ask(&self, patience: Duration) -> io::Result<Seen> {
+        match self.transport {
+            Transport::Udp => packet_bed::udp(self.host.towards(self.to), self.to, patience),
+            _ => packet_bed::tcp(self.to, patience),
+        }
+    }
+
+    #[track_caller]
+    fn fails(&self, expected: &Expected, context: &str) {
+        let patience = match expected {
+            Expected::Silence => SILENCE,
+            _ => PATIENCE,
+        };
+        let outcome = self.host.netns.run(|| self.ask(patience)).unwrap();
+        let error = match outcome {
+            Ok(seen) => panic!("{seen:?} answered, {context}"),
+            Err(error) => error.kind(),
+        };
+        let accepted: &[ErrorKind] = match expected {
+            Expected::Silence => &[ErrorKind::TimedOut, ErrorKind::WouldBlock],
+            // The node itself may not even send it.
+            Expected::Refused if self.who == Who::Node => {
+                &[ErrorKind::ConnectionRefused, ErrorKind::PermissionDenied]
+            }
+            Expected::Refused => &[ErrorKind::ConnectionRefused],
+            // Nobody listens on the node itself; the uplink's other end prohibits the rest.
+            _ => &[
+                ErrorKind::ConnectionRefused,
+                ErrorKind::PermissionDenied,
+                ErrorKind::HostUnreachable,
+            ],
+        };
+        assert!(accepted.contains(&error), "{error:?}, {context}");
+    }
+
+    #[track_caller]
+    fn reaches(&self, answered: &Answered, context: &str) {
+        let wanted: BTreeSet<Endpoint> = answered.reaches.iter().copied().collect();
+        let found = if let Some(seconds) = answered.forgotten_after {
+            self.after_pauses(&wanted, Duration::from_secs(seconds), context)
+        } else {
+            let all = |found: &BTreeSet<Endpoint>, tries| tries >= TRIES && *found == wanted;
+            let stayed = |_: &BTreeSet<Endpoint>, tries| tries >= TRIES;
+            let (most, stays) = (TRIES_EACH * wanted.len(), answered.stays);
+            let seen = self.host.netns.run(|| {
+                if stays {
+                    self.many(most, stayed)
+                } else {
+                    self.many(most, all)
+                }
+            });
+            let seen = seen
+                .unwrap()
+                .unwrap_or_else(|error| panic!("{error}, {context}"));
+            seen.iter()
+                .map(|seen| self.check(seen, answered, context))
+                .collect()
+        };
+        if answered.stays {
+            assert!(
+                found.len() == 1 && found.is_subset(&wanted),
+                "{found:?}, {context}"
+            );
+        } else {
+            assert_eq!(found, wanted, "{context}");
+        }
+    }
+
+    /// Asks up to `most` times, until `enough`.
+    fn many(
+        &self,
+        most: usize,
+        enough: impl Fn(&BTreeSet<Endpoint>, usize) -> bool,
+    ) -> io::Result<Vec<Seen>> {
+        let (mut seen, mut found) = (Vec::new(), BTreeSet::new());
+        while seen.len() < most && !enough(&found, seen.len()) {
+            let one = self.ask(PATIENCE)?;
+            found.insert(endpoint(&one));
+            seen.push(one);
+        }
+        Ok(seen)
+    }
+
+    /// Asks with pauses that are a little longer than a client is remembered, until it reaches a
+    /// second endpoint.
+    fn after_pauses(
+        &self,
+        wanted: &BTreeSet<Endpoint>,
+        remembered: Duration,
+        context: &str,
+    ) -> BTreeSet<Endpoint> {
+        let mut found = BTreeSet::new();
+        for _ in 0..12 {
+            let seen = self.host.netns.run(|| self.ask(PATIENCE)).unwrap();
+            found.insert(endpoint(
+                &seen.unwrap_or_else(|error| panic!("{error}, {context}")),
+            ));
+            if found.len() > 1 {
+                assert!(found.is_subset(wanted), "{found:?}, {context}");
+                return wanted.clone();
+            }
+            std::thread::sleep(remembered + Duration::from_millis(150));
+        }
+        panic!("remembered for ever, {context}");
+    }
+
+    /// Whether the endpoint saw whom it should have seen.
+    #[track_caller]
+    fn check(&self, seen: &Seen, answered: &Answered, context: &str) -> Endpoint {
+        let family = Family::of(self.to.ip());
+        let itself = self.who == Who::Pod(seen.pod);
+        match answered.source {
+            Some(Source::Kept) if !itself => {
+                assert_eq!(seen.client, self.host.ip(family), "{context}");
+            }
+            Some(_) => assert!(is_the_nodes(seen.client), "{seen:?}, {context}"),
+            None => {}
+        }
+        endpoint(seen)
+    }
+}
+
+fn endpoint(seen: &Seen) -> Endpoint {
+    Endpoint {
+        pod: seen.pod,
+        port: seen.port,
+    }
+}
+
+/// The node is .1 in every network of the bed, all others are .2.
+fn is_the_nodes(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.octets()[3] == 1,
+        IpAddr::V6(ip) => ip.segments()[7] == 1,
+    }
+}
+
+/// Where node ports are served on this thread's host.
+fn addresses(world: &World) -> BTreeSet<IpAddr> {
+    let mut ports = NodePorts::new(
+        world.settings.node_port_addresses.clone(),
+        world.settings.node_ip,
+    );
+    ports.set_node(&["192.0.2.1".to_owned(), "2001:db8:2::1".to_owned()]);
+    ports.addresses()
+}
+
+/// Everything that any data plane has in this thread's namespace.
+fn ruleset() -> String {
+    let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// UDP flows that are translated to somewhere else.
+fn translated_flows() -> usize {
+    let mut socket = ConntrackSocket::open().unwrap();
+    let mut count = |family| {
+        let translated = |entry: &conntrack::Entry| entry.is_destination_translated();
+        socket.list(family, Some(17), translated).unwrap().len()
+    };
+    count(conntrack::Family::Ip) + count(conntrack::Family::Ip6)
+}
