@@ -2,5 +2,6 @@
 //! opens a socket, reads a clock or writes a log line, and it knows no netlink: who applies the
 //! operations is not its business.
 
+pub mod bpf;
 pub mod iptables;
 pub mod nftables;

@@ -4,7 +4,10 @@
 ///
 /// # Safety
 /// The implementor promises exactly that.
-#[expect(unsafe_code, reason = "the promise is what the kernel's map interface needs")]
+#[expect(
+    unsafe_code,
+    reason = "the promise is what the kernel's map interface needs"
+)]
 pub unsafe trait Plain: Copy + 'static {}
 
 /// Implements [`Plain`], and refuses to compile where a type has padding: its size must be that of

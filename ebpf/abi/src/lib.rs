@@ -31,6 +31,8 @@ pub mod maps {
     pub const REVERSE: &str = "reverse";
     /// [`crate::Counter`] as the index, to how often that happened, for each processor.
     pub const COUNTERS: &str = "counters";
+    /// One entry: the cookie of the node's own network namespace (`SO_NETNS_COOKIE`).
+    pub const NODE: &str = "node";
 }
 
 /// An IPv4-mapped or IPv6 address.
@@ -53,7 +55,8 @@ pub struct FrontendKey {
     pub zero: u8,
 }
 
-/// What happens there. It names a set of backends that is complete before the frontend names it.
+/// What happens there. At every moment the slots that it counts are filled, and the set is its own
+/// for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Frontend {
@@ -63,8 +66,14 @@ pub struct Frontend {
     pub count: u32,
     /// How long a client stays with its backend, in seconds; 0: it doesn't.
     pub affinity_seconds: u32,
-    /// What clients are remembered under, for as long as the Service port lives.
-    pub affinity_id: u32,
+    /// [`Frontend::NODE_ONLY`] or nothing.
+    pub flags: u32,
+}
+
+impl Frontend {
+    /// Only for sockets of the node's own network namespace: a loopback address means something
+    /// else in every other one.
+    pub const NODE_ONLY: u32 = 1;
 }
 
 /// One place in a set of backends.
@@ -106,8 +115,8 @@ pub struct MemberKey {
 pub struct AffinityKey {
     /// `bpf_get_netns_cookie`.
     pub netns: u64,
-    /// [`Frontend::affinity_id`].
-    pub id: u32,
+    /// [`Frontend::set`].
+    pub set: u32,
     /// Zero.
     pub zero: u32,
 }

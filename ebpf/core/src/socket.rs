@@ -37,6 +37,8 @@ pub trait Kernel {
     fn random(&self) -> u32;
     /// Nanoseconds of the monotonic clock.
     fn now(&self) -> u64;
+    /// The cookie of the node's own network namespace.
+    fn node(&self) -> u64;
 }
 
 /// Who calls.
@@ -64,13 +66,8 @@ pub enum Answer {
 
 /// `connect`, of TCP and UDP.
 #[inline(always)]
-pub fn connect(
-    tables: &impl Tables,
-    kernel: &impl Kernel,
-    socket: Socket,
-    aim: &Aim,
-) -> Answer {
-    let Some(frontend) = tables.frontend(aim) else {
+pub fn connect(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
+    let Some(frontend) = meant(tables, kernel, socket, aim) else {
         return Answer::NotOurs;
     };
     if frontend.count == 0 {
@@ -90,7 +87,7 @@ pub fn connect(
 /// long as the set does, as a flow does whose packets are tracked.
 #[inline(always)]
 pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
-    let Some(frontend) = tables.frontend(aim) else {
+    let Some(frontend) = meant(tables, kernel, socket, aim) else {
         return Answer::NotOurs;
     };
     if frontend.count == 0 {
@@ -132,8 +129,24 @@ pub fn answered_by(
     tables.original(&ReverseKey {
         socket: socket.cookie,
         backend,
-        protocol: protocol as u32,
+        protocol: u32::from(protocol),
     })
+}
+
+/// The frontend that this socket may aim at.
+#[inline(always)]
+fn meant(
+    tables: &impl Tables,
+    kernel: &impl Kernel,
+    socket: Socket,
+    aim: &Aim,
+) -> Option<Frontend> {
+    let frontend = tables.frontend(aim)?;
+    let node_only = frontend.flags & Frontend::NODE_ONLY != 0;
+    if node_only && socket.netns != kernel.node() {
+        return None;
+    }
+    Some(frontend)
 }
 
 #[inline(always)]
@@ -141,7 +154,7 @@ fn remember(tables: &impl Tables, socket: Socket, aim: &Aim, backend: Backend) {
     let key = ReverseKey {
         socket: socket.cookie,
         backend,
-        protocol: aim.protocol as u32,
+        protocol: u32::from(aim.protocol),
     };
     let original = Original {
         address: aim.address,
@@ -176,7 +189,7 @@ fn choose_slot(
     }
     let key = AffinityKey {
         netns: socket.netns,
-        id: frontend.affinity_id,
+        set: frontend.set,
         zero: 0,
     };
     let now = kernel.now();
@@ -196,7 +209,7 @@ fn choose_slot(
 /// A client's backend counts as long as the time has not run out and the set has it.
 #[inline(always)]
 fn is_good(tables: &impl Tables, frontend: &Frontend, known: &Affinity, now: u64) -> bool {
-    let lasts = frontend.affinity_seconds as u64 * NANOSECONDS;
+    let lasts = u64::from(frontend.affinity_seconds) * NANOSECONDS;
     now.wrapping_sub(known.seen) < lasts
         && tables.is_member(&MemberKey {
             set: frontend.set,
@@ -211,10 +224,11 @@ fn any(
     frontend: &Frontend,
 ) -> Option<(Backend, SlotKey)> {
     // Multiply and shift: as even as the remainder, and no division that could be by zero.
-    let slot = (kernel.random() as u64 * frontend.count as u64) >> 32;
+    let slot = (u64::from(kernel.random()) * u64::from(frontend.count)) >> 32;
     let key = SlotKey {
         set: frontend.set,
-        slot: slot as u32,
+        // Below the count, which is 32 bits.
+        slot: u32::try_from(slot).unwrap_or(0),
     };
     tables.backend(&key).map(|backend| (backend, key))
 }

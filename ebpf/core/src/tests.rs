@@ -69,6 +69,9 @@ impl Kernel for Machine {
     fn now(&self) -> u64 {
         self.now
     }
+    fn node(&self) -> u64 {
+        NODE
+    }
 }
 
 const AIM: Aim = FrontendKey {
@@ -77,6 +80,7 @@ const AIM: Aim = FrontendKey {
     protocol: 6,
     zero: 0,
 };
+const NODE: u64 = 99;
 const CLIENT: Socket = Socket {
     cookie: 7,
     netns: 3,
@@ -97,7 +101,7 @@ fn maps(set: u32, count: u8, affinity_seconds: u32) -> Maps {
         set,
         count: count.into(),
         affinity_seconds,
-        affinity_id: 1,
+        flags: 0,
     };
     maps.frontends.insert(AIM, frontend);
     for slot in 0..count {
@@ -127,6 +131,23 @@ fn what_is_no_frontend_passes() {
 }
 
 #[test]
+fn the_nodes_loopback_is_nobody_elses() {
+    let mut maps = maps(1, 1, 0);
+    for frontend in maps.frontends.values_mut() {
+        frontend.flags = Frontend::NODE_ONLY;
+    }
+    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::NotOurs);
+    let node = Socket {
+        netns: NODE,
+        ..CLIENT
+    };
+    assert_eq!(
+        connect(&maps, &at(0, 0), node, &AIM),
+        Answer::To(backend(0))
+    );
+}
+
+#[test]
 fn a_frontend_without_backends_refuses() {
     let maps = maps(1, 0, 0);
     assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::Refuse);
@@ -145,7 +166,10 @@ fn the_socket_goes_on_believing_in_the_frontend() {
     assert_eq!((original.address, original.port), (AIM.address, AIM.port));
     assert_eq!(answered_by(&maps, CLIENT, backend(0), 6), None);
     assert_eq!(answered_by(&maps, CLIENT, chosen, 17), None);
-    let other = Socket { cookie: 8, ..CLIENT };
+    let other = Socket {
+        cookie: 8,
+        ..CLIENT
+    };
     assert_eq!(answered_by(&maps, other, chosen, 6), None);
 }
 
@@ -156,14 +180,14 @@ fn a_client_stays_until_its_time_is_up_or_its_backend_gone() {
     assert_eq!(to(&before, 0, 0), Answer::To(backend(0)));
     assert_eq!(to(&before, u32::MAX, 9_999_999_999), Answer::To(backend(0)));
     // Each connection begins the time anew.
-    assert_eq!(to(&before, u32::MAX, 19_000_000_000), Answer::To(backend(0)));
-    assert_eq!(to(&before, u32::MAX, 29_000_000_000), Answer::To(backend(2)));
-    // Another set that has the backend, too.
-    let after = maps(2, 3, 10);
-    before.frontends = after.frontends;
-    before.backends = after.backends;
-    before.members = after.members;
-    assert_eq!(to(&before, 0, 29_000_000_001), Answer::To(backend(2)));
+    assert_eq!(
+        to(&before, u32::MAX, 19_000_000_000),
+        Answer::To(backend(0))
+    );
+    assert_eq!(
+        to(&before, u32::MAX, 29_000_000_000),
+        Answer::To(backend(2))
+    );
     before.members.retain(|member| member.backend != backend(2));
     assert_eq!(to(&before, 0, 29_000_000_002), Answer::To(backend(0)));
     let elsewhere = Socket { netns: 4, ..CLIENT };

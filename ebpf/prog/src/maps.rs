@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use causeway_ebpf_abi::{
     Affinity, AffinityKey, Backend, Counter, FlowKey, Frontend, FrontendKey, MemberKey, Original,
     ReverseKey, SlotKey,
@@ -36,6 +36,15 @@ static REVERSE_MAP: LruHashMap<ReverseKey, Original> = LruHashMap::pinned(SOCKET
 
 #[map(name = "counters")]
 static COUNTERS_MAP: PerCpuArray<u64> = PerCpuArray::pinned(Counter::ALL.len() as u32, 0);
+
+#[map(name = "node")]
+static NODE_MAP: Array<u64> = Array::pinned(1, 0);
+
+/// The cookie of the node's own network namespace; none is 0.
+#[inline(always)]
+pub fn node() -> u64 {
+    NODE_MAP.get(0).copied().unwrap_or(0)
+}
 
 /// The maps above.
 pub struct Maps;

@@ -11,7 +11,7 @@ use aya_ebpf::programs::SockAddrContext;
 use causeway_ebpf_abi::{Address, Backend, MAPPED, mapped};
 use causeway_ebpf_core::{Aim, Answer, Kernel, Socket, answered_by, connect, send};
 
-use crate::maps::Maps;
+use crate::maps::{self, Maps};
 
 /// The system call goes on.
 const GO_ON: i32 = 1;
@@ -136,6 +136,10 @@ impl Kernel for ThisMachine {
     fn now(&self) -> u64 {
         // SAFETY: takes nothing.
         unsafe { bpf_ktime_get_ns() }
+    }
+    #[inline(always)]
+    fn node(&self) -> u64 {
+        maps::node()
     }
 }
 

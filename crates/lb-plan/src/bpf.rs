@@ -1,0 +1,34 @@
+//! The maps of the eBPF load balancer: operations on their entries.
+//!
+//! A frontend has a set of backends in slots. Whatever is changed is changed entry by entry, in an
+//! order in which every slot that a frontend counts is filled at every moment: what is new is
+//! written before it is counted, and what is gone is taken out after it stopped being counted.
+//! One endpoint more or less is a few entries, whatever the number of endpoints.
+
+mod applied;
+mod wanted;
+
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey};
+
+pub use applied::{Applied, Step};
+pub use wanted::{NodeAddresses, Wanted, wanted};
+
+/// A change of one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Write a slot.
+    SetBackend(SlotKey, Backend),
+    /// Take a slot away; it may be gone.
+    DeleteBackend(SlotKey),
+    /// A set with affinity has this backend.
+    AddMember(MemberKey),
+    /// It doesn't any more; it may be gone.
+    DeleteMember(MemberKey),
+    /// Write a frontend.
+    SetFrontend(FrontendKey, Frontend),
+    /// Take a frontend away; it may be gone.
+    DeleteFrontend(FrontendKey),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,369 @@
+//! What is in the maps, and the way from there to what is wanted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey};
+use lb_model::ServiceName;
+
+use super::Operation;
+use super::wanted::Wanted;
+
+/// What is in the maps.
+#[derive(Debug, Default)]
+pub struct Applied {
+    placed: HashMap<FrontendKey, Placed>,
+    /// Frontends of which a step failed, so that nobody knows what their sets hold.
+    torn: HashMap<FrontendKey, Leavings>,
+    owners: HashMap<FrontendKey, ServiceName>,
+    owned: HashMap<ServiceName, BTreeSet<FrontendKey>>,
+    /// The highest number that a set ever had.
+    last_set: u32,
+    /// What belongs to no frontend, as a kill leaves it.
+    stray: Leavings,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Placed {
+    set: u32,
+    /// By slot.
+    backends: Vec<Backend>,
+    affinity_seconds: u32,
+    flags: u32,
+}
+
+/// What may still be in the maps of sets that are not used again.
+#[derive(Clone, Debug, Default)]
+struct Leavings {
+    slots: BTreeSet<SlotKey>,
+    members: BTreeSet<MemberKey>,
+}
+
+/// Operations for one Service, to be applied in their order, and then handed back to
+/// [`Applied::commit`] or [`Applied::fail`].
+#[derive(Debug, Default)]
+pub struct Step {
+    /// The Service; `None`: leftovers.
+    pub service: Option<ServiceName>,
+    /// What to do.
+    pub operations: Vec<Operation>,
+    placed: Vec<(FrontendKey, Option<Placed>)>,
+    keys: BTreeSet<FrontendKey>,
+}
+
+impl Leavings {
+    fn take(&mut self, placed: &Placed) {
+        for (slot, backend) in placed.backends.iter().enumerate() {
+            self.slots.insert(placed.slot(slot));
+            self.members.insert(placed.member(*backend));
+        }
+    }
+
+    fn deletions(&self) -> impl Iterator<Item = Operation> {
+        let slots = self.slots.iter().copied().map(Operation::DeleteBackend);
+        let members = self.members.iter().copied().map(Operation::DeleteMember);
+        slots.chain(members)
+    }
+}
+
+impl Placed {
+    fn empty(set: u32) -> Self {
+        Self {
+            set,
+            backends: Vec::new(),
+            affinity_seconds: 0,
+            flags: 0,
+        }
+    }
+
+    fn frontend(&self, count: usize) -> Frontend {
+        Frontend {
+            set: self.set,
+            // More backends than that are not to be had.
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            affinity_seconds: self.affinity_seconds,
+            flags: self.flags,
+        }
+    }
+
+    fn slot(&self, index: usize) -> SlotKey {
+        SlotKey {
+            set: self.set,
+            slot: u32::try_from(index).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn member(&self, backend: Backend) -> MemberKey {
+        MemberKey {
+            set: self.set,
+            backend,
+        }
+    }
+
+    fn remembers(&self) -> bool {
+        self.affinity_seconds != 0
+    }
+}
+
+impl Applied {
+    /// What was found in the maps after a restart. Every Service must then be planned, and
+    /// [`Applied::sweep`] called.
+    pub fn adopt(
+        frontends: impl IntoIterator<Item = (FrontendKey, Frontend)>,
+        backends: impl IntoIterator<Item = (SlotKey, Backend)>,
+        members: impl IntoIterator<Item = MemberKey>,
+    ) -> Self {
+        let mut slots: BTreeMap<SlotKey, Backend> = backends.into_iter().collect();
+        let members: BTreeSet<MemberKey> = members.into_iter().collect();
+        let sets = slots.keys().map(|key| key.set);
+        let sets = sets.chain(members.iter().map(|member| member.set));
+        let mut applied = Self {
+            last_set: sets.max().unwrap_or_default(),
+            ..Self::default()
+        };
+        for (key, frontend) in frontends {
+            let Frontend { set, count, .. } = frontend;
+            applied.last_set = applied.last_set.max(set);
+            let filled = (0..count).map_while(|slot| slots.remove(&SlotKey { set, slot }));
+            let placed = Placed {
+                set,
+                backends: filled.collect(),
+                affinity_seconds: frontend.affinity_seconds,
+                flags: frontend.flags,
+            };
+            applied.placed.insert(key, placed);
+        }
+        let slots = slots.into_keys().collect();
+        applied.stray = Leavings { slots, members };
+        applied
+    }
+
+    /// Frontends that are there.
+    pub fn len(&self) -> usize {
+        self.placed.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.placed.is_empty()
+    }
+
+    /// What brings a Service to what is wanted of it, nothing when it is removed.
+    ///
+    /// An address that another Service has is taken over: the model gives it to one at a time.
+    pub fn plan(&mut self, service: &ServiceName, wanted: Vec<Wanted>) -> Step {
+        let mut step = Step {
+            service: Some(service.clone()),
+            keys: wanted.iter().map(|wanted| wanted.key).collect(),
+            ..Step::default()
+        };
+        for wanted in wanted {
+            self.place(&wanted, &mut step);
+        }
+        for key in self.owned.get(service).into_iter().flatten() {
+            let taken_over = self.owners.get(key).is_some_and(|owner| owner != service);
+            if !step.keys.contains(key) && !taken_over {
+                self.remove(*key, &mut step);
+            }
+        }
+        step
+    }
+
+    /// Takes away what no Service has: to be called once every Service was planned.
+    pub fn sweep(&mut self) -> Step {
+        let mut step = Step::default();
+        let known = self.placed.keys().chain(self.torn.keys());
+        let mut unowned: Vec<_> = known.filter(|k| !self.owners.contains_key(*k)).collect();
+        unowned.sort_unstable();
+        unowned.dedup();
+        for key in unowned {
+            self.remove(*key, &mut step);
+        }
+        self.drop_used_stray();
+        step.operations.extend(self.stray.deletions());
+        step
+    }
+
+    /// The step's operations are all in the maps.
+    pub fn commit(&mut self, step: Step) {
+        for (key, placed) in step.placed {
+            self.torn.remove(&key);
+            match placed {
+                Some(placed) => self.placed.insert(key, placed),
+                None => self.placed.remove(&key),
+            };
+        }
+        match step.service {
+            Some(service) => self.own(service, step.keys),
+            None => self.stray = Leavings::default(),
+        }
+    }
+
+    /// The step's operations were applied up to any one of them. Whoever plans the Service again
+    /// gets its frontends written anew, beside what is there.
+    pub fn fail(&mut self, step: Step) {
+        for (key, placed) in step.placed {
+            let leavings = self.torn.entry(key).or_default();
+            for placed in self.placed.get(&key).into_iter().chain(&placed) {
+                leavings.take(placed);
+            }
+        }
+        if let Some(service) = step.service {
+            // Both what it had and what it should have: either may be there.
+            let before = self.owned.get(&service).into_iter().flatten().copied();
+            let keys = before.chain(step.keys).collect();
+            self.own(service, keys);
+        }
+    }
+
+    /// What was stray when it was found may have a use again.
+    fn drop_used_stray(&mut self) {
+        let Leavings { slots, members } = &mut self.stray;
+        for placed in self.placed.values() {
+            let (slot, end) = (placed.slot(0), placed.slot(placed.backends.len()));
+            let used: Vec<_> = slots.range(slot..end).copied().collect();
+            for slot in used {
+                slots.remove(&slot);
+            }
+            if placed.remembers() {
+                for backend in &placed.backends {
+                    members.remove(&placed.member(*backend));
+                }
+            }
+        }
+    }
+
+    fn own(&mut self, service: ServiceName, keys: BTreeSet<FrontendKey>) {
+        for key in self.owned.remove(&service).into_iter().flatten() {
+            if self.owners.get(&key) == Some(&service) {
+                self.owners.remove(&key);
+            }
+        }
+        for key in &keys {
+            self.owners.insert(*key, service.clone());
+        }
+        if !keys.is_empty() {
+            self.owned.insert(service, keys);
+        }
+    }
+
+    fn remove(&self, key: FrontendKey, step: &mut Step) {
+        let mut leavings = self.torn.get(&key).cloned().unwrap_or_default();
+        let placed = self.placed.get(&key);
+        if let Some(placed) = placed {
+            leavings.take(placed);
+        }
+        if !placed.is_some_and(Placed::remembers) && !self.torn.contains_key(&key) {
+            leavings.members.clear();
+        }
+        step.operations.push(Operation::DeleteFrontend(key));
+        step.operations.extend(leavings.deletions());
+        step.placed.push((key, None));
+    }
+
+    fn place(&mut self, wanted: &Wanted, step: &mut Step) {
+        let torn = self.torn.get(&wanted.key);
+        let before = self.placed.get(&wanted.key).filter(|_| torn.is_none());
+        let old = before.cloned().unwrap_or_else(|| {
+            self.last_set += 1;
+            Placed::empty(self.last_set)
+        });
+        let mut new = Placed {
+            affinity_seconds: wanted.affinity_seconds,
+            flags: if wanted.node_only {
+                Frontend::NODE_ONLY
+            } else {
+                0
+            },
+            ..old.clone()
+        };
+        let mut moves = Moves {
+            operations: &mut step.operations,
+            old: &old,
+            new: &mut new,
+        };
+        moves.exchange(wanted);
+        moves.settle(wanted, before.is_none());
+        if before.is_none_or(|before| *before != new) {
+            let leavings = torn.into_iter().flat_map(Leavings::deletions);
+            step.operations.extend(leavings);
+            step.placed.push((wanted.key, Some(new)));
+        }
+    }
+}
+
+/// The way of one frontend from old to new.
+struct Moves<'a> {
+    operations: &'a mut Vec<Operation>,
+    old: &'a Placed,
+    new: &'a mut Placed,
+}
+
+impl Moves<'_> {
+    /// Brings the slots to what is wanted, as far as none gets lost that the frontend still counts.
+    fn exchange(&mut self, wanted: &Wanted) {
+        let count = wanted.backends.len();
+        let kept: HashSet<_> = wanted.backends.iter().copied().collect();
+        let present: HashSet<_> = self.old.backends.iter().copied().collect();
+        if self.new.remembers() && !self.old.remembers() {
+            let old = self.old.backends.iter().filter(|b| kept.contains(*b));
+            let members = old.map(|backend| Operation::AddMember(self.new.member(*backend)));
+            self.operations.extend(members);
+        }
+        // The slots that stay as they are: a backend stands twice where a kill came in between.
+        let mut standing = HashSet::new();
+        let stays: Vec<bool> = self
+            .old
+            .backends
+            .iter()
+            .take(count)
+            .map(|backend| kept.contains(backend) && standing.insert(*backend))
+            .collect();
+        let mut missing = wanted.backends.iter().filter(|b| !standing.contains(*b));
+        for slot in 0..count {
+            if stays.get(slot) == Some(&true) {
+                continue;
+            }
+            // As many places are free as there are backends without one.
+            let Some(backend) = missing.next().copied() else {
+                break;
+            };
+            let remembers = self.new.remembers() || self.old.remembers();
+            if remembers && !present.contains(&backend) {
+                let member = self.new.member(backend);
+                self.operations.push(Operation::AddMember(member));
+            }
+            let key = self.new.slot(slot);
+            self.operations.push(Operation::SetBackend(key, backend));
+            match self.new.backends.get_mut(slot) {
+                Some(place) => *place = backend,
+                None => self.new.backends.push(backend),
+            }
+        }
+        self.new.backends.truncate(count);
+    }
+
+    /// Has the frontend count the new slots, and takes away what it doesn't count any more.
+    fn settle(&mut self, wanted: &Wanted, fresh: bool) {
+        let (before, count) = (self.old.backends.len(), self.new.backends.len());
+        let frontend = self.new.frontend(count);
+        if fresh || self.old.frontend(before) != frontend {
+            self.operations
+                .push(Operation::SetFrontend(wanted.key, frontend));
+        }
+        for slot in count..before {
+            let key = self.old.slot(slot);
+            self.operations.push(Operation::DeleteBackend(key));
+        }
+        if !self.old.remembers() {
+            return;
+        }
+        let mut gone: BTreeSet<_> = self.old.backends.iter().copied().collect();
+        if self.new.remembers() {
+            gone.retain(|backend| !self.new.backends.contains(backend));
+        } else {
+            gone.extend(self.new.backends.iter().copied());
+        }
+        let members = gone.into_iter().map(|backend| self.old.member(backend));
+        self.operations.extend(members.map(Operation::DeleteMember));
+    }
+}

@@ -1,0 +1,211 @@
+use std::collections::BTreeMap;
+
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey, mapped};
+use lb_model::ServiceName;
+use proptest::prelude::*;
+
+use super::*;
+
+/// The maps, as the kernel would have them.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Maps {
+    frontends: BTreeMap<FrontendKey, Frontend>,
+    backends: BTreeMap<SlotKey, Backend>,
+    members: BTreeMap<MemberKey, ()>,
+}
+
+impl Maps {
+    fn apply(&mut self, operation: Operation) {
+        match operation {
+            Operation::SetBackend(key, backend) => drop(self.backends.insert(key, backend)),
+            Operation::DeleteBackend(key) => drop(self.backends.remove(&key)),
+            Operation::AddMember(key) => drop(self.members.insert(key, ())),
+            Operation::DeleteMember(key) => drop(self.members.remove(&key)),
+            Operation::SetFrontend(key, frontend) => drop(self.frontends.insert(key, frontend)),
+            Operation::DeleteFrontend(key) => drop(self.frontends.remove(&key)),
+        }
+    }
+
+    /// What a client sees at an address; every slot that counts must be filled.
+    fn seen(&self, key: &FrontendKey) -> Option<Vec<Backend>> {
+        let frontend = self.frontends.get(key)?;
+        let slots = 0..frontend.count;
+        let mut backends: Vec<_> = slots
+            .map(|slot| {
+                let set = frontend.set;
+                self.backends[&SlotKey { set, slot }]
+            })
+            .collect();
+        if frontend.affinity_seconds != 0 {
+            for backend in &backends {
+                let set = frontend.set;
+                let backend = *backend;
+                assert!(self.members.contains_key(&MemberKey { set, backend }));
+            }
+        }
+        backends.sort_unstable();
+        backends.dedup();
+        Some(backends)
+    }
+
+    /// Nothing is there but what the frontends count.
+    fn is_tidy(&self) -> bool {
+        let counted: usize = self.frontends.values().map(|f| f.count as usize).sum();
+        let remembered = self.frontends.values().filter(|f| f.affinity_seconds != 0);
+        let remembered: usize = remembered.map(|f| f.count as usize).sum();
+        self.backends.len() == counted && self.members.len() == remembered
+    }
+}
+
+fn key(number: u8) -> FrontendKey {
+    FrontendKey {
+        address: mapped([10, 96, 0, number]),
+        port: 80,
+        protocol: 6,
+        zero: 0,
+    }
+}
+
+fn backend(number: u8) -> Backend {
+    Backend {
+        address: mapped([10, 244, 0, number]),
+        port: 8080,
+        zero: 0,
+    }
+}
+
+fn at(number: u8, backends: &[u8], affinity_seconds: u32) -> Wanted {
+    let mut backends: Vec<_> = backends.iter().map(|number| backend(*number)).collect();
+    backends.sort_unstable();
+    backends.dedup();
+    Wanted {
+        key: key(number),
+        backends,
+        affinity_seconds,
+        node_only: false,
+    }
+}
+
+fn name(number: u8) -> ServiceName {
+    ServiceName::new("default", &format!("s{number}"))
+}
+
+fn run(applied: &mut Applied, maps: &mut Maps, step: Step) -> usize {
+    let count = step.operations.len();
+    step.operations.iter().for_each(|op| maps.apply(*op));
+    applied.commit(step);
+    count
+}
+
+#[test]
+fn one_endpoint_is_a_few_entries_whatever_their_number() {
+    let (mut applied, mut maps) = (Applied::default(), Maps::default());
+    let many: Vec<u8> = (0..200).collect();
+    let step = applied.plan(&name(1), vec![at(1, &many, 0)]);
+    assert_eq!(run(&mut applied, &mut maps, step), 201);
+    for (backends, most) in [
+        (many[1..].to_vec(), 3),
+        (many.clone(), 2),
+        ([&[201], &many[1..]].concat(), 1),
+        ([&[201], &many[1..]].concat(), 0),
+    ] {
+        let step = applied.plan(&name(1), vec![at(1, &backends, 0)]);
+        let count = run(&mut applied, &mut maps, step);
+        assert!(count <= most, "{count} operations, not {most}");
+        assert_eq!(maps.seen(&key(1)).unwrap().len(), backends.len());
+    }
+}
+
+#[test]
+fn an_address_goes_from_one_service_to_another() {
+    let (mut applied, mut maps) = (Applied::default(), Maps::default());
+    let step = applied.plan(&name(1), vec![at(1, &[1], 0)]);
+    run(&mut applied, &mut maps, step);
+    let step = applied.plan(&name(2), vec![at(1, &[2], 0)]);
+    run(&mut applied, &mut maps, step);
+    let step = applied.plan(&name(1), Vec::new());
+    run(&mut applied, &mut maps, step);
+    assert_eq!(maps.seen(&key(1)).unwrap(), [backend(2)]);
+    let step = applied.plan(&name(2), Vec::new());
+    run(&mut applied, &mut maps, step);
+    assert_eq!(maps, Maps::default());
+}
+
+/// What one Service wants: addresses 0 to 3 with some backends each.
+fn wish() -> impl Strategy<Value = Vec<Wanted>> {
+    let one = (
+        proptest::collection::vec(0_u8..12, 0..9),
+        prop_oneof![Just(0_u32), Just(30)],
+    );
+    proptest::collection::btree_map(0_u8..4, one, 0..4).prop_map(|all| {
+        let all = all.into_iter();
+        all.map(|(number, (backends, affinity))| at(number, &backends, affinity))
+            .collect()
+    })
+}
+
+proptest! {
+    /// After every single operation each address has a whole set: backends of before or of after.
+    /// In the end there is what was wanted, and nothing else.
+    #[test]
+    fn no_moment_is_torn(wishes in proptest::collection::vec(wish(), 1..8)) {
+        let (mut applied, mut maps) = (Applied::default(), Maps::default());
+        for wanted in wishes {
+            let step = applied.plan(&name(1), wanted.clone());
+            let before = maps.clone();
+            for operation in &step.operations {
+                maps.apply(*operation);
+                for number in 0..4 {
+                    let Some(seen) = maps.seen(&key(number)) else { continue };
+                    let then = before.seen(&key(number)).unwrap_or_default();
+                    let wish = wanted.iter().find(|w| w.key == key(number));
+                    let soon = wish.map_or(&[][..], |w| &w.backends);
+                    prop_assert!(seen.iter().all(|b| then.contains(b) || soon.contains(b)));
+                    let some = !then.is_empty() && !soon.is_empty();
+                    prop_assert!(!some || !seen.is_empty(), "refused meanwhile");
+                }
+            }
+            applied.commit(step);
+            prop_assert_eq!(maps.frontends.len(), wanted.len());
+            for wish in &wanted {
+                prop_assert_eq!(&maps.seen(&wish.key).unwrap(), &wish.backends);
+            }
+            prop_assert!(maps.is_tidy());
+        }
+    }
+
+    /// A kill or a failure after any operation, then another plan, ends where it should.
+    #[test]
+    fn a_cut_is_mended(
+        wishes in proptest::collection::vec((wish(), 0_usize..40, any::<bool>()), 1..6),
+        last in wish(),
+    ) {
+        let (mut applied, mut maps) = (Applied::default(), Maps::default());
+        for (wanted, cut, killed) in wishes {
+            let step = applied.plan(&name(1), wanted);
+            step.operations.iter().take(cut).for_each(|op| maps.apply(*op));
+            let whole = cut >= step.operations.len();
+            if killed {
+                let Maps { frontends, backends, members } = maps.clone();
+                applied = Applied::adopt(frontends, backends, members.into_keys());
+            } else if whole {
+                applied.commit(step);
+            } else {
+                applied.fail(step);
+            }
+            for number in 0..4 {
+                // Panics where a slot is missing.
+                maps.seen(&key(number));
+            }
+        }
+        let step = applied.plan(&name(1), last.clone());
+        run(&mut applied, &mut maps, step);
+        let step = applied.sweep();
+        run(&mut applied, &mut maps, step);
+        prop_assert_eq!(maps.frontends.len(), last.len());
+        for wish in &last {
+            prop_assert_eq!(&maps.seen(&wish.key).unwrap(), &wish.backends);
+        }
+        prop_assert!(maps.is_tidy(), "{:?}", maps);
+    }
+}
