@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod attach;
 #[cfg(test)]
+mod bandwidth;
+#[cfg(test)]
 mod garbage;
 #[cfg(test)]
 mod many;
