@@ -8,6 +8,10 @@ mod attach;
 #[cfg(test)]
 mod bandwidth;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod delegation;
+#[cfg(test)]
 mod garbage;
 #[cfg(test)]
 mod many;
@@ -21,3 +25,5 @@ mod protocol;
 mod reference;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod tracer;
