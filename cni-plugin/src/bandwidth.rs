@@ -39,7 +39,14 @@ pub(crate) fn add(call: &Call, attachment: &Attachment, netns: &Path) -> Result<
     let port = port::of_pod(&mut route, &pod, &attachment.ifname, &result)?;
     let mut rollback = Rollback::new(&|_| Ok(()));
     let network = call.config.name();
-    let made = shape(&mut rollback, &mut route, &port, &limits, network, attachment);
+    let made = shape(
+        &mut rollback,
+        &mut route,
+        &port,
+        &limits,
+        network,
+        attachment,
+    );
     let made = made.map_err(|reason| rollback.roll_back(reason))?;
     result.interfaces.extend(made);
     Ok(result)

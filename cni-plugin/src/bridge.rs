@@ -6,8 +6,7 @@ mod config;
 mod del;
 mod device;
 mod gc;
-mod identity;
-mod pod;
+mod vlans;
 mod wanted;
 
 pub(crate) use add::add;

@@ -30,8 +30,8 @@ impl Call {
             Some(Errno::ENOENT) => Error::new(Code::UNKNOWN_CONTAINER, error.to_string()),
             _ => failure::namespace(error),
         })?;
-        let own = NetNs::current().map_err(failure::namespace)?;
-        if !self.netns_override && own.identity() == netns.identity() {
+        let own = NetNs::current_identity().map_err(failure::namespace)?;
+        if !self.netns_override && own == netns.identity() {
             let message = format!("CNI_NETNS {} is the plugin's own namespace", path.display());
             return Err(Error::new(Code::INVALID_NETNS, message));
         }

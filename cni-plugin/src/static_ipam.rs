@@ -31,7 +31,7 @@ impl Config {
             return Err(object.invalid("ipam", "an object with type static"));
         };
         let mut ips = configured(&ipam)?;
-        add_arguments(&mut ips, args)?;
+        ips.extend(by_arguments(args)?);
         let by_args = object.object("args")?.map(|args| args.object("cni"));
         for asking in [
             by_args.transpose()?.flatten(),
@@ -125,9 +125,10 @@ fn asked_for(object: &Object<'_>) -> Result<Vec<IpConfig>, Error> {
     object.texts("ips")?.into_iter().map(parse).collect()
 }
 
-/// CNI_ARGS: IP adds addresses, GATEWAY is for those whose subnet it is in; both are lists split
-/// by commas.
-fn add_arguments(ips: &mut Vec<IpConfig>, args: &Args) -> Result<(), Error> {
+/// CNI_ARGS: IP adds addresses, GATEWAY is for those of them whose subnet it is in; both are lists
+/// split by commas.
+fn by_arguments(args: &Args) -> Result<Vec<IpConfig>, Error> {
+    let mut ips = Vec::new();
     for text in listed(args, "IP") {
         let address = text
             .parse()
@@ -142,7 +143,7 @@ fn add_arguments(ips: &mut Vec<IpConfig>, args: &Args) -> Result<(), Error> {
             ip.gateway = Some(gateway);
         }
     }
-    Ok(())
+    Ok(ips)
 }
 
 fn listed<'a>(args: &'a Args, key: &str) -> impl Iterator<Item = &'a str> {

@@ -9,12 +9,13 @@ use cni_types::{Attachment, Cidr, Code, Dns, Error, Interface, IpConfig, Route, 
 use nodekit::route::{Handle, Link, Mac};
 
 use super::config::Network;
-use super::identity::{HostEnd, pod_mac};
+use super::device;
 use super::wanted::entries;
-use super::{device, pod};
 use crate::call::Call;
 use crate::failure;
+use crate::identity::{HostEnd, pod_mac};
 use crate::ipam;
+use crate::pod::{self, Inside, Pair};
 use crate::rollback::{Rollback, Step};
 use crate::tables::Tables;
 
@@ -61,42 +62,74 @@ impl<'a> Target<'a> {
             ..
         } = *self;
         let mut route = Handle::open().map_err(failure::kernel)?;
+        device::demand(&mut route, network)?;
         let end = HostEnd::of(attachment);
         let plan = self.reserve(rollback)?;
         let bridge = rollback.step(Step::Bridge, || device::ensure(&mut route, network))?;
-        let mac = network
-            .mac
-            .map_or_else(|| pod_mac(&plan.ips), |mac| Some(Mac(mac.0)));
+        let pair = Pair {
+            bridge: Some(bridge.index),
+            mtu: network.mtu,
+            mac: network
+                .mac
+                .map_or_else(|| pod_mac(&plan.ips), |mac| Some(Mac(mac.0))),
+        };
         let undo_end = end.clone();
         rollback.step_with_undo(
             Step::Veth,
-            || pod::make_veth(&mut route, pod, attachment, &bridge, network, mac),
+            || pod::make_veth(&mut route, pod, attachment, pair),
             // A socket of its own: the steps hold the other one.
             move || {
                 let mut route = Handle::open().map_err(failure::kernel)?;
                 pod::delete_host_end(&mut route, &undo_end)
             },
         )?;
-        let link = rollback.step(Step::Pod, || {
-            device::ignore_router_advertisements(&end.name)?;
-            pod::set_port(&mut route, &end, network)?;
-            pod::configure(
-                pod,
-                &attachment.ifname,
-                &plan.ips,
-                &plan.routes,
-                network.dad,
-            )
-        })?;
+        let link = rollback.step(Step::Pod, || self.connect(&mut route, &end, &plan))?;
+        let mut above = None;
         if network.gateway {
-            rollback.step(Step::Gateway, || {
-                plan.gateways()?.into_iter().try_for_each(|gateway| {
-                    device::be_gateway(&mut route, &bridge, gateway, network)
-                })
+            above = rollback.step(Step::Gateway, || {
+                self.be_gateway(&mut route, &bridge, &plan, link.mac)
             })?;
         }
         self.program(rollback, &plan)?;
-        Ok(self.result(&bridge, &end, &link, plan))
+        Ok(self.result(&bridge, &end, &link, above.as_ref(), plan))
+    }
+
+    /// The pod's end and the bridge's port, as they shall be, announced to the network.
+    fn connect(&self, route: &mut Handle, end: &HostEnd, plan: &Plan) -> Result<Link, Error> {
+        let network = self.network;
+        device::ignore_router_advertisements(&end.name)?;
+        device::set_port(route, end, network)?;
+        let routes = plan.routes.iter().map(|said| pod::meant(said, &plan.ips));
+        let wanted = Inside {
+            ips: &plan.ips,
+            subnet_routes: true,
+            routes: routes.collect::<Result<_, _>>()?,
+            dad: network.dad,
+            up: !network.pod_down,
+        };
+        let mut inside = pod::configure(self.pod, &self.attachment.ifname, &wanted)?;
+        if !plan.ips.is_empty() {
+            pod::await_port(route, end)?;
+            inside.announce()?;
+        }
+        Ok(inside.link)
+    }
+
+    /// The node as the pods' gateway; gives the interface above the bridge that it is by, if any.
+    fn be_gateway(
+        &self,
+        route: &mut Handle,
+        bridge: &Link,
+        plan: &Plan,
+        mac: Option<Mac>,
+    ) -> Result<Option<Link>, Error> {
+        let above = device::gateway(route, bridge, self.network)?;
+        let link = above.as_ref().unwrap_or(bridge);
+        for gateway in plan.gateways()? {
+            device::be_gateway(route, link, gateway, self.network)?;
+        }
+        device::know(route, link, &plan.ips, mac)?;
+        Ok(above)
     }
 
     /// Everything that the attachment has in nf_tables, at once.
@@ -141,7 +174,14 @@ impl<'a> Target<'a> {
         Ok(plan)
     }
 
-    fn result(&self, bridge: &Link, end: &HostEnd, link: &Link, plan: Plan) -> Success {
+    fn result(
+        &self,
+        bridge: &Link,
+        end: &HostEnd,
+        link: &Link,
+        above: Option<&Link>,
+        plan: Plan,
+    ) -> Success {
         let interface = |name: &str, mac: Option<Mac>, mtu: u32, sandbox: String| Interface {
             name: name.to_owned(),
             mac: mac.map(|mac| mac.to_string()).unwrap_or_default(),
@@ -156,12 +196,15 @@ impl<'a> Target<'a> {
         } else {
             dns
         };
+        let mut interfaces = vec![
+            interface(&bridge.name, bridge.mac, bridge.mtu, String::new()),
+            interface(&end.name, Some(end.mac), link.mtu, String::new()),
+            interface(&link.name, link.mac, link.mtu, sandbox),
+        ];
+        interfaces
+            .extend(above.map(|link| interface(&link.name, link.mac, link.mtu, String::new())));
         Success {
-            interfaces: vec![
-                interface(&bridge.name, bridge.mac, bridge.mtu, String::new()),
-                interface(&end.name, Some(end.mac), link.mtu, String::new()),
-                interface(&link.name, link.mac, link.mtu, sandbox),
-            ],
+            interfaces,
             ips: ips
                 .into_iter()
                 .map(|ip| IpConfig {

@@ -12,6 +12,7 @@ use super::wanted::entries;
 use crate::call::Call;
 use crate::failure;
 use crate::ipam;
+use crate::pod::to_network;
 use crate::tables::Tables;
 
 /// Sees whether an attachment still is as ADD's result says.
@@ -52,7 +53,8 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let network = Network::read(call)?;
     ipam::status(call)?;
     let mut route = Handle::open().map_err(failure::kernel)?;
-    device::find(&mut route, &network.bridge)
+    device::demand(&mut route, &network)
+        .and_then(|()| device::find(&mut route, &network.bridge))
         .and_then(|_| match network.masquerade {
             true => Tables::open()?.probe(),
             false => Ok(()),
@@ -147,7 +149,7 @@ fn check_pod(
         }
         let held = route.addresses(Some(link.index)).map_err(failure::kernel)?;
         for ip in ips {
-            let wanted = device::to_network(ip.address)?;
+            let wanted = to_network(ip.address)?;
             if !held.iter().any(|address| address.address == wanted) {
                 return Err(changed(format!("{name} has lost address {}", ip.address)));
             }
@@ -156,7 +158,7 @@ fn check_pod(
             .routes(RouteFilter::default())
             .map_err(failure::kernel)?;
         for wanted in &result.routes {
-            let dst = device::to_network(wanted.dst)?;
+            let dst = to_network(wanted.dst)?;
             let is_there = present.iter().any(|route| {
                 route.destination.network() == dst.network()
                     && route.destination.prefix() == dst.prefix()

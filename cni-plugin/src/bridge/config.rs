@@ -2,6 +2,7 @@
 
 use cni_types::{Attachment, Cidr, Code, Dns, Error, MacAddress, Object, PluginConfig};
 
+use super::vlans::Vlans;
 use crate::call::Call;
 use crate::ipam::Ipam;
 
@@ -30,6 +31,10 @@ pub(crate) struct Network {
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
     pub(crate) promiscuous: bool,
+    /// Absent for a bridge that knows of no VLANs.
+    pub(crate) vlans: Option<Vlans>,
+    /// The pod's interface is left down.
+    pub(crate) pod_down: bool,
     /// Duplicate address detection of IPv6 is left on.
     pub(crate) dad: bool,
     pub(crate) mac: Option<MacAddress>,
@@ -46,12 +51,16 @@ impl Network {
         refuse_unsupported(&object)?;
         let on = |key| Ok::<_, Error>(object.boolean(key)?.unwrap_or_default());
         let default_gateway = on("isDefaultGateway")?;
-        let (hairpin, promiscuous) = (on("hairpinMode")?, on("promiscMode")?);
-        if hairpin && promiscuous {
-            return Err(object.invalid("hairpinMode", "only one of hairpinMode and promiscMode"));
-        }
+        let promiscuous = on("promiscMode")?;
+        let hairpin = hairpin(&object, promiscuous)?;
         let runtime = config.runtime()?;
         let dns = config.dns()?;
+        let pod_down = on("disableContainerInterface")?;
+        let ipam = Ipam::read(call)?;
+        if pod_down && ipam.is_some() {
+            let expected = "false in a network with ipam, whose addresses need the interface up";
+            return Err(object.invalid("disableContainerInterface", expected));
+        }
         Ok(Self {
             bridge: bridge_name(config)?,
             gateway: on("isGateway")? || default_gateway,
@@ -63,13 +72,15 @@ impl Network {
             hairpin,
             isolated: on("portIsolation")?,
             promiscuous,
+            vlans: Vlans::read(&object)?,
+            pod_down,
             dad: on("enabledad")?,
             mac: runtime
                 .mac
                 .or(config.args()?.mac)
                 .map_or_else(|| mac_by_args(call), |mac| Ok(Some(mac)))?,
             dns: runtime.dns.unwrap_or(dns),
-            ipam: Ipam::read(call)?,
+            ipam,
         })
     }
 }
@@ -88,20 +99,26 @@ pub(crate) fn bridge_name(config: &PluginConfig) -> Result<String, Error> {
 /// Options that this plugin does not have must not be passed over: whoever set them relies on
 /// them.
 fn refuse_unsupported(object: &Object<'_>) -> Result<(), Error> {
-    if object.number("vlan", 4094)?.unwrap_or_default() != 0 {
-        return Err(object.unsupported("vlan", "0 or none"));
-    }
-    if !object.objects("vlanTrunk")?.is_empty() {
-        return Err(object.unsupported("vlanTrunk", "none"));
-    }
-    for key in ["macspoofchk", "disableContainerInterface"] {
-        if object.boolean(key)?.unwrap_or_default() {
-            return Err(object.unsupported(key, "false"));
-        }
+    if object.boolean("macspoofchk")?.unwrap_or_default() {
+        return Err(object.unsupported("macspoofchk", "false"));
     }
     match object.filled_text("ipMasqBackend")? {
         None | Some("nftables") => Ok(()),
         Some(_) => Err(object.unsupported("ipMasqBackend", "nftables")),
+    }
+}
+
+/// A pod must reach itself by a Service's address, which needs the bridge to send a frame back
+/// where it came from: the type `causeway-cni` has it unless told otherwise. The type `bridge`
+/// has it when told, as the reference plugin.
+fn hairpin(object: &Object<'_>, promiscuous: bool) -> Result<bool, Error> {
+    match object.boolean("hairpinMode")? {
+        // The bridge would take both the frame and what it sends back.
+        Some(true) if promiscuous => {
+            Err(object.invalid("hairpinMode", "only one of hairpinMode and promiscMode"))
+        }
+        Some(said) => Ok(said),
+        None => Ok(object.text("type")? == Some("causeway-cni") && !promiscuous),
     }
 }
 
@@ -181,10 +198,7 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_with_key_and_value() {
         for (key, value) in [
-            ("vlan", json!(100)),
-            ("vlanTrunk", json!([{"id": 5}])),
             ("macspoofchk", json!(true)),
-            ("disableContainerInterface", json!(true)),
             ("ipMasqBackend", json!("iptables")),
             ("ipam", json!({"type": "dhcp"})),
         ] {

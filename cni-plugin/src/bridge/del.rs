@@ -6,11 +6,12 @@ use std::path::Path;
 use cni_types::{Attachment, Error};
 use nodekit::route::Handle;
 
-use super::identity::HostEnd;
-use super::{pod, wanted};
+use super::wanted;
 use crate::call::Call;
 use crate::failure;
+use crate::identity::HostEnd;
 use crate::ipam;
+use crate::pod;
 use crate::tables::Tables;
 
 /// Detaches a container, with or without its namespace. The address is given back last, so that

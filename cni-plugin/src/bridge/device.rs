@@ -3,14 +3,18 @@
 use std::fs::File;
 use std::io::Read;
 
-use cni_types::{Cidr, Code, Error};
+use cni_types::{Cidr, Code, Error, IpConfig};
 use ipnetwork::IpNetwork;
 use nodekit::Errno;
-use nodekit::route::{Address, Handle, Link, LinkChange, Mac, NewBridge};
+use nodekit::route::{
+    Address, BridgePort, Handle, Link, LinkChange, Mac, Neighbour, NeighbourState, NewBridge,
+};
 use nodekit::sysctl::{self, Key};
 
 use super::config::Network;
 use crate::failure;
+use crate::identity::HostEnd;
+use crate::pod::to_network;
 
 /// The bridge, up; made where there is none. Any number of processes may do this at once.
 pub(super) fn ensure(route: &mut Handle, network: &Network) -> Result<Link, Error> {
@@ -18,6 +22,11 @@ pub(super) fn ensure(route: &mut Handle, network: &Network) -> Result<Link, Erro
         Some(link) => link,
         None => make(route, network)?,
     };
+    if network.vlans.is_some() && link.vlan_filtering == Some(false) {
+        route
+            .set_vlan_filtering(link.index, true)
+            .map_err(failure::kernel)?;
+    }
     let change = LinkChange {
         up: (!link.up).then_some(true),
         promiscuous: (network.promiscuous && !link.promiscuous).then_some(true),
@@ -28,10 +37,34 @@ pub(super) fn ensure(route: &mut Handle, network: &Network) -> Result<Link, Erro
             .change_link(link.index, &change)
             .map_err(failure::kernel)?;
     }
-    ignore_router_advertisements(&link.name)?;
-    if !network.dad {
-        // Else the bridge may not look for pods on others' behalf in its first two seconds.
-        set_ipv6(&link.name, "accept_dad", "0")?;
+    settle_ipv6(&link, network.dad)?;
+    Ok(link)
+}
+
+/// Sees that the kernel has what the configuration asks of it, before anything is made. Costs
+/// nothing where nothing unusual is asked.
+///
+/// # Errors
+/// Code 2 naming the option and what the kernel lacks.
+pub(super) fn demand(route: &mut Handle, network: &Network) -> Result<(), Error> {
+    match &network.vlans {
+        Some(vlans) => vlans.demand(route, network.gateway),
+        None => Ok(()),
+    }
+}
+
+/// The node's own interface in the network: the bridge or, in a VLAN, one above it.
+pub(super) fn gateway(
+    route: &mut Handle,
+    bridge: &Link,
+    network: &Network,
+) -> Result<Option<Link>, Error> {
+    let Some(vlans) = &network.vlans else {
+        return Ok(None);
+    };
+    let link = vlans.gateway(route, bridge)?;
+    if let Some(link) = &link {
+        settle_ipv6(link, network.dad)?;
     }
     Ok(link)
 }
@@ -61,7 +94,7 @@ fn make(route: &mut Handle, network: &Network) -> Result<Link, Error> {
         name: &network.bridge,
         mac,
         mtu: network.mtu,
-        vlan_filtering: None,
+        vlan_filtering: network.vlans.is_some().then_some(true),
         up: true,
     };
     match route.create_bridge(&bridge) {
@@ -88,14 +121,29 @@ fn random_mac() -> Result<Mac, Error> {
     Ok(Mac(bytes))
 }
 
-/// The routes of a node's own links are ours to make.
-pub(super) fn ignore_router_advertisements(link: &str) -> Result<(), Error> {
-    set_ipv6(link, "accept_ra", "0")
+/// The routes of a node's own links are ours to make; and by a link that looked for duplicates of
+/// its own address, the node could not look for pods in the first two seconds.
+fn settle_ipv6(link: &Link, dad: bool) -> Result<(), Error> {
+    let Some(settings) = link.ipv6 else {
+        return Ok(());
+    };
+    if settings.accept_ra != 0 {
+        set_ipv6(&link.name, "accept_ra")?;
+    }
+    if !dad && settings.accept_dad != 0 {
+        set_ipv6(&link.name, "accept_dad")?;
+    }
+    Ok(())
 }
 
-/// Kernels without IPv6 have nothing to set.
-fn set_ipv6(link: &str, name: &str, value: &str) -> Result<(), Error> {
-    match Key::ipv6_conf(link, name).and_then(|key| sysctl::ensure(&key, value)) {
+/// The same for a link that was just made.
+pub(super) fn ignore_router_advertisements(link: &str) -> Result<(), Error> {
+    set_ipv6(link, "accept_ra")
+}
+
+/// Switches a setting off. Kernels without IPv6 have nothing to set.
+fn set_ipv6(link: &str, name: &str) -> Result<(), Error> {
+    match Key::ipv6_conf(link, name).and_then(|key| sysctl::write(&key, "0")) {
         Err(error) if error.errno() != Some(Errno::ENOENT) => Err(failure::setting(error)),
         _ => Ok(()),
     }
@@ -186,7 +234,42 @@ fn replace(
     }
 }
 
-pub(super) fn to_network(cidr: Cidr) -> Result<IpNetwork, Error> {
-    IpNetwork::new(cidr.address(), cidr.prefix())
-        .map_err(|error| Error::new(Code::INTERNAL, format!("{cidr}: {error}")))
+/// Sets what the bridge's port does, where it differs from the kernel's default.
+pub(super) fn set_port(route: &mut Handle, end: &HostEnd, network: &Network) -> Result<(), Error> {
+    let port = BridgePort {
+        hairpin: network.hairpin,
+        isolated: network.isolated,
+    };
+    if port != BridgePort::default() {
+        route
+            .set_bridge_port(&end.name, port)
+            .map_err(failure::kernel)?;
+    }
+    let Some(vlans) = &network.vlans else {
+        return Ok(());
+    };
+    let link = route.link_by_name(&end.name).map_err(failure::kernel)?;
+    vlans.join(route, link.index)
+}
+
+/// Has the node know a pod's Ethernet address from the start, in place of that of a pod which had
+/// the address before.
+pub(super) fn know(
+    route: &mut Handle,
+    gateway: &Link,
+    ips: &[IpConfig],
+    mac: Option<Mac>,
+) -> Result<(), Error> {
+    for ip in ips {
+        let neighbour = Neighbour {
+            link: gateway.index,
+            address: ip.address.address(),
+            mac,
+            state: NeighbourState::Stale,
+        };
+        route
+            .replace_neighbour(&neighbour)
+            .map_err(failure::kernel)?;
+    }
+    Ok(())
 }

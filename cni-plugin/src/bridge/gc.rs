@@ -8,9 +8,9 @@ use nodekit::route::Handle;
 
 use super::config::bridge_name;
 use super::device;
-use super::identity::HostEnd;
 use crate::call::Call;
 use crate::failure;
+use crate::identity::HostEnd;
 use crate::ipam;
 use crate::tables::Tables;
 

@@ -6,6 +6,12 @@
 #[cfg(test)]
 mod attach;
 #[cfg(test)]
+mod bandwidth;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod delegation;
+#[cfg(test)]
 mod garbage;
 #[cfg(test)]
 mod many;
@@ -19,3 +25,5 @@ mod protocol;
 mod reference;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod tracer;

@@ -115,14 +115,14 @@ impl Node {
         self.call_with(command, &pod.id, &pod.path(), &config.to_string(), &[])
     }
 
-    pub(crate) fn call_with(
+    /// A call of the plugin, ready to run on the node.
+    pub(crate) fn process(
         &self,
         command: &str,
         id: &str,
         netns: &str,
-        input: &str,
         more: &[(&str, &str)],
-    ) -> Answer {
+    ) -> Command {
         let mut process = Command::new(&self.program);
         process.env_clear().envs([
             ("CNI_COMMAND", command),
@@ -134,6 +134,18 @@ impl Node {
         ]);
         process.envs(more.iter().copied());
         Entry::default().prepare(&mut process, &self.netns).unwrap();
+        process
+    }
+
+    pub(crate) fn call_with(
+        &self,
+        command: &str,
+        id: &str,
+        netns: &str,
+        input: &str,
+        more: &[(&str, &str)],
+    ) -> Answer {
+        let mut process = self.process(command, id, netns, more);
         let pipes = process
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -4,9 +4,7 @@ use std::fmt::Write as _;
 use std::thread;
 
 use anyhow::Context;
-use k8s_cri::v1::{
-    DnsConfig, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping,
-};
+use k8s_cri::v1::{DnsConfig, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata};
 use serde_json::Value;
 
 use crate::containerd::{Containerd, NETWORKS, PLUGINS};
@@ -35,8 +33,8 @@ pub struct Pod {
     pub id: String,
     /// The container's.
     pub container: String,
-    /// The first address.
-    pub address: String,
+    /// Its addresses, in the order of the plugin's result.
+    pub addresses: Vec<String>,
 }
 
 impl Bed {
@@ -93,13 +91,13 @@ impl Bed {
     /// When the pod or the container isn't made.
     pub fn pod(&self, wanted: &PodSandboxConfig) -> anyhow::Result<Pod> {
         let id = self.cri.run_pod(wanted, HANDLER)?;
-        let serve = "hostname >/www/index.html; exec httpd -f -p 80 -h /www";
+        let serve = "hostname >/www/index.html; exec httpd -f -p [::]:80 -h /www";
         let container = self.cri.start(&id, wanted, &["sh", "-c", serve])?;
-        let mut addresses = self.cri.addresses(&id)?;
+        let addresses = self.cri.addresses(&id)?;
         Ok(Pod {
             id,
             container,
-            address: addresses.swap_remove(0),
+            addresses,
         })
     }
 
@@ -121,7 +119,7 @@ impl Bed {
         })
     }
 
-    /// What a pod gets by HTTP from an address.
+    /// What a pod gets by HTTP from an address, with a port where it isn't 80.
     ///
     /// # Errors
     /// When nobody answers.
@@ -157,15 +155,19 @@ impl Bed {
         })
     }
 
-    /// Ends containerd by SIGKILL and starts it again. The pods go on meanwhile.
+    /// Ends containerd by SIGKILL. The pods go on.
+    ///
+    /// # Errors
+    /// When it is down already.
+    pub fn kill_containerd(&mut self) -> anyhow::Result<()> {
+        self.containerd.take().context("containerd is down")?.kill()
+    }
+
+    /// Starts containerd again.
     ///
     /// # Errors
     /// When it doesn't come back with its network.
-    pub fn kill_and_restart_containerd(&mut self) -> anyhow::Result<()> {
-        self.containerd
-            .take()
-            .context("containerd is down")?
-            .kill()?;
+    pub fn restart_containerd(&mut self) -> anyhow::Result<()> {
         self.containerd = Some(Containerd::start(&self.node)?);
         self.cri.wait_until_ready()?;
         Containerd::wait_for_network(&self.cri)
@@ -182,15 +184,5 @@ impl Drop for Bed {
             }
             eprintln!("containerd's complaints:\n{complaints}");
         }
-    }
-}
-
-/// A port of the node that leads to a port of the pod, by TCP.
-#[must_use]
-pub fn port(host_port: i32, container_port: i32) -> PortMapping {
-    PortMapping {
-        host_port,
-        container_port,
-        ..PortMapping::default()
     }
 }

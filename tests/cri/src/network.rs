@@ -40,38 +40,48 @@ pub fn install(node: &Node, folder: &str) -> anyhow::Result<()> {
     let folder = node.file(folder);
     fs::create_dir_all(&folder)?;
     fs::copy(plugin()?, folder.join("causeway-cni"))?;
-    for name in ["bridge", "host-local", "loopback"] {
+    let names = [
+        "bandwidth",
+        "bridge",
+        "firewall",
+        "host-local",
+        "loopback",
+        "portmap",
+    ];
+    for name in names {
         std::os::unix::fs::symlink("causeway-cni", folder.join(name))?;
     }
     Ok(())
 }
 
-/// A bridge network of a subnet, in one plugin: ports, masquerade and bandwidth included.
+/// A bridge network of one subnet per family, in one plugin: ports, masquerade and bandwidth included.
 #[must_use]
-pub fn combined(subnet: &str) -> Value {
-    let mut bridge = bridge("causeway-cni", subnet);
+pub fn combined(subnets: &[&str]) -> Value {
+    let mut bridge = bridge("causeway-cni", subnets);
     bridge["capabilities"] = json!({"portMappings": true, "bandwidth": true, "dns": true});
     conflist(&[bridge])
 }
 
 /// The same as a chain of the reference plugins' names.
 #[must_use]
-pub fn chained(subnet: &str) -> Value {
+pub fn chained(subnets: &[&str]) -> Value {
     conflist(&[
-        bridge("bridge", subnet),
+        bridge("bridge", subnets),
         json!({"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}),
         json!({"type": "firewall", "backend": "nftables"}),
         json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
     ])
 }
 
-fn bridge(kind: &str, subnet: &str) -> Value {
+fn bridge(kind: &str, subnets: &[&str]) -> Value {
+    let ranges: Vec<_> = subnets
+        .iter()
+        .map(|subnet| json!([{"subnet": subnet}]))
+        .collect();
     json!({
         "type": kind, "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true,
         "ipMasqBackend": "nftables", "hairpinMode": true,
-        "ipam": {
-            "type": "host-local", "ranges": [[{"subnet": subnet}]], "dataDir": RESERVATIONS,
-        },
+        "ipam": {"type": "host-local", "ranges": ranges, "dataDir": RESERVATIONS},
     })
 }
 
@@ -138,6 +148,9 @@ pub fn nothing_left(node: &Node) -> anyhow::Result<()> {
     let of_the_node = ["lo", "uplink", "cni0"];
     let pods = names.iter().find(|name| !of_the_node.contains(name));
     ensure!(pods.is_none(), "links: {names:?}");
+    // The plugin's index by holder.
+    let holders = node.run("find", &[RESERVATIONS, "-name", "*:eth0*"])?;
+    ensure!(holders.is_empty(), "holders of addresses: {holders}");
     let ruleset = node.run("nft", &["list", "ruleset"])?;
     ensure!(!ruleset.contains("elements = {"), "{ruleset}");
     Ok(())

@@ -33,7 +33,42 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    claims
     cluster_ip
+    detect_bridge_interface
+    detect_interface_prefix
+    detect_node_cidr
+    detect_nothing
+    dual_stack
+    duplicate_endpoints
+    endpoints_move
+    external_ips
+    external_traffic_policy_local
+    hairpin
+    headless
+    internal_traffic_policy_local
+    load_balancer
+    localhost_node_port
+    masquerade_all
+    named_ports
+    no_endpoints
+    no_node_ports
+    node_hints
+    node_port
+    node_port_addresses
+    other_proxy
+    protocols
+    publish_not_ready
+    sctp
+    service_recreated
+    session_affinity
+    session_affinity_expires
+    several_ports
+    source_ranges
+    terminating_endpoints
+    type_changes
+    undefined_port
+    zone_hints
 }
 
 #[test]

@@ -42,8 +42,9 @@ pub struct Link {
     pub peer_netnsid: Option<i32>,
     /// What it does as a bridge's port; none when it isn't one.
     pub port: Option<BridgePort>,
-    /// A port whose frames the bridge takes: its state is `BR_STATE_FORWARDING`.
-    pub forwarding: bool,
+    /// A port that its bridge has enabled: its state is not `BR_STATE_DISABLED`, as it is until
+    /// the bridge has heard that the link carries.
+    pub port_enabled: bool,
     /// A bridge's VLAN filtering; none where the kernel has none, or for what isn't a bridge.
     pub vlan_filtering: Option<bool>,
     /// Its settings of IPv6; none where the device or the kernel has no IPv6.
@@ -276,7 +277,7 @@ fn link_of(answer: Message) -> Option<Link> {
         peer: None,
         peer_netnsid: None,
         port: None,
-        forwarding: false,
+        port_enabled: false,
         vlan_filtering: None,
         ipv6: None,
     };
@@ -311,7 +312,7 @@ fn take_info(link: &mut Link, infos: Vec<LinkInfo>) {
                         InfoBridgePort::HairpinMode(on) => port.hairpin = on,
                         InfoBridgePort::Isolated(on) => port.isolated = on,
                         InfoBridgePort::State(state) => {
-                            link.forwarding = state == BridgePortState::Forwarding;
+                            link.port_enabled = state != BridgePortState::Disabled;
                         }
                         _ => {}
                     }

@@ -1,3 +1,6 @@
 //! Pods that a real containerd runs through the plugin.
 
-mod pods;
+mod calls;
+mod crowd;
+mod outages;
+mod traffic;

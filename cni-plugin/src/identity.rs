@@ -16,13 +16,13 @@ const POD_END: [u8; 2] = [0x0a, 0x58];
 
 /// The host's end of an attachment's veth pair: `veth` and eight hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HostEnd {
-    pub(super) name: String,
-    pub(super) mac: Mac,
+pub(crate) struct HostEnd {
+    pub(crate) name: String,
+    pub(crate) mac: Mac,
 }
 
 impl HostEnd {
-    pub(super) fn of(attachment: &Attachment) -> Self {
+    pub(crate) fn of(attachment: &Attachment) -> Self {
         let id = hash::fold(&[
             attachment.container_id.as_bytes(),
             attachment.ifname.as_bytes(),
@@ -38,7 +38,7 @@ impl HostEnd {
     }
 
     /// Whether a link of this name and address was made here: one says what the other is.
-    pub(super) fn is_ours(name: &str, mac: Option<Mac>) -> bool {
+    pub(crate) fn is_ours(name: &str, mac: Option<Mac>) -> bool {
         match mac {
             Some(Mac([first, second, a, b, c, d])) if [first, second] == HOST_END => {
                 Self::numbered([a, b, c, d]).name == name
@@ -50,7 +50,7 @@ impl HostEnd {
 
 /// The pod's hardware address, from its first address of IPv4 or else of IPv6. When an address
 /// goes to another pod, what neighbours have learned of it stays true.
-pub(super) fn pod_mac(ips: &[IpConfig]) -> Option<Mac> {
+pub(crate) fn pod_mac(ips: &[IpConfig]) -> Option<Mac> {
     let ipv4 = ips.iter().find(|ip| ip.address.address().is_ipv4());
     let [a, b, c, d] = match ipv4.or(ips.first())?.address.address() {
         IpAddr::V4(address) => address.octets(),

@@ -1,0 +1,284 @@
+//! The veth pair, and the pod's end of it.
+
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cni_types::{Attachment, Cidr, Code, Error, IpConfig};
+use ipnetwork::IpNetwork;
+use nodekit::Errno;
+use nodekit::netns::NetNs;
+use nodekit::route::{
+    Address, Handle, Ipv6Settings, Link, LinkChange, Mac, Route, Scope, TABLE_MAIN, VethEnd,
+    VethPair,
+};
+use nodekit::sysctl::{self, Key};
+
+use crate::failure;
+use crate::identity::HostEnd;
+
+/// How long duplicate address detection may take where it is left on.
+const DAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the bridge may take to see that a port carries.
+const PORT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What an attachment's pair shall be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pair {
+    /// The bridge that the host's end is a port of.
+    pub(crate) bridge: Option<u32>,
+    /// In bytes; none: the kernel's 1500.
+    pub(crate) mtu: Option<u32>,
+    /// The pod's Ethernet address; none: a random one.
+    pub(crate) mac: Option<Mac>,
+}
+
+/// Makes the pair in one message: the host's end up (and the bridge's port), the pod's end in the
+/// pod's namespace and down.
+pub(crate) fn make_veth(
+    route: &mut Handle,
+    pod: &NetNs,
+    attachment: &Attachment,
+    wanted: Pair,
+) -> Result<(), Error> {
+    let end = HostEnd::of(attachment);
+    let pair = VethPair {
+        near_master: wanted.bridge,
+        near_up: true,
+        near: VethEnd {
+            mac: Some(end.mac),
+            mtu: wanted.mtu,
+            ..VethEnd::named(&end.name)
+        },
+        far: VethEnd {
+            netns: Some(pod.as_fd()),
+            mac: wanted.mac,
+            mtu: wanted.mtu,
+            ..VethEnd::named(&attachment.ifname)
+        },
+    };
+    match route.create_veth(&pair) {
+        Err(error) if error.errno() == Some(Errno::EEXIST) => {
+            make_room(route, pod, attachment, &end)?;
+            route.create_veth(&pair).map_err(failure::kernel)
+        }
+        other => other.map_err(failure::kernel),
+    }
+}
+
+/// One of the two names is in use. The pod's must not be; the host's may be what a broken ADD of
+/// the same attachment left.
+fn make_room(
+    route: &mut Handle,
+    pod: &NetNs,
+    attachment: &Attachment,
+    end: &HostEnd,
+) -> Result<(), Error> {
+    let ifname = &attachment.ifname;
+    let in_pod = pod
+        .visit(|| Handle::open()?.link_by_name(ifname))
+        .map_err(failure::namespace)?;
+    if in_pod.is_ok() {
+        let message = format!("interface {ifname} exists already in the container's namespace");
+        return Err(Error::new(failure::CONFLICT, message));
+    }
+    delete_host_end(route, end)
+}
+
+/// Deletes the host's end, and by that the pair. Succeeds when there is none.
+///
+/// # Errors
+/// Code 101 when the name belongs to a link that was not made here.
+pub(crate) fn delete_host_end(route: &mut Handle, end: &HostEnd) -> Result<(), Error> {
+    let link = match route.link_by_name(&end.name) {
+        Ok(link) => link,
+        Err(error) if error.errno() == Some(Errno::ENODEV) => return Ok(()),
+        Err(error) => return Err(failure::kernel(error)),
+    };
+    if !HostEnd::is_ours(&link.name, link.mac) || link.kind.as_deref() != Some("veth") {
+        let message = format!("link {} is not of this plugin's making", link.name);
+        return Err(Error::new(failure::CONFLICT, message));
+    }
+    match route.delete_link(link.index) {
+        Err(error) if error.errno() != Some(Errno::ENODEV) => Err(failure::kernel(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes the pod's end, and by that the pair. Succeeds when there is none.
+pub(crate) fn delete_pod_end(pod: &NetNs, ifname: &str) -> Result<(), Error> {
+    let deleted = pod.visit(|| Handle::open()?.delete_link_by_name(ifname));
+    match deleted.map_err(failure::namespace)? {
+        Err(error) if error.errno() != Some(Errno::ENODEV) => Err(failure::kernel(error)),
+        _ => Ok(()),
+    }
+}
+
+/// What the pod's end shall have.
+#[derive(Debug)]
+pub(crate) struct Inside<'a> {
+    pub(crate) ips: &'a [IpConfig],
+    /// The addresses bring the routes to their subnets.
+    pub(crate) subnet_routes: bool,
+    /// Through this link where they name none.
+    pub(crate) routes: Vec<Route>,
+    /// Duplicate address detection of IPv6 is left on.
+    pub(crate) dad: bool,
+    pub(crate) up: bool,
+}
+
+/// The pod's end, with the connection to the kernel that it was set up by.
+#[derive(Debug)]
+pub(crate) struct PodEnd {
+    /// As it was before it was set up.
+    pub(crate) link: Link,
+    route: Handle,
+}
+
+/// Sets up the pod's end inside the namespace: settings, addresses, link, routes.
+pub(crate) fn configure(pod: &NetNs, ifname: &str, wanted: &Inside<'_>) -> Result<PodEnd, Error> {
+    let inside = || {
+        let mut route = Handle::open().map_err(failure::kernel)?;
+        let link = route.link_by_name(ifname).map_err(failure::kernel)?;
+        if wanted.ips.iter().any(|ip| ip.address.address().is_ipv6()) {
+            prepare_ipv6(ifname, link.ipv6, wanted.dad)?;
+        }
+        Ok(PodEnd { link, route })
+    };
+    let mut end = pod.visit(inside).map_err(failure::namespace)??;
+    // The connection stays the namespace's.
+    end.set_up(wanted)?;
+    Ok(end)
+}
+
+impl PodEnd {
+    fn set_up(&mut self, wanted: &Inside<'_>) -> Result<(), Error> {
+        let Self { link, route } = self;
+        for ip in wanted.ips {
+            let address = Address {
+                nodad: !wanted.dad,
+                noprefixroute: !wanted.subnet_routes,
+                ..Address::new(link.index, to_network(ip.address)?)
+            };
+            route.add_address(&address).map_err(failure::kernel)?;
+        }
+        if !wanted.up {
+            return Ok(());
+        }
+        let change = LinkChange {
+            up: Some(true),
+            arp_notify: true,
+            ..LinkChange::default()
+        };
+        route
+            .change_link(link.index, &change)
+            .map_err(failure::kernel)?;
+        if wanted.dad && wanted.ips.iter().any(|ip| ip.address.address().is_ipv6()) {
+            settle(route, link.index)?;
+        }
+        for said in &wanted.routes {
+            let through = Route {
+                link: said.link.or(Some(link.index)),
+                ..said.clone()
+            };
+            route.add_route(&through).map_err(failure::kernel)?;
+        }
+        Ok(())
+    }
+
+    /// Tells everybody on the link whose addresses these now are: an ARP request of its own for
+    /// each of IPv4, an unsolicited neighbour advertisement for each of IPv6. What the kernel sends
+    /// as a link comes up is lost where the bridge doesn't know yet that the port carries; setting
+    /// the Ethernet address to what it is has the kernel send it again.
+    pub(crate) fn announce(&mut self) -> Result<(), Error> {
+        let again = LinkChange {
+            mac: self.link.mac,
+            ..LinkChange::default()
+        };
+        self.route
+            .change_link(self.link.index, &again)
+            .map_err(failure::kernel)
+    }
+}
+
+/// Waits until the bridge takes frames from the host's end. Kernels from 6.8 on see to it when
+/// they are asked; older ones do in a moment. A bridge with a spanning tree takes half a minute,
+/// which nobody waits for.
+pub(crate) fn await_port(host: &mut Handle, end: &HostEnd) -> Result<(), Error> {
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        let link = host.link_by_name(&end.name).map_err(failure::kernel)?;
+        if link.port_enabled || Instant::now() >= deadline {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Settings that a new link does not have, or may have otherwise by the namespace's default.
+fn prepare_ipv6(ifname: &str, now: Option<Ipv6Settings>, dad: bool) -> Result<(), Error> {
+    let set = |name, value| {
+        Key::ipv6_conf(ifname, name)
+            .and_then(|key| sysctl::write(&key, value))
+            .map_err(failure::setting)
+    };
+    if now.is_none_or(|now| now.disable_ipv6 != 0) {
+        set("disable_ipv6", "0")?;
+    }
+    set("keep_addr_on_down", "1")?;
+    set("ndisc_notify", "1")?;
+    if !dad {
+        // For the link-local address, which the kernel makes; ours carry the flag themselves.
+        set("accept_dad", "0")?;
+    }
+    Ok(())
+}
+
+/// Waits until duplicate address detection has ended.
+fn settle(route: &mut Handle, link: u32) -> Result<(), Error> {
+    let deadline = Instant::now() + DAD_PATIENCE;
+    loop {
+        let addresses = route.addresses(Some(link)).map_err(failure::kernel)?;
+        if let Some(failed) = addresses.iter().find(|address| address.dad_failed) {
+            let message = format!("{} is in use by another host", failed.address);
+            return Err(Error::new(failure::CONFLICT, message));
+        }
+        if !addresses.iter().any(|address| address.tentative) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let message = "duplicate address detection did not end";
+            return Err(Error::new(Code::TRY_AGAIN, message));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A route as said, with the gateway of its family's first address where it names none.
+pub(crate) fn meant(said: &cni_types::Route, ips: &[IpConfig]) -> Result<Route, Error> {
+    let own = ips
+        .iter()
+        .find(|ip| ip.address.address().is_ipv4() == said.dst.address().is_ipv4());
+    let on_link = said.scope.is_some_and(|scope| scope != 0);
+    let gateway = match said.gw {
+        Some(gw) => Some(gw),
+        None if on_link => None,
+        None => own.and_then(|ip| ip.gateway),
+    };
+    Ok(Route {
+        gateway,
+        table: said.table.unwrap_or(TABLE_MAIN),
+        priority: said.priority,
+        scope: said.scope.map(Scope::from),
+        mtu: said.mtu,
+        advmss: said.advmss,
+        ..Route::to(to_network(said.dst)?)
+    })
+}
+
+/// An address with its prefix, as the kernel's side takes it.
+pub(crate) fn to_network(cidr: Cidr) -> Result<IpNetwork, Error> {
+    IpNetwork::new(cidr.address(), cidr.prefix())
+        .map_err(|error| Error::new(Code::INTERNAL, format!("{cidr}: {error}")))
+}

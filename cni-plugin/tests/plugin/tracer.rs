@@ -1,0 +1,137 @@
+//! The plugin under ptrace(2): its system calls counted, and the process killed after one of them.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::node::{Node, Pod};
+
+/// System calls that change the kernel's state or a disk's, where they do.
+const CHANGES: &[libc::c_long] = &[
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_write,
+    libc::SYS_ftruncate,
+    libc::SYS_linkat,
+    libc::SYS_unlinkat,
+    libc::SYS_symlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_mkdirat,
+];
+
+/// Those that only older architectures have.
+#[cfg(target_arch = "x86_64")]
+const OLD_CHANGES: &[libc::c_long] = &[
+    libc::SYS_link,
+    libc::SYS_unlink,
+    libc::SYS_symlink,
+    libc::SYS_rename,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_CHANGES: &[libc::c_long] = &[];
+
+/// What a process did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traced {
+    pub(crate) calls: usize,
+    pub(crate) changes: usize,
+    pub(crate) killed: bool,
+}
+
+/// Runs one call of the plugin, and kills it right after the given change, counted from 1.
+pub(crate) fn run(
+    node: &Node,
+    command: &str,
+    pod: &Pod,
+    config: &Value,
+    kill_after: Option<usize>,
+) -> Traced {
+    let mut process = node.process(command, &pod.id, &pod.path(), &[]);
+    process
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = process.spawn().unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    // It waits for its configuration, and so misses nothing of being watched.
+    let options =
+        Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_EXITKILL;
+    ptrace::seize(pid, options).unwrap();
+    ptrace::interrupt(pid).unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(config.to_string().as_bytes()).unwrap();
+    drop(input);
+    watch(pid, kill_after)
+}
+
+fn watch(pid: Pid, kill_after: Option<usize>) -> Traced {
+    let mut traced = Traced::default();
+    // Its threads, too, but no child of this process's other threads.
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+    loop {
+        let (stopped, signal) = match waitpid(Pid::from_raw(-1), Some(flags)).unwrap() {
+            WaitStatus::Exited(ended, _) if ended == pid => return traced,
+            WaitStatus::Signaled(ended, signal, _) if ended == pid => {
+                assert_eq!(signal, Signal::SIGKILL);
+                traced.killed = true;
+                return traced;
+            }
+            WaitStatus::PtraceSyscall(thread) => {
+                if is_left(thread) {
+                    traced.calls += 1;
+                    if is_change(thread) {
+                        traced.changes += 1;
+                        if Some(traced.changes) == kill_after {
+                            kill(pid, Signal::SIGKILL).unwrap();
+                        }
+                    }
+                }
+                (thread, None)
+            }
+            WaitStatus::PtraceEvent(thread, _, _) => (thread, None),
+            WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
+            _ => continue,
+        };
+        // It may have been killed meanwhile.
+        let _ = ptrace::syscall(stopped, signal);
+    }
+}
+
+/// Whether the call is over. Gone with its process, it never will be.
+fn is_left(thread: Pid) -> bool {
+    ptrace::syscall_info(thread).is_ok_and(|info| info.op == libc::PTRACE_SYSCALL_INFO_EXIT)
+}
+
+fn is_change(thread: Pid) -> bool {
+    let (number, open_flags) = call(thread);
+    let opens = number == libc::SYS_openat && open_flags & i64::from(libc::O_CREAT) != 0;
+    opens || CHANGES.contains(&number) || OLD_CHANGES.contains(&number)
+}
+
+/// The number of a thread's system call, and its third argument.
+#[cfg(target_arch = "x86_64")]
+fn call(thread: Pid) -> (i64, i64) {
+    let registers = ptrace::getregs(thread).unwrap();
+    (
+        registers.orig_rax.cast_signed(),
+        registers.rdx.cast_signed(),
+    )
+}
+
+#[cfg(target_arch = "aarch64")]
+fn call(thread: Pid) -> (i64, i64) {
+    let registers = ptrace::getregs(thread).unwrap();
+    (
+        registers.regs[8].cast_signed(),
+        registers.regs[2].cast_signed(),
+    )
+}

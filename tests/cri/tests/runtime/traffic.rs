@@ -1,0 +1,26 @@
+//! Pods talk to each other, and leave nothing.
+
+use causeway_cri_tests::bed::{Bed, Pod};
+use causeway_cri_tests::network;
+
+#[test]
+fn pods_reach_each_other_by_both_families() {
+    let bed = Bed::new(&network::combined(&["10.1.0.0/24", "fd01::/64"])).unwrap();
+    let pods = bed.pods(&["a", "b"].map(str::to_owned)).unwrap();
+    let [a, b]: [Pod; 2] = pods.try_into().unwrap();
+    assert_eq!(b.addresses.len(), 2);
+    for address in &b.addresses {
+        let ping = ["ping", "-c1", "-W10", address];
+        bed.cri.exec(&a.container, &ping).unwrap();
+    }
+    assert_eq!(bed.fetch(&a, &b.addresses[0]).unwrap(), "b");
+    let six = format!("[{}]", a.addresses[1]);
+    assert_eq!(bed.fetch(&b, &six).unwrap(), "a");
+    let resolver = bed.cri.exec(&a.container, &["cat", "/etc/resolv.conf"]);
+    assert_eq!(
+        resolver.unwrap(),
+        "search default.svc.cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n"
+    );
+    bed.empty().unwrap();
+    network::nothing_left(&bed.node).unwrap();
+}
