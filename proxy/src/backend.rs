@@ -4,6 +4,7 @@
 //! it translates them to `nodekit` calls. It belongs to one thread and blocks it.
 
 mod conntrack;
+pub mod ebpf;
 mod nftables;
 mod plane;
 
@@ -47,6 +48,9 @@ pub enum BackendError {
     /// Connection tracking could not be asked or changed.
     #[error(transparent)]
     Conntrack(netlink::Error),
+    /// Translation at the socket.
+    #[error(transparent)]
+    Ebpf(Arc<ebpf::Error>),
 }
 
 impl BackendError {

@@ -4,6 +4,7 @@
 //! their own, [`Entry`] enters in a child process between `fork` and `exec`, and [`NetNs::visit`]
 //! brings its caller's thread back. See namespaces(7), network_namespaces(7), setns(2).
 
+mod cookie;
 mod dir;
 mod entry;
 mod worker;

@@ -1,0 +1,219 @@
+//! The programs on the sockets, and their maps.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Plain, SlotKey, maps};
+use lb_plan::bpf::{Applied, Operation};
+use nodekit::netns::NetNs;
+
+use super::entries::Entry;
+use super::{Error, Options, pins};
+
+/// The object that `build.rs` made; empty where it could not.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/causeway-ebpf"));
+
+/// Every program. Those that translate come last: a socket that is translated must never meet
+/// one that can't tell it the way back.
+const PROGRAMS: [&str; 8] = [
+    "getpeername4",
+    "getpeername6",
+    "recvmsg4",
+    "recvmsg6",
+    "sendmsg4",
+    "sendmsg6",
+    "connect4",
+    "connect6",
+];
+
+type Map<K, V> = HashMap<MapData, Entry<K>, V>;
+
+pub(super) struct Sockets {
+    ebpf: Ebpf,
+    frontends: Map<FrontendKey, Entry<Frontend>>,
+    backends: Map<SlotKey, Entry<Backend>>,
+    members: Map<MemberKey, u32>,
+    cgroup: File,
+    pins: PathBuf,
+}
+
+impl fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sockets")
+            .field("pins", &self.pins)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sockets {
+    /// Loads everything, with the maps that are pinned already.
+    pub(super) fn open(options: &Options) -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NotBuilt);
+        }
+        let root = match &options.cgroup_root {
+            Some(root) => root.clone(),
+            None => cgroup2_root()?,
+        };
+        let cgroup = File::open(&root).map_err(pins::failed("--ebpf-cgroup-root", &root))?;
+        pins::prepare(&options.pins)?;
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(pins::maps(&options.pins))
+            .load(OBJECT)?;
+        let mut node: Array<_, u64> = take(&mut ebpf, maps::NODE)?;
+        node.set(0, NetNs::cookie()?, 0)
+            .map_err(failed(maps::NODE))?;
+        for name in PROGRAMS {
+            program(&mut ebpf, name)
+                .and_then(CgroupSockAddr::load)
+                .map_err(|source| Error::Program { name, source })?;
+        }
+        Ok(Self {
+            frontends: take(&mut ebpf, maps::FRONTENDS)?,
+            backends: take(&mut ebpf, maps::BACKENDS)?,
+            members: take(&mut ebpf, maps::MEMBERS)?,
+            ebpf,
+            cgroup,
+            pins: options.pins.clone(),
+        })
+    }
+
+    /// What is in the maps.
+    pub(super) fn adopt(&self) -> Result<Applied, Error> {
+        let frontends = all(&self.frontends).map_err(failed(maps::FRONTENDS))?;
+        let backends = all(&self.backends).map_err(failed(maps::BACKENDS))?;
+        let members = all(&self.members).map_err(failed(maps::MEMBERS))?;
+        Ok(Applied::adopt(
+            frontends.into_iter().map(|(key, value)| (key, value.0)),
+            backends.into_iter().map(|(key, value)| (key, value.0)),
+            members.into_iter().map(|(key, _)| key),
+        ))
+    }
+
+    /// Changes one entry.
+    pub(super) fn apply(&mut self, operation: Operation) -> Result<(), Error> {
+        match operation {
+            Operation::SetBackend(key, backend) => self
+                .backends
+                .insert(Entry(key), Entry(backend), 0)
+                .map_err(failed(maps::BACKENDS)),
+            Operation::DeleteBackend(key) => {
+                gone(self.backends.remove(&Entry(key))).map_err(failed(maps::BACKENDS))
+            }
+            Operation::AddMember(key) => self
+                .members
+                .insert(Entry(key), 1, 0)
+                .map_err(failed(maps::MEMBERS)),
+            Operation::DeleteMember(key) => {
+                gone(self.members.remove(&Entry(key))).map_err(failed(maps::MEMBERS))
+            }
+            Operation::SetFrontend(key, frontend) => self
+                .frontends
+                .insert(Entry(key), Entry(frontend), 0)
+                .map_err(failed(maps::FRONTENDS)),
+            Operation::DeleteFrontend(key) => {
+                gone(self.frontends.remove(&Entry(key))).map_err(failed(maps::FRONTENDS))
+            }
+        }
+    }
+
+    /// Puts the programs on the cgroup, beside those of an earlier daemon, whose pins they then
+    /// take: there is no moment without one. Where both see a call, the second one finds an
+    /// endpoint's address, which is no frontend.
+    pub(super) fn attach(&mut self) -> Result<(), Error> {
+        for name in PROGRAMS {
+            let fresh = pins::link(&self.pins, &format!("{name}.new"));
+            // Left by a daemon that was killed between the two.
+            drop(fs::remove_file(&fresh));
+            let pinned = attach(&mut self.ebpf, name, &self.cgroup)
+                .map_err(|source| Error::Program { name, source })?
+                .pin(&fresh);
+            pinned.map_err(|error| Error::Program {
+                name,
+                source: ProgramError::IOError(std::io::Error::other(error)),
+            })?;
+            let place = pins::link(&self.pins, name);
+            fs::rename(&fresh, &place).map_err(pins::failed("pin", &place))?;
+        }
+        pins::forget_other_layouts(&self.pins).map_err(pins::failed("--ebpf-pin-dir", &self.pins))
+    }
+
+    /// Whether the attachments are still there.
+    pub(super) fn is_intact(&self) -> bool {
+        PROGRAMS
+            .iter()
+            .all(|name| pins::link(&self.pins, name).exists())
+    }
+}
+
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut CgroupSockAddr, ProgramError> {
+    ebpf.program_mut(name)
+        .ok_or(ProgramError::NotLoaded)?
+        .try_into()
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    cgroup: &File,
+) -> Result<aya::programs::links::FdLink, ProgramError> {
+    let program = program(ebpf, name)?;
+    let id = program.attach(cgroup, CgroupAttachMode::AllowMultiple)?;
+    let link = program.take_link(id)?;
+    link.try_into()
+        .map_err(|error| ProgramError::IOError(std::io::Error::other(error)))
+}
+
+/// The root of the first cgroup2 that is mounted (proc(5), `/proc/pid/mounts`).
+fn cgroup2_root() -> Result<PathBuf, Error> {
+    let file = "/proc/self/mounts";
+    let mounts = fs::read_to_string(file).map_err(pins::failed("file", file.as_ref()))?;
+    let mut folders = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let folder = fields.next()?;
+        (fields.next()? == "cgroup2").then(|| PathBuf::from(folder))
+    });
+    folders.next().ok_or(Error::NoCgroup)
+}
+
+fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Map {
+        name,
+        source: MapError::KeyNotFound,
+    })?;
+    M::try_from(map).map_err(failed(name))
+}
+
+fn failed(name: &'static str) -> impl FnOnce(MapError) -> Error {
+    move |source| Error::Map { name, source }
+}
+
+/// A deletion of what was not there is done.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Every entry. Nobody else writes these maps meanwhile.
+fn all<K: Plain, V: aya::Pod>(map: &Map<K, V>) -> Result<Vec<(K, V)>, MapError> {
+    map.iter()
+        .map(|entry| entry.map(|(key, value)| (key.0, value)))
+        .collect()
+}
