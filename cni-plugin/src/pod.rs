@@ -1,5 +1,7 @@
 //! The veth pair, and the pod's end of it.
 
+pub(crate) mod check;
+
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};

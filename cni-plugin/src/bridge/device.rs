@@ -12,9 +12,9 @@ use nodekit::route::{
 use nodekit::sysctl::{self, Key};
 
 use super::config::Network;
-use crate::failure;
 use crate::identity::HostEnd;
 use crate::pod::to_network;
+use crate::{failure, forwarding};
 
 /// The bridge, up; made where there is none. Any number of processes may do this at once.
 pub(super) fn ensure(route: &mut Handle, network: &Network) -> Result<Link, Error> {
@@ -169,13 +169,7 @@ pub(super) fn be_gateway(
         }
         add_address(route, bridge, wanted, network)?;
     }
-    let forwarding = match address.address() {
-        std::net::IpAddr::V4(_) => "net/ipv4/ip_forward",
-        std::net::IpAddr::V6(_) => "net/ipv6/conf/all/forwarding",
-    };
-    let key = forwarding.parse::<Key>().map_err(failure::setting)?;
-    sysctl::ensure(&key, "1").map_err(failure::setting)?;
-    Ok(())
+    forwarding::enable(address.address())
 }
 
 fn add_address(
