@@ -92,7 +92,7 @@ pub struct FamilyReport {
     pub restore: Option<RestoreReport>,
 }
 
-/// What one pass did to the UDP flows of Services.
+/// What one pass did to the UDP flows of Services in one family.
 #[derive(Debug, Default)]
 pub struct FlowReport {
     /// Connection-tracking entries deleted since their endpoint left.
@@ -108,8 +108,8 @@ pub struct FlowReport {
 pub struct PassReport {
     /// By family, only those served.
     pub families: BTreeMap<Family, FamilyReport>,
-    /// `None`: no UDP frontend was touched, so that none was looked at.
-    pub flows: Option<FlowReport>,
+    /// By family, only those in which a UDP frontend was touched: else no flow is looked at.
+    pub flows: BTreeMap<Family, FlowReport>,
 }
 
 impl PassReport {
@@ -130,9 +130,6 @@ impl PassReport {
         self.families
             .values()
             .all(|f| f.failed.is_empty() && f.leftovers.is_none())
-            && self
-                .flows
-                .as_ref()
-                .is_none_or(|flows| flows.failed.is_none())
+            && self.flows.values().all(|flows| flows.failed.is_none())
     }
 }
