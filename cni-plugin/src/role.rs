@@ -6,7 +6,7 @@ use std::path::Path;
 use cni_types::{Attachment, Error, Success};
 
 use crate::call::Call;
-use crate::{bandwidth, bridge, host_local, loopback, static_ipam};
+use crate::{bandwidth, bridge, host_local, loopback, ptp, static_ipam};
 
 /// One of the plugins that this binary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,7 @@ pub(crate) enum Role {
     Bridge,
     HostLocal,
     Loopback,
+    Ptp,
     Static,
 }
 
@@ -26,6 +27,7 @@ impl Role {
         ("bridge", Self::Bridge),
         ("host-local", Self::HostLocal),
         ("loopback", Self::Loopback),
+        ("ptp", Self::Ptp),
         ("static", Self::Static),
     ];
 
@@ -67,6 +69,7 @@ impl Role {
         match self {
             Self::Bandwidth => bandwidth::add(call, attachment, netns),
             Self::Bridge => bridge::add(call, attachment, netns, &|_| Ok(())),
+            Self::Ptp => ptp::add(call, attachment, netns, &|_| Ok(())),
             Self::Loopback => loopback::add(call, netns),
             Self::HostLocal => {
                 let config = host_local::Config::read(&call.config, &call.args)?;
@@ -84,7 +87,8 @@ impl Role {
     ) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::del(call, attachment),
-            Self::Bridge => bridge::del(call, attachment, netns),
+            // A pair, elements and addresses: the bridge stays in any case.
+            Self::Bridge | Self::Ptp => bridge::del(call, attachment, netns),
             Self::Loopback => loopback::del(call, netns),
             Self::HostLocal => host_local::release(&call.config, attachment).map(drop),
             // It holds nothing at all.
@@ -101,6 +105,7 @@ impl Role {
         match self {
             Self::Bandwidth => bandwidth::check(call, attachment, netns),
             Self::Bridge => bridge::check(call, attachment, netns),
+            Self::Ptp => ptp::check(call, attachment, netns),
             Self::Loopback => loopback::check(call, netns),
             Self::HostLocal => host_local::check(&call.config, attachment),
             Self::Static => static_ipam::check(call),
@@ -111,7 +116,11 @@ impl Role {
         match self {
             Self::Bandwidth => bandwidth::status(call),
             Self::Bridge => bridge::status(call),
-            Self::HostLocal => host_local::Config::read(&call.config, &call.args).map(drop),
+            Self::Ptp => ptp::status(call),
+            Self::HostLocal => {
+                let config = host_local::Config::read(&call.config, &call.args)?;
+                host_local::status(&config, call.config.name())
+            }
             Self::Static => static_ipam::Config::read(&call.config, &call.args).map(drop),
             Self::Loopback => Ok(()),
         }
@@ -121,6 +130,7 @@ impl Role {
         match self {
             Self::Bandwidth => bandwidth::gc(call),
             Self::Bridge => bridge::gc(call),
+            Self::Ptp => ptp::gc(call),
             Self::HostLocal => {
                 let kept = call.config.valid_attachments()?;
                 host_local::keep_only(&call.config, &kept)
