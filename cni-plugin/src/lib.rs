@@ -19,6 +19,7 @@ mod keys;
 mod loopback;
 mod masquerade;
 mod pod;
+mod ptp;
 mod role;
 mod rollback;
 mod static_ipam;

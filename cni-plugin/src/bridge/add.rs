@@ -97,7 +97,8 @@ impl<'a> Target<'a> {
     /// The pod's end and the bridge's port, as they shall be, announced to the network.
     fn connect(&self, route: &mut Handle, end: &HostEnd, plan: &Plan) -> Result<Link, Error> {
         let network = self.network;
-        device::ignore_router_advertisements(&end.name)?;
+        // The routes of a node's own links are ours to make.
+        pod::switch_off(&end.name, "accept_ra")?;
         device::set_port(route, end, network)?;
         let routes = plan.routes.iter().map(|said| pod::meant(said, &plan.ips));
         let wanted = Inside {
