@@ -1,4 +1,4 @@
-//! Keys of the configuration that mean the same to `bridge` and `ptp`.
+//! Keys of the configuration that mean the same to several roles.
 
 use cni_types::{Cidr, Code, Error, MacAddress, Object};
 
@@ -47,7 +47,8 @@ pub(crate) fn mac(call: &Call) -> Result<Option<MacAddress>, Error> {
     }
 }
 
-fn mac_by_args(call: &Call) -> Result<Option<MacAddress>, Error> {
+/// The pod's Ethernet address by CNI_ARGS, key `MAC`.
+pub(crate) fn mac_by_args(call: &Call) -> Result<Option<MacAddress>, Error> {
     let Some(text) = call.args.get("MAC").filter(|text| !text.is_empty()) else {
         return Ok(None);
     };

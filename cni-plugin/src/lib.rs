@@ -24,6 +24,7 @@ mod role;
 mod rollback;
 mod static_ipam;
 mod tables;
+mod tuning;
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;

@@ -6,7 +6,7 @@ use std::path::Path;
 use cni_types::{Attachment, Error, Success};
 
 use crate::call::Call;
-use crate::{bandwidth, bridge, host_local, loopback, ptp, static_ipam};
+use crate::{bandwidth, bridge, host_local, loopback, ptp, static_ipam, tuning};
 
 /// One of the plugins that this binary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,7 @@ pub(crate) enum Role {
     Loopback,
     Ptp,
     Static,
+    Tuning,
 }
 
 impl Role {
@@ -29,6 +30,7 @@ impl Role {
         ("loopback", Self::Loopback),
         ("ptp", Self::Ptp),
         ("static", Self::Static),
+        ("tuning", Self::Tuning),
     ];
 
     /// The role of a program's name; `None` for the binary's own and for unknown names, where the
@@ -68,6 +70,7 @@ impl Role {
     ) -> Result<Success, Error> {
         match self {
             Self::Bandwidth => bandwidth::add(call, attachment, netns),
+            Self::Tuning => tuning::add(call, attachment, netns),
             Self::Bridge => bridge::add(call, attachment, netns, &|_| Ok(())),
             Self::Ptp => ptp::add(call, attachment, netns, &|_| Ok(())),
             Self::Loopback => loopback::add(call, netns),
@@ -87,6 +90,7 @@ impl Role {
     ) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::del(call, attachment),
+            Self::Tuning => tuning::del(call, attachment, netns),
             // A pair, elements and addresses: the bridge stays in any case.
             Self::Bridge | Self::Ptp => bridge::del(call, attachment, netns),
             Self::Loopback => loopback::del(call, netns),
@@ -104,6 +108,7 @@ impl Role {
     ) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::check(call, attachment, netns),
+            Self::Tuning => tuning::check(call, attachment, netns),
             Self::Bridge => bridge::check(call, attachment, netns),
             Self::Ptp => ptp::check(call, attachment, netns),
             Self::Loopback => loopback::check(call, netns),
@@ -115,6 +120,7 @@ impl Role {
     pub(crate) fn status(self, call: &Call) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::status(call),
+            Self::Tuning => tuning::status(call),
             Self::Bridge => bridge::status(call),
             Self::Ptp => ptp::status(call),
             Self::HostLocal => {
@@ -129,6 +135,7 @@ impl Role {
     pub(crate) fn gc(self, call: &Call) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::gc(call),
+            Self::Tuning => tuning::gc(call),
             Self::Bridge => bridge::gc(call),
             Self::Ptp => ptp::gc(call),
             Self::HostLocal => {

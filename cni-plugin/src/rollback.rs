@@ -18,6 +18,9 @@ pub(crate) enum Step {
     LimitOutgoing,
     Hook,
     Redirect,
+    Sysctl,
+    Save,
+    Tune,
 }
 
 impl fmt::Display for Step {
@@ -34,6 +37,9 @@ impl fmt::Display for Step {
             Self::LimitOutgoing => "limit what the pod sends",
             Self::Hook => "hook what the pod sends",
             Self::Redirect => "redirect what the pod sends",
+            Self::Sysctl => "set a kernel parameter of the pod's",
+            Self::Save => "write down what the pod's interface had",
+            Self::Tune => "tune the pod's interface",
         })
     }
 }

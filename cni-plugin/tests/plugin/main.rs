@@ -31,3 +31,5 @@ mod refusals;
 mod reservations;
 #[cfg(test)]
 mod tracer;
+#[cfg(test)]
+mod tuning;
