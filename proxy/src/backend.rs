@@ -4,6 +4,7 @@
 //! it translates them to `nodekit` calls. It belongs to one thread and blocks it.
 
 mod conntrack;
+mod iptables;
 mod nftables;
 mod plane;
 
@@ -12,10 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_model::{Family, ServiceName};
-use nodekit::{netlink, nft};
+use nodekit::{netlink, nft, xtables};
 
-use crate::config::Mode;
-
+pub use iptables::IptablesBackend;
 pub use lb_plan::nftables::Settings;
 pub use nftables::NftablesBackend;
 pub use plane::{DataPlane, Opened, PlaneSettings, cleanup, open};
@@ -35,9 +35,17 @@ pub enum BackendError {
         /// The kernel's answer.
         source: Arc<nft::Error>,
     },
-    /// There is no such data plane (yet).
-    #[error("{0} is not built yet")]
-    NotBuilt(Mode),
+    /// The programs of iptables, or the kernel's side of them, are missing, or we may not use them.
+    #[error("no iptables for {family:?}, or CAP_NET_ADMIN is missing: {source}")]
+    NoIptables {
+        /// The family tried.
+        family: Family,
+        /// What the programs say.
+        source: Arc<xtables::Error>,
+    },
+    /// iptables refused an input, or could not be asked.
+    #[error(transparent)]
+    Iptables(Arc<xtables::Error>),
     /// The kernel refused operations, which the source names, or could not be asked.
     #[error(transparent)]
     Nft(Arc<nft::Error>),
@@ -53,7 +61,7 @@ impl BackendError {
     /// The family that this kernel cannot do at all, if that is what is wrong.
     pub fn unusable_family(&self) -> Option<Family> {
         match self {
-            Self::NoNftables { family, .. } => Some(*family),
+            Self::NoNftables { family, .. } | Self::NoIptables { family, .. } => Some(*family),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use lb_model::{Family, LocalDetector, Model, ServiceName};
 
-use super::{BackendError, NftablesBackend, PassReport};
+use super::{BackendError, IptablesBackend, NftablesBackend, PassReport};
 use crate::config::Mode;
 use crate::metrics::family_name;
 
@@ -19,7 +19,8 @@ pub struct PlaneSettings {
     pub masquerade_bit: u8,
     /// How a source is recognised as a pod's.
     pub detector: LocalDetector,
-    /// The addresses on which node ports are served.
+    /// The addresses on which node ports are served. In iptables mode the unspecified one stands for
+    /// every address of the node, whenever it comes.
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// Node ports answer on 127.0.0.1, too (iptables and IPv4 only).
     pub localhost_node_ports: bool,
@@ -85,7 +86,7 @@ fn open_all(mode: Mode, settings: Vec<PlaneSettings>) -> Result<Box<dyn DataPlan
             let settings = settings.into_iter().map(Into::into).collect();
             Ok(Box::new(NftablesBackend::open(settings)?))
         }
-        Mode::Iptables => Err(BackendError::NotBuilt(mode)),
+        Mode::Iptables => Ok(Box::new(IptablesBackend::open(settings)?)),
     }
 }
 
@@ -96,7 +97,7 @@ fn open_all(mode: Mode, settings: Vec<PlaneSettings>) -> Result<Box<dyn DataPlan
 pub fn cleanup(mode: Mode) -> Result<(), BackendError> {
     match mode {
         Mode::Nftables => NftablesBackend::cleanup(),
-        Mode::Iptables => Ok(()),
+        Mode::Iptables => IptablesBackend::cleanup(),
     }
 }
 
