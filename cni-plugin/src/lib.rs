@@ -19,6 +19,7 @@ mod keys;
 mod loopback;
 mod masquerade;
 mod pod;
+mod portmap;
 mod ptp;
 mod role;
 mod rollback;

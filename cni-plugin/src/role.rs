@@ -6,7 +6,7 @@ use std::path::Path;
 use cni_types::{Attachment, Error, Success};
 
 use crate::call::Call;
-use crate::{bandwidth, bridge, host_local, loopback, ptp, static_ipam, tuning};
+use crate::{bandwidth, bridge, host_local, loopback, portmap, ptp, static_ipam, tuning};
 
 /// One of the plugins that this binary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,7 @@ pub(crate) enum Role {
     Bridge,
     HostLocal,
     Loopback,
+    Portmap,
     Ptp,
     Static,
     Tuning,
@@ -28,6 +29,7 @@ impl Role {
         ("bridge", Self::Bridge),
         ("host-local", Self::HostLocal),
         ("loopback", Self::Loopback),
+        ("portmap", Self::Portmap),
         ("ptp", Self::Ptp),
         ("static", Self::Static),
         ("tuning", Self::Tuning),
@@ -74,6 +76,7 @@ impl Role {
             Self::Bridge => bridge::add(call, attachment, netns, &|_| Ok(())),
             Self::Ptp => ptp::add(call, attachment, netns, &|_| Ok(())),
             Self::Loopback => loopback::add(call, netns),
+            Self::Portmap => portmap::add(call, attachment),
             Self::HostLocal => {
                 let config = host_local::Config::read(&call.config, &call.args)?;
                 host_local::add(&config, call.config.name(), attachment)
@@ -94,6 +97,7 @@ impl Role {
             // A pair, elements and addresses: the bridge stays in any case.
             Self::Bridge | Self::Ptp => bridge::del(call, attachment, netns),
             Self::Loopback => loopback::del(call, netns),
+            Self::Portmap => portmap::del(call, attachment),
             Self::HostLocal => host_local::release(&call.config, attachment).map(drop),
             // It holds nothing at all.
             Self::Static => Ok(()),
@@ -112,6 +116,7 @@ impl Role {
             Self::Bridge => bridge::check(call, attachment, netns),
             Self::Ptp => ptp::check(call, attachment, netns),
             Self::Loopback => loopback::check(call, netns),
+            Self::Portmap => portmap::check(call, attachment),
             Self::HostLocal => host_local::check(&call.config, attachment),
             Self::Static => static_ipam::check(call),
         }
@@ -122,6 +127,7 @@ impl Role {
             Self::Bandwidth => bandwidth::status(call),
             Self::Tuning => tuning::status(call),
             Self::Bridge => bridge::status(call),
+            Self::Portmap => portmap::status(call),
             Self::Ptp => ptp::status(call),
             Self::HostLocal => {
                 let config = host_local::Config::read(&call.config, &call.args)?;
@@ -137,6 +143,7 @@ impl Role {
             Self::Bandwidth => bandwidth::gc(call),
             Self::Tuning => tuning::gc(call),
             Self::Bridge => bridge::gc(call),
+            Self::Portmap => portmap::gc(call),
             Self::Ptp => ptp::gc(call),
             Self::HostLocal => {
                 let kept = call.config.valid_attachments()?;

@@ -32,7 +32,7 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
     inside(&pod, interface_told, &ips, &result)?;
     ipam::check(call, attachment)?;
     let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
-    let entries = entries(call, &network, attachment, &addresses);
+    let entries = entries(call, &network, attachment, &addresses, None);
     if !entries.is_empty() {
         Tables::open()?.check(&entries)?;
     }
@@ -49,7 +49,7 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let mut route = Handle::open().map_err(failure::kernel)?;
     device::demand(&mut route, &network)
         .and_then(|()| device::find(&mut route, &network.bridge))
-        .and_then(|_| match network.masquerade {
+        .and_then(|_| match network.masquerade || network.ports.is_some() {
             true => Tables::open()?.probe(),
             false => Ok(()),
         })

@@ -6,6 +6,7 @@ use super::vlans::Vlans;
 use crate::call::Call;
 use crate::ipam::Ipam;
 use crate::keys;
+use crate::portmap;
 
 /// The bridge unless `bridge` says otherwise.
 const DEFAULT_BRIDGE: &str = "cni0";
@@ -23,6 +24,8 @@ pub(crate) struct Network {
     pub(crate) masquerade: bool,
     /// Destinations beside the pod's own subnet that see the pod's own address.
     pub(crate) not_masqueraded: Vec<Cidr>,
+    /// Host ports, for the combined type.
+    pub(crate) ports: Option<portmap::Config>,
     pub(crate) mtu: Option<u32>,
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
@@ -64,6 +67,10 @@ impl Network {
             force_address: on("forceAddress")?,
             masquerade: on("ipMasq")?,
             not_masqueraded: keys::cidrs(&object, "nonMasqueradeCIDRs")?,
+            ports: match call.is_combined() {
+                true => portmap::Config::read(call)?,
+                false => None,
+            },
             mtu: keys::mtu(&object)?,
             hairpin,
             isolated: on("portIsolation")?,

@@ -99,7 +99,7 @@ fn attach<'a>(
         rollback.step_with_undo(
             Step::Tables,
             || Tables::open()?.add(&entries),
-            move || Tables::open()?.remove(&owner, &keys),
+            move || Tables::open()?.remove(&owner, &keys).map(drop),
         )?;
     }
     Ok(Attached { end, link, given })
