@@ -3,4 +3,5 @@
 mod calls;
 mod crowd;
 mod outages;
+mod podman;
 mod traffic;
