@@ -5,3 +5,4 @@ mod crowd;
 mod outages;
 mod podman;
 mod traffic;
+mod world;
