@@ -1,4 +1,5 @@
 //! Ports of the host.
+#![expect(clippy::unwrap_used, reason = "what can't be done fails the test")]
 
 use causeway_cri_tests::bed::Bed;
 use causeway_cri_tests::network::{self, NODE_ADDRESS};
