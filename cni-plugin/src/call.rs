@@ -38,6 +38,12 @@ impl Call {
         Ok(netns)
     }
 
+    /// Whether one call does everything: the bridge with ports, filters and limits. Under the name
+    /// `bridge` those are other plugins', chained behind.
+    pub(crate) fn is_combined(&self) -> bool {
+        self.config.plugin_type() == Ok("causeway-cni")
+    }
+
     /// The result of the plugin before, without which a chained plugin has nothing to work on.
     ///
     /// # Errors

@@ -11,4 +11,4 @@ mod reserve;
 mod store;
 
 pub(crate) use config::Config;
-pub(crate) use reserve::{add, check, held_by, keep_only, release};
+pub(crate) use reserve::{add, check, held_by, keep_only, release, status};

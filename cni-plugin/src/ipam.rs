@@ -106,11 +106,12 @@ pub(crate) fn check(call: &Call, attachment: &Attachment) -> Result<(), Error> {
 /// Sees whether ADD could get addresses.
 ///
 /// # Errors
-/// As [`Ipam::read`], or what an external plugin says.
+/// As [`Ipam::read`], 50 when no address is free or the disk fails, or what an external plugin says.
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
     match Ipam::read(call)? {
+        Some(Ipam::HostLocal(config)) => host_local::status(&config, call.config.name()),
         Some(Ipam::External(delegate)) => delegate.tell(call, "STATUS"),
-        _ => Ok(()),
+        Some(Ipam::Static(_)) | None => Ok(()),
     }
 }
 

@@ -131,7 +131,7 @@ impl NetworkChain {
 }
 
 /// The register holds an address of the subnet.
-fn is_in(subnet: Cidr) -> Vec<Expr> {
+pub(crate) fn is_in(subnet: Cidr) -> Vec<Expr> {
     let bytes = if subnet.address().is_ipv4() { 4 } else { 16 };
     let value = address_key(subnet.address());
     vec![
@@ -145,7 +145,7 @@ fn is_in(subnet: Cidr) -> Vec<Expr> {
 }
 
 /// The subnet of an address: the bits behind the prefix are zero.
-fn subnet(cidr: Cidr) -> Cidr {
+pub(crate) fn subnet(cidr: Cidr) -> Cidr {
     let prefix = cidr.prefix();
     let network: IpAddr = match cidr.address() {
         IpAddr::V4(address) => {

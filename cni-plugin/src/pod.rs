@@ -1,5 +1,8 @@
 //! The veth pair, and the pod's end of it.
 
+pub(crate) mod check;
+
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -106,6 +109,32 @@ pub(crate) fn delete_host_end(route: &mut Handle, end: &HostEnd) -> Result<(), E
     }
 }
 
+/// Deletes the hosts' ends of a network that none of the kept attachments owns.
+pub(crate) fn delete_unowned(
+    route: &mut Handle,
+    kept: &BTreeSet<Attachment>,
+    of_network: impl Fn(&Link) -> bool,
+) -> Result<(), Error> {
+    let kept: BTreeSet<_> = kept
+        .iter()
+        .map(|attachment| HostEnd::of(attachment).name)
+        .collect();
+    let mut errors = Vec::new();
+    for link in route.links().map_err(failure::kernel)? {
+        let ours = of_network(&link) && HostEnd::is_ours(&link.name, link.mac);
+        if !ours || kept.contains(&link.name) {
+            continue;
+        }
+        match route.delete_link(link.index) {
+            Err(error) if error.errno() != Some(Errno::ENODEV) => {
+                errors.push(failure::kernel(error));
+            }
+            _ => {}
+        }
+    }
+    failure::joined(errors)
+}
+
 /// Deletes the pod's end, and by that the pair. Succeeds when there is none.
 pub(crate) fn delete_pod_end(pod: &NetNs, ifname: &str) -> Result<(), Error> {
     let deleted = pod.visit(|| Handle::open()?.delete_link_by_name(ifname));
@@ -199,6 +228,15 @@ impl PodEnd {
         self.route
             .change_link(self.link.index, &again)
             .map_err(failure::kernel)
+    }
+}
+
+/// Switches a setting of IPv6 off on one of the node's links, before the pod's end is up. Kernels
+/// without IPv6 have nothing to set.
+pub(crate) fn switch_off(link: &str, setting: &str) -> Result<(), Error> {
+    match Key::ipv6_conf(link, setting).and_then(|key| sysctl::write(&key, "0")) {
+        Err(error) if error.errno() != Some(Errno::ENOENT) => Err(failure::setting(error)),
+        _ => Ok(()),
     }
 }
 

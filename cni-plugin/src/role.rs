@@ -6,7 +6,7 @@ use std::path::Path;
 use cni_types::{Attachment, Error, Success};
 
 use crate::call::Call;
-use crate::{bandwidth, bridge, host_local, loopback, static_ipam};
+use crate::{bandwidth, bridge, host_local, loopback, portmap, ptp, static_ipam, tuning};
 
 /// One of the plugins that this binary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,10 @@ pub(crate) enum Role {
     Bridge,
     HostLocal,
     Loopback,
+    Portmap,
+    Ptp,
     Static,
+    Tuning,
 }
 
 impl Role {
@@ -26,7 +29,10 @@ impl Role {
         ("bridge", Self::Bridge),
         ("host-local", Self::HostLocal),
         ("loopback", Self::Loopback),
+        ("portmap", Self::Portmap),
+        ("ptp", Self::Ptp),
         ("static", Self::Static),
+        ("tuning", Self::Tuning),
     ];
 
     /// The role of a program's name; `None` for the binary's own and for unknown names, where the
@@ -66,8 +72,11 @@ impl Role {
     ) -> Result<Success, Error> {
         match self {
             Self::Bandwidth => bandwidth::add(call, attachment, netns),
+            Self::Tuning => tuning::add(call, attachment, netns),
             Self::Bridge => bridge::add(call, attachment, netns, &|_| Ok(())),
+            Self::Ptp => ptp::add(call, attachment, netns, &|_| Ok(())),
             Self::Loopback => loopback::add(call, netns),
+            Self::Portmap => portmap::add(call, attachment),
             Self::HostLocal => {
                 let config = host_local::Config::read(&call.config, &call.args)?;
                 host_local::add(&config, call.config.name(), attachment)
@@ -84,8 +93,11 @@ impl Role {
     ) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::del(call, attachment),
-            Self::Bridge => bridge::del(call, attachment, netns),
+            Self::Tuning => tuning::del(call, attachment, netns),
+            // A pair, elements and addresses: the bridge stays in any case.
+            Self::Bridge | Self::Ptp => bridge::del(call, attachment, netns),
             Self::Loopback => loopback::del(call, netns),
+            Self::Portmap => portmap::del(call, attachment),
             Self::HostLocal => host_local::release(&call.config, attachment).map(drop),
             // It holds nothing at all.
             Self::Static => Ok(()),
@@ -100,8 +112,11 @@ impl Role {
     ) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::check(call, attachment, netns),
+            Self::Tuning => tuning::check(call, attachment, netns),
             Self::Bridge => bridge::check(call, attachment, netns),
+            Self::Ptp => ptp::check(call, attachment, netns),
             Self::Loopback => loopback::check(call, netns),
+            Self::Portmap => portmap::check(call, attachment),
             Self::HostLocal => host_local::check(&call.config, attachment),
             Self::Static => static_ipam::check(call),
         }
@@ -110,8 +125,14 @@ impl Role {
     pub(crate) fn status(self, call: &Call) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::status(call),
+            Self::Tuning => tuning::status(call),
             Self::Bridge => bridge::status(call),
-            Self::HostLocal => host_local::Config::read(&call.config, &call.args).map(drop),
+            Self::Portmap => portmap::status(call),
+            Self::Ptp => ptp::status(call),
+            Self::HostLocal => {
+                let config = host_local::Config::read(&call.config, &call.args)?;
+                host_local::status(&config, call.config.name())
+            }
             Self::Static => static_ipam::Config::read(&call.config, &call.args).map(drop),
             Self::Loopback => Ok(()),
         }
@@ -120,7 +141,10 @@ impl Role {
     pub(crate) fn gc(self, call: &Call) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::gc(call),
+            Self::Tuning => tuning::gc(call),
             Self::Bridge => bridge::gc(call),
+            Self::Portmap => portmap::gc(call),
+            Self::Ptp => ptp::gc(call),
             Self::HostLocal => {
                 let kept = call.config.valid_attachments()?;
                 host_local::keep_only(&call.config, &kept)

@@ -12,12 +12,17 @@ pub(crate) enum Step {
     Veth,
     Pod,
     Gateway,
+    Localhost,
     Tables,
+    StaleConnections,
     LimitIncoming,
     Ifb,
     LimitOutgoing,
     Hook,
     Redirect,
+    Sysctl,
+    Save,
+    Tune,
 }
 
 impl fmt::Display for Step {
@@ -28,12 +33,17 @@ impl fmt::Display for Step {
             Self::Veth => "make the veth pair",
             Self::Pod => "configure the pod's interface",
             Self::Gateway => "configure the gateway",
+            Self::Localhost => "lead the node's loopback addresses to host ports",
+            Self::StaleConnections => "forget connections to host ports",
             Self::Tables => "program nf_tables",
             Self::LimitIncoming => "limit what the pod receives",
             Self::Ifb => "make the device that limits what the pod sends",
             Self::LimitOutgoing => "limit what the pod sends",
             Self::Hook => "hook what the pod sends",
             Self::Redirect => "redirect what the pod sends",
+            Self::Sysctl => "set a kernel parameter of the pod's",
+            Self::Save => "write down what the pod's interface had",
+            Self::Tune => "tune the pod's interface",
         })
     }
 }

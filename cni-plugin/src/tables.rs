@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The callers in `bridge/` gather them: [`Tables::add`], [`Tables::check`], [`Tables::remove`] with
-//! keys, and [`Tables::remove_all`] where the keys are not known. GC ([`Tables::keep_only`]) and
+//! keys, and [`Tables::remove_all`] where the keys are not known (then all that is the owner's goes). GC ([`Tables::keep_only`]) and
 //! `remove_all` go by the comments alone, whatever the set, so that a feature has nothing to do for
 //! them, if
 //!
@@ -57,6 +57,13 @@ const SCAFFOLD: usize = 0;
 #[derive(Debug)]
 pub(crate) struct Tables {
     nft: NftSocket,
+}
+
+/// An element that was taken away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Removed {
+    pub(crate) set: String,
+    pub(crate) key: nft::Value,
 }
 
 /// What is tried next.
@@ -154,7 +161,7 @@ impl Tables {
             return Ok(());
         }
         let found = self.find(std::slice::from_ref(&entry.key))?;
-        let Some(holder) = found.into_iter().flatten().next().and_then(owner_of) else {
+        let Some(holder) = found.iter().flatten().next().and_then(owner_of) else {
             return Ok(());
         };
         if holder.is_same(owner) || !holder.is_alive()? {
@@ -164,26 +171,32 @@ impl Tables {
         Err(Error::new(failure::CONFLICT, message))
     }
 
-    /// Takes away the elements with these keys that are the owner's, in one transaction.
+    /// Takes away the elements with these keys that are the owner's, in one transaction. Gives
+    /// those.
     ///
     /// # Errors
     /// Code 100 with the kernel's refusal.
-    pub(crate) fn remove(&mut self, owner: &Owner, keys: &[Key]) -> Result<(), Error> {
-        for _ in 1..ATTEMPTS {
+    pub(crate) fn remove(&mut self, owner: &Owner, keys: &[Key]) -> Result<Vec<Removed>, Error> {
+        for _ in 0..ATTEMPTS {
             let mut batch = Batch::new(Family::Ip, TABLE);
+            let mut removed = Vec::new();
             for (key, found) in keys.iter().zip(self.find(keys)?) {
                 if let Some(element) = found.filter(|found| owner.has(found)) {
                     batch.go_on_in(key.family, TABLE);
-                    batch.delete_elements(0, key.set, [element]);
+                    batch.delete_elements(0, key.set, [&element]);
+                    removed.push(Removed {
+                        set: key.set.to_owned(),
+                        key: element.key,
+                    });
                 }
             }
             match self.nft.commit(&batch) {
                 // Somebody else does the same.
                 Err(error) if error.errno() == Some(Errno::ENOENT) => {}
-                other => return other.map_err(refused),
+                other => return other.map(|()| removed).map_err(refused),
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// Whether an element of the owner's has one of these keys.
@@ -245,7 +258,7 @@ impl Tables {
     }
 }
 
-fn owner_of(element: Element) -> Option<Owner> {
+fn owner_of(element: &Element) -> Option<Owner> {
     Owner::read(element.comment.as_deref()?)
 }
 

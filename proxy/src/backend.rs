@@ -5,6 +5,7 @@
 
 mod conntrack;
 pub mod ebpf;
+mod iptables;
 mod nftables;
 mod plane;
 
@@ -13,10 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_model::{Family, ServiceName};
-use nodekit::{netlink, nft};
+use nodekit::{netlink, nft, xtables};
 
-use crate::config::Mode;
-
+pub use iptables::IptablesBackend;
 pub use lb_plan::nftables::Settings;
 pub use nftables::NftablesBackend;
 pub use plane::{DataPlane, Opened, PlaneSettings, cleanup, open};
@@ -36,9 +36,17 @@ pub enum BackendError {
         /// The kernel's answer.
         source: Arc<nft::Error>,
     },
-    /// There is no such data plane (yet).
-    #[error("{0} is not built yet")]
-    NotBuilt(Mode),
+    /// The programs of iptables, or the kernel's side of them, are missing, or we may not use them.
+    #[error("no iptables for {family:?}, or CAP_NET_ADMIN is missing: {source}")]
+    NoIptables {
+        /// The family tried.
+        family: Family,
+        /// What the programs say.
+        source: Arc<xtables::Error>,
+    },
+    /// iptables refused an input, or could not be asked.
+    #[error(transparent)]
+    Iptables(Arc<xtables::Error>),
     /// The kernel refused operations, which the source names, or could not be asked.
     #[error(transparent)]
     Nft(Arc<nft::Error>),
@@ -57,7 +65,7 @@ impl BackendError {
     /// The family that this kernel cannot do at all, if that is what is wrong.
     pub fn unusable_family(&self) -> Option<Family> {
         match self {
-            Self::NoNftables { family, .. } => Some(*family),
+            Self::NoNftables { family, .. } | Self::NoIptables { family, .. } => Some(*family),
             _ => None,
         }
     }
@@ -96,7 +104,7 @@ pub struct FamilyReport {
     pub restore: Option<RestoreReport>,
 }
 
-/// What one pass did to the UDP flows of Services.
+/// What one pass did to the UDP flows of Services in one family.
 #[derive(Debug, Default)]
 pub struct FlowReport {
     /// Connection-tracking entries deleted since their endpoint left.
@@ -112,8 +120,8 @@ pub struct FlowReport {
 pub struct PassReport {
     /// By family, only those served.
     pub families: BTreeMap<Family, FamilyReport>,
-    /// `None`: no UDP frontend was touched, so that none was looked at.
-    pub flows: Option<FlowReport>,
+    /// By family, only those in which a UDP frontend was touched: else no flow is looked at.
+    pub flows: BTreeMap<Family, FlowReport>,
 }
 
 impl PassReport {
@@ -134,9 +142,6 @@ impl PassReport {
         self.families
             .values()
             .all(|f| f.failed.is_empty() && f.leftovers.is_none())
-            && self
-                .flows
-                .as_ref()
-                .is_none_or(|flows| flows.failed.is_none())
+            && self.flows.values().all(|flows| flows.failed.is_none())
     }
 }

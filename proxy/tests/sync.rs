@@ -49,7 +49,7 @@ impl DataPlane for Plane {
         };
         PassReport {
             families: BTreeMap::from([(Family::V4, report)]),
-            flows: None,
+            flows: BTreeMap::new(),
         }
     }
     fn set_settings(&mut self, settings: PlaneSettings) {

@@ -25,6 +25,18 @@ impl Figures {
         self.at(50)
     }
 
+    /// The share of those that took so many milliseconds or more, from 0 to 1.
+    pub fn share_from(&self, milliseconds: f64) -> f64 {
+        let (mut slow, mut all) = (0.0, 0.0);
+        for figure in &self.0 {
+            all += 1.0;
+            if *figure >= milliseconds {
+                slow += 1.0;
+            }
+        }
+        slow / all
+    }
+
     /// The value below which so many percent are, in milliseconds, to two places.
     pub fn quantile(&mut self, percent: usize) -> String {
         format!("{:.2}", self.at(percent))

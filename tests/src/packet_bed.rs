@@ -7,11 +7,12 @@ mod server;
 
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use lb_model::Family;
 use nodekit::netns::NetNs;
-use nodekit::route::{Address, Handle, Route, RouteKind, VethEnd, VethPair};
+use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
 use nodekit::sysctl;
 use std::os::fd::AsFd;
 
@@ -239,26 +240,22 @@ fn set(key: [&str; 3], value: &str) {
     sysctl::write(&sysctl::Key::new(segments).unwrap(), value).unwrap();
 }
 
-/// What is aimed at a VIP and not translated ends here, with an answer.
+/// What is aimed at a VIP and not translated ends here, with an answer. (By rules: the kernel limits
+/// how often a route without a way answers.)
 fn refuse_vips(uplink: &Host) {
-    let forward = || {
+    const RULES: &str = "table inet vips {
+        chain forward {
+            type filter hook forward priority 0;
+            ip daddr { 10.96.0.0/16, 203.0.113.0/24 } reject with icmp admin-prohibited
+            ip6 daddr { fd00:96::/32, 2001:db8:113::/48 } reject with icmpv6 admin-prohibited
+        }
+    }";
+    let refuse = || {
         set(["net", "ipv4", "ip_forward"], "1");
         set(["net", "ipv6", "conf/all/forwarding"], "1");
+        Command::new("nft").arg(RULES).status().unwrap()
     };
-    uplink.netns.run(forward).unwrap();
-    let mut routes = Handle::open_in(&uplink.netns).unwrap();
-    for vips in [
-        "10.96.0.0/16",
-        "203.0.113.0/24",
-        "fd00:96::/32",
-        "2001:db8:113::/48",
-    ] {
-        let route = Route {
-            kind: RouteKind::Prohibit,
-            ..Route::to(vips.parse().unwrap())
-        };
-        routes.add_route(&route).unwrap();
-    }
+    assert!(uplink.netns.run(refuse).unwrap().success());
 }
 
 /// Links to come use their addresses at once, and every refusal is told at once.

@@ -26,6 +26,7 @@ const OWN: &[(&str, &[&str])] = &[
     ("causeway-proxy", &["lb-model", "lb-plan", "nodekit"]),
     ("netns-lab", &["nodekit"]),
     ("causeway-cri-tests", &["nodekit"]),
+    ("causeway-vm", &["nodekit"]),
 ];
 
 /// What must stay out of a package's normal dependencies, and why that would be wrong.

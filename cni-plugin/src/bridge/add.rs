@@ -16,6 +16,7 @@ use crate::failure;
 use crate::identity::{HostEnd, pod_mac};
 use crate::ipam;
 use crate::pod::{self, Inside, Pair};
+use crate::portmap;
 use crate::rollback::{Rollback, Step};
 use crate::tables::Tables;
 
@@ -90,14 +91,15 @@ impl<'a> Target<'a> {
                 self.be_gateway(&mut route, &bridge, &plan, link.mac)
             })?;
         }
-        self.program(rollback, &plan)?;
+        self.program(rollback, &mut route, &plan)?;
         Ok(self.result(&bridge, &end, &link, above.as_ref(), plan))
     }
 
     /// The pod's end and the bridge's port, as they shall be, announced to the network.
     fn connect(&self, route: &mut Handle, end: &HostEnd, plan: &Plan) -> Result<Link, Error> {
         let network = self.network;
-        device::ignore_router_advertisements(&end.name)?;
+        // The routes of a node's own links are ours to make.
+        pod::switch_off(&end.name, "accept_ra")?;
         device::set_port(route, end, network)?;
         let routes = plan.routes.iter().map(|said| pod::meant(said, &plan.ips));
         let wanted = Inside {
@@ -133,9 +135,22 @@ impl<'a> Target<'a> {
     }
 
     /// Everything that the attachment has in nf_tables, at once.
-    fn program(&self, rollback: &mut Rollback<'a>, plan: &Plan) -> Result<(), Error> {
+    fn program(
+        &self,
+        rollback: &mut Rollback<'a>,
+        route: &mut Handle,
+        plan: &Plan,
+    ) -> Result<(), Error> {
+        let network = self.network;
         let addresses: Vec<_> = plan.ips.iter().map(|ip| ip.address).collect();
-        let entries = entries(self.call, self.network, self.attachment, &addresses);
+        let mut guarded = None;
+        if let Some(ports) = &network.ports {
+            guarded = rollback.step(Step::Localhost, || {
+                portmap::prepare(route, ports, &addresses)
+            })?;
+        }
+        let link = guarded.as_deref();
+        let entries = entries(self.call, network, self.attachment, &addresses, link);
         if entries.is_empty() {
             return Ok(());
         }
@@ -143,8 +158,14 @@ impl<'a> Target<'a> {
         rollback.step_with_undo(
             Step::Tables,
             || Tables::open()?.add(&entries),
-            move || Tables::open()?.remove(&owner, &keys),
-        )
+            move || Tables::open()?.remove(&owner, &keys).map(drop),
+        )?;
+        match &network.ports {
+            None => Ok(()),
+            Some(ports) => rollback.step(Step::StaleConnections, || {
+                portmap::forget_before(route, ports, &addresses)
+            }),
+        }
     }
 
     fn reserve(&self, rollback: &mut Rollback<'a>) -> Result<Plan, Error> {

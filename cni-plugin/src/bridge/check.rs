@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use cni_types::{Attachment, Code, Error, Interface, IpConfig, Success};
-use nodekit::netns::NetNs;
-use nodekit::route::{Handle, Link, RouteFilter};
+use cni_types::{Attachment, Code, Error, IpConfig, Success};
+use nodekit::route::Handle;
 
 use super::config::Network;
 use super::device;
@@ -12,7 +11,7 @@ use super::wanted::entries;
 use crate::call::Call;
 use crate::failure;
 use crate::ipam;
-use crate::pod::to_network;
+use crate::pod::check::{changed, inside, interface, look_up, told};
 use crate::tables::Tables;
 
 /// Sees whether an attachment still is as ADD's result says.
@@ -21,24 +20,19 @@ use crate::tables::Tables;
 /// Code 7 without that result, 102 naming what is missing or different.
 pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Result<(), Error> {
     let network = Network::read(call)?;
-    let Some(result) = call.config.prev_result(call.version)? else {
-        return Err(Error::new(
-            Code::INVALID_CONFIG,
-            "prevResult: missing; CHECK needs ADD's result",
-        ));
-    };
+    let result = told(call)?;
     let pod = call.open_netns(netns)?;
-    let (index, told) = pod_interface(&result, attachment, netns)?;
+    let (index, interface_told) = interface(&result, attachment, netns)?;
     let ips: Vec<_> = result
         .ips
         .iter()
         .filter(|ip| ip.interface == Some(index))
         .collect();
     check_host(&network, &result, &ips)?;
-    check_pod(&pod, told, &ips, &result)?;
+    inside(&pod, interface_told, &ips, &result)?;
     ipam::check(call, attachment)?;
     let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
-    let entries = entries(call, &network, attachment, &addresses);
+    let entries = entries(call, &network, attachment, &addresses, None);
     if !entries.is_empty() {
         Tables::open()?.check(&entries)?;
     }
@@ -55,7 +49,7 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let mut route = Handle::open().map_err(failure::kernel)?;
     device::demand(&mut route, &network)
         .and_then(|()| device::find(&mut route, &network.bridge))
-        .and_then(|_| match network.masquerade {
+        .and_then(|_| match network.masquerade || network.ports.is_some() {
             true => Tables::open()?.probe(),
             false => Ok(()),
         })
@@ -63,34 +57,6 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
             code: Code::NOT_AVAILABLE,
             ..error
         })
-}
-
-fn changed(message: String) -> Error {
-    Error::new(failure::CHANGED, message)
-}
-
-fn pod_interface<'a>(
-    result: &'a Success,
-    attachment: &Attachment,
-    netns: &Path,
-) -> Result<(usize, &'a Interface), Error> {
-    let mut interfaces = result.interfaces.iter().enumerate();
-    let found = interfaces.find(|(_, interface)| {
-        interface.name == attachment.ifname && Path::new(&interface.sandbox) == netns
-    });
-    found.ok_or_else(|| {
-        changed(format!(
-            "prevResult has no interface {} in {}",
-            attachment.ifname,
-            netns.display()
-        ))
-    })
-}
-
-fn look_up(route: &mut Handle, name: &str) -> Result<Link, Error> {
-    route
-        .link_by_name(name)
-        .map_err(|error| changed(error.to_string()))
 }
 
 /// The bridge with its gateway addresses, and the host's ends as its ports.
@@ -103,7 +69,11 @@ fn check_host(network: &Network, result: &Success, ips: &[&IpConfig]) -> Result<
         .interfaces
         .iter()
         .filter(|interface| interface.sandbox.is_empty());
-    for told in of_host.filter(|interface| interface.name != *name) {
+    let above = network.gateway_above()?;
+    let ports = of_host
+        .filter(|interface| interface.name != *name)
+        .filter(|interface| above.as_ref() != Some(&interface.name));
+    for told in ports {
         let link = look_up(&mut route, &told.name)?;
         if link.master != Some(bridge.index) {
             return Err(changed(format!(
@@ -115,61 +85,15 @@ fn check_host(network: &Network, result: &Success, ips: &[&IpConfig]) -> Result<
     if !network.gateway {
         return Ok(());
     }
-    let held = route
-        .addresses(Some(bridge.index))
-        .map_err(failure::kernel)?;
+    let (name, index) = match &above {
+        Some(above) => (above, look_up(&mut route, above)?.index),
+        None => (name, bridge.index),
+    };
+    let held = route.addresses(Some(index)).map_err(failure::kernel)?;
     for gateway in ips.iter().filter_map(|ip| ip.gateway) {
         if !held.iter().any(|address| address.address.ip() == gateway) {
-            return Err(changed(format!("bridge {name} has lost gateway {gateway}")));
+            return Err(changed(format!("{name} has lost gateway {gateway}")));
         }
     }
     Ok(())
-}
-
-/// The pod's interface with its addresses and routes.
-fn check_pod(
-    pod: &NetNs,
-    told: &Interface,
-    ips: &[&IpConfig],
-    result: &Success,
-) -> Result<(), Error> {
-    let inside = || {
-        let mut route = Handle::open().map_err(failure::kernel)?;
-        let link = look_up(&mut route, &told.name)?;
-        let name = &told.name;
-        let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-        if !told.mac.is_empty() && !told.mac.eq_ignore_ascii_case(&mac) {
-            return Err(changed(format!(
-                "{name} has address {mac}, not {}",
-                told.mac
-            )));
-        }
-        if !link.up {
-            return Err(changed(format!("{name} is down")));
-        }
-        let held = route.addresses(Some(link.index)).map_err(failure::kernel)?;
-        for ip in ips {
-            let wanted = to_network(ip.address)?;
-            if !held.iter().any(|address| address.address == wanted) {
-                return Err(changed(format!("{name} has lost address {}", ip.address)));
-            }
-        }
-        let present = route
-            .routes(RouteFilter::default())
-            .map_err(failure::kernel)?;
-        for wanted in &result.routes {
-            let dst = to_network(wanted.dst)?;
-            let is_there = present.iter().any(|route| {
-                route.destination.network() == dst.network()
-                    && route.destination.prefix() == dst.prefix()
-                    && wanted.gw.is_none_or(|gw| route.gateway == Some(gw))
-                    && wanted.table.is_none_or(|table| route.table == table)
-            });
-            if !is_there {
-                return Err(changed(format!("the route to {} is gone", wanted.dst)));
-            }
-        }
-        Ok(())
-    };
-    pod.run(inside).map_err(failure::namespace)?
 }

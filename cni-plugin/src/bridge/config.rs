@@ -1,18 +1,15 @@
 //! The configuration of a bridge network: what was said, checked, as what it means.
 
-use cni_types::{Attachment, Cidr, Code, Dns, Error, MacAddress, Object, PluginConfig};
+use cni_types::{Attachment, Cidr, Dns, Error, MacAddress, Object, PluginConfig};
 
 use super::vlans::Vlans;
 use crate::call::Call;
 use crate::ipam::Ipam;
+use crate::keys;
+use crate::portmap;
 
 /// The bridge unless `bridge` says otherwise.
 const DEFAULT_BRIDGE: &str = "cni0";
-
-/// The smallest MTU of an Ethernet device, in bytes (ETH_MIN_MTU, linux/if_ether.h).
-const LEAST_MTU: u64 = 68;
-/// The largest MTU of a veth device, in bytes (ETH_MAX_MTU).
-const MOST_MTU: u64 = 65_535;
 
 /// Everything ADD needs to know, before it makes anything.
 #[derive(Debug)]
@@ -27,6 +24,8 @@ pub(crate) struct Network {
     pub(crate) masquerade: bool,
     /// Destinations beside the pod's own subnet that see the pod's own address.
     pub(crate) not_masqueraded: Vec<Cidr>,
+    /// Host ports, for the combined type.
+    pub(crate) ports: Option<portmap::Config>,
     pub(crate) mtu: Option<u32>,
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
@@ -67,21 +66,33 @@ impl Network {
             default_gateway,
             force_address: on("forceAddress")?,
             masquerade: on("ipMasq")?,
-            not_masqueraded: cidrs(&object, "nonMasqueradeCIDRs")?,
-            mtu: mtu(&object)?,
+            not_masqueraded: keys::cidrs(&object, "nonMasqueradeCIDRs")?,
+            ports: match call.is_combined() {
+                true => portmap::Config::read(call)?,
+                false => None,
+            },
+            mtu: keys::mtu(&object)?,
             hairpin,
             isolated: on("portIsolation")?,
             promiscuous,
             vlans: Vlans::read(&object)?,
             pod_down,
             dad: on("enabledad")?,
-            mac: runtime
-                .mac
-                .or(config.args()?.mac)
-                .map_or_else(|| mac_by_args(call), |mac| Ok(Some(mac)))?,
+            mac: keys::mac(call)?,
             dns: runtime.dns.unwrap_or(dns),
             ipam,
         })
+    }
+}
+
+impl Network {
+    /// The name of the interface above the bridge that the node is the gateway by, if not by the
+    /// bridge itself.
+    pub(super) fn gateway_above(&self) -> Result<Option<String>, Error> {
+        match &self.vlans {
+            Some(vlans) if self.gateway => vlans.gateway_name(&self.bridge),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -102,10 +113,7 @@ fn refuse_unsupported(object: &Object<'_>) -> Result<(), Error> {
     if object.boolean("macspoofchk")?.unwrap_or_default() {
         return Err(object.unsupported("macspoofchk", "false"));
     }
-    match object.filled_text("ipMasqBackend")? {
-        None | Some("nftables") => Ok(()),
-        Some(_) => Err(object.unsupported("ipMasqBackend", "nftables")),
-    }
+    keys::demand_nftables(object)
 }
 
 /// A pod must reach itself by a Service's address, which needs the bridge to send a frame back
@@ -122,41 +130,9 @@ fn hairpin(object: &Object<'_>, promiscuous: bool) -> Result<bool, Error> {
     }
 }
 
-fn mtu(object: &Object<'_>) -> Result<Option<u32>, Error> {
-    let Some(mtu) = object.number("mtu", MOST_MTU)?.filter(|mtu| *mtu != 0) else {
-        return Ok(None);
-    };
-    if mtu < LEAST_MTU {
-        let expected = format!("0 for the kernel's, or {LEAST_MTU} to {MOST_MTU} bytes");
-        return Err(object.invalid("mtu", &expected));
-    }
-    Ok(u32::try_from(mtu).ok())
-}
-
-fn cidrs(object: &Object<'_>, key: &str) -> Result<Vec<Cidr>, Error> {
-    let parse = |text: String| {
-        text.parse()
-            .map_err(|_| object.invalid(key, "addresses with prefixes, as 10.0.0.0/8"))
-    };
-    object.texts(key)?.into_iter().map(parse).collect()
-}
-
-fn mac_by_args(call: &Call) -> Result<Option<MacAddress>, Error> {
-    let Some(text) = call.args.get("MAC").filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    match text.parse::<MacAddress>() {
-        Ok(mac) if mac.is_assignable() => Ok(Some(mac)),
-        _ => {
-            let message = format!("CNI_ARGS has MAC={text}; accepted is as 0a:58:0a:f4:00:05");
-            Err(Error::new(Code::INVALID_ENVIRONMENT, message))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use cni_types::{Args, Version};
+    use cni_types::{Args, Code, Version};
     use serde_json::{Value, json};
 
     use super::*;

@@ -9,12 +9,11 @@ use nodekit::Errno;
 use nodekit::route::{
     Address, BridgePort, Handle, Link, LinkChange, Mac, Neighbour, NeighbourState, NewBridge,
 };
-use nodekit::sysctl::{self, Key};
 
 use super::config::Network;
-use crate::failure;
 use crate::identity::HostEnd;
-use crate::pod::to_network;
+use crate::pod::{self, to_network};
+use crate::{failure, forwarding};
 
 /// The bridge, up; made where there is none. Any number of processes may do this at once.
 pub(super) fn ensure(route: &mut Handle, network: &Network) -> Result<Link, Error> {
@@ -128,25 +127,12 @@ fn settle_ipv6(link: &Link, dad: bool) -> Result<(), Error> {
         return Ok(());
     };
     if settings.accept_ra != 0 {
-        set_ipv6(&link.name, "accept_ra")?;
+        pod::switch_off(&link.name, "accept_ra")?;
     }
     if !dad && settings.accept_dad != 0 {
-        set_ipv6(&link.name, "accept_dad")?;
+        pod::switch_off(&link.name, "accept_dad")?;
     }
     Ok(())
-}
-
-/// The same for a link that was just made.
-pub(super) fn ignore_router_advertisements(link: &str) -> Result<(), Error> {
-    set_ipv6(link, "accept_ra")
-}
-
-/// Switches a setting off. Kernels without IPv6 have nothing to set.
-fn set_ipv6(link: &str, name: &str) -> Result<(), Error> {
-    match Key::ipv6_conf(link, name).and_then(|key| sysctl::write(&key, "0")) {
-        Err(error) if error.errno() != Some(Errno::ENOENT) => Err(failure::setting(error)),
-        _ => Ok(()),
-    }
 }
 
 /// Gives the bridge a gateway's address and lets the node forward its family.
@@ -169,13 +155,7 @@ pub(super) fn be_gateway(
         }
         add_address(route, bridge, wanted, network)?;
     }
-    let forwarding = match address.address() {
-        std::net::IpAddr::V4(_) => "net/ipv4/ip_forward",
-        std::net::IpAddr::V6(_) => "net/ipv6/conf/all/forwarding",
-    };
-    let key = forwarding.parse::<Key>().map_err(failure::setting)?;
-    sysctl::ensure(&key, "1").map_err(failure::setting)?;
-    Ok(())
+    forwarding::enable(address.address())
 }
 
 fn add_address(

@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 
 use cni_types::{Attachment, Error};
-use nodekit::Errno;
 use nodekit::route::Handle;
 
 use super::config::bridge_name;
 use super::device;
 use crate::call::Call;
 use crate::failure;
-use crate::identity::HostEnd;
 use crate::ipam;
+use crate::pod;
 use crate::tables::Tables;
 
 /// Takes away links, table elements and reservations of this network that nobody owns any more.
@@ -34,23 +33,5 @@ fn delete_links(call: &Call, kept: &BTreeSet<Attachment>) -> Result<(), Error> {
     let Some(bridge) = device::find(&mut route, &bridge_name(&call.config)?)? else {
         return Ok(());
     };
-    let kept: BTreeSet<_> = kept
-        .iter()
-        .map(|attachment| HostEnd::of(attachment).name)
-        .collect();
-    let mut errors = Vec::new();
-    for link in route.links().map_err(failure::kernel)? {
-        let stale = link.master == Some(bridge.index)
-            && HostEnd::is_ours(&link.name, link.mac)
-            && !kept.contains(&link.name);
-        if stale {
-            match route.delete_link(link.index) {
-                Err(error) if error.errno() != Some(Errno::ENODEV) => {
-                    errors.push(failure::kernel(error));
-                }
-                _ => {}
-            }
-        }
-    }
-    failure::joined(errors)
+    pod::delete_unowned(&mut route, kept, |link| link.master == Some(bridge.index))
 }

@@ -82,10 +82,9 @@ impl Vlans {
     /// The node's own interface in the pods' VLAN, up; made where there is none. Without an
     /// access VLAN it is the bridge.
     pub(super) fn gateway(&self, route: &mut Handle, bridge: &Link) -> Result<Option<Link>, Error> {
-        let Some(vlan) = self.access else {
+        let (Some(vlan), Some(name)) = (self.access, self.gateway_name(&bridge.name)?) else {
             return Ok(None);
         };
-        let name = self.gateway_name(&bridge.name)?;
         route
             .add_bridge_vlan(bridge.index, vlan)
             .map_err(failure::kernel)?;
@@ -102,13 +101,15 @@ impl Vlans {
         }
     }
 
-    /// The name of the node's own interface in the pods' VLAN.
-    fn gateway_name(&self, bridge: &str) -> Result<String, Error> {
-        let vlan = self.access.unwrap_or(DEFAULT);
+    /// The name of the node's own interface in the pods' access VLAN.
+    pub(super) fn gateway_name(&self, bridge: &str) -> Result<Option<String>, Error> {
+        let Some(vlan) = self.access else {
+            return Ok(None);
+        };
         let name = format!("{bridge}.{vlan}");
         // IFNAMSIZ counts the final NUL.
         if name.len() < 16 {
-            return Ok(name);
+            return Ok(Some(name));
         }
         let message = format!(
             "bridge: {bridge:?} leaves no room for the gateway's interface {name:?}; accepted with \
@@ -186,7 +187,10 @@ mod tests {
     #[test]
     fn a_gateways_name_that_is_too_long_is_said() {
         let vlans = read(&json!({"vlan": 4000})).unwrap().unwrap();
-        assert_eq!(vlans.gateway_name("bridge-010").unwrap(), "bridge-010.4000");
+        assert_eq!(
+            vlans.gateway_name("bridge-010").unwrap().unwrap(),
+            "bridge-010.4000"
+        );
         let error = vlans.gateway_name("bridge-0100").unwrap_err();
         assert!(error.message.contains("at most 10 bytes"), "{error}");
     }

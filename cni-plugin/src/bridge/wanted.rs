@@ -6,27 +6,34 @@ use cni_types::{Attachment, Cidr, Error};
 
 use super::config::Network;
 use crate::call::Call;
-use crate::masquerade;
-use crate::tables::{Entries, Key, Owner, Tables};
+use crate::identity::HostEnd;
+use crate::tables::{Entries, Owner, Tables};
+use crate::{masquerade, portmap};
 
-/// All of it, for ADD and CHECK.
+/// All of it, for ADD and CHECK. `guarded` is the link by which the node's own loopback addresses
+/// lead to the pod's ports.
 pub(super) fn entries(
     call: &Call,
     network: &Network,
     attachment: &Attachment,
     addresses: &[Cidr],
+    guarded: Option<&str>,
 ) -> Entries {
     let name = call.config.name();
-    let mut entries = Entries::new(Owner::new(name, attachment));
+    let end = HostEnd::of(attachment).name;
+    let mut entries = Entries::new(Owner::new(name, attachment).with_link(Some(end)));
     if network.masquerade {
         masquerade::enter(&mut entries, name, addresses, &network.not_masqueraded);
+    }
+    if let Some(ports) = &network.ports {
+        portmap::enter(&mut entries, name, ports, addresses, guarded);
     }
     entries
 }
 
-/// Takes away whatever the attachment has, for DEL: by the keys that follow from its addresses;
-/// where those are not known, by looking at everything. The configuration may have changed since
-/// ADD, so that it doesn't say what there is.
+/// Takes away whatever the attachment has, for DEL: by the keys that follow from its addresses and
+/// ports; where those are not known, by looking at everything. The configuration may have changed
+/// since ADD, so that it doesn't say what there is.
 ///
 /// # Errors
 /// Code 100 with the kernel's refusal.
@@ -37,9 +44,19 @@ pub(super) fn remove(
     addresses: &[IpAddr],
 ) -> Result<(), Error> {
     let owner = Owner::new(call.config.name(), attachment);
-    if addresses.is_empty() {
-        return tables.remove_all(&owner);
-    }
-    let keys: Vec<Key> = masquerade::keys(addresses).collect();
-    tables.remove(&owner, &keys)
+    let ports = portmap::told(call);
+    // Under the name `bridge` ports are another plugin's.
+    let others = !call.is_combined();
+    let unknown = addresses.is_empty()
+        || !others && ports.is_empty() && portmap::has_any(tables, &owner, addresses)?;
+    let removed = if unknown {
+        tables.remove_all(&owner, None)
+    } else {
+        let mut keys: Vec<_> = masquerade::keys(addresses).collect();
+        if !others && !ports.is_empty() {
+            keys.extend(portmap::keys(&ports, addresses));
+        }
+        tables.remove(&owner, &keys)
+    };
+    portmap::forget_after(&removed?, addresses)
 }

@@ -87,6 +87,26 @@ pub(crate) fn check(plugin: &PluginConfig, attachment: &Attachment) -> Result<()
     Ok(())
 }
 
+/// Sees whether ADD could get addresses.
+///
+/// # Errors
+/// Code 50 when a set is full or the disk fails.
+pub(crate) fn status(config: &Config, network: &str) -> Result<(), Error> {
+    let unavailable = |message| Err(Error::new(Code::NOT_AVAILABLE, message));
+    let store = match Store::open(&config.folder(network)) {
+        Ok(Some(store)) => store,
+        Ok(None) => return Ok(()),
+        Err(error) => return unavailable(error.message),
+    };
+    let taken = store.taken()?;
+    for set in &config.sets {
+        if set.after(None).all(|(address, _)| taken.contains(&address)) {
+            return unavailable(format!("no address is free in {set}"));
+        }
+    }
+    Ok(())
+}
+
 /// The addresses an attachment holds.
 ///
 /// # Errors

@@ -117,11 +117,13 @@ impl Store {
         Ok(addresses)
     }
 
-    /// What an attachment holds. When the index has nothing, every reservation is read.
+    /// What an attachment holds. When the index has nothing, or can't be brought up to date as on
+    /// a full disk, every reservation is read.
     pub(crate) fn held_by(&self, attachment: &Attachment) -> Result<Vec<IpAddr>, Error> {
-        let indexed = self.indexed(attachment)?;
-        if !indexed.is_empty() {
-            return Ok(indexed);
+        match self.indexed(attachment) {
+            Ok(indexed) if !indexed.is_empty() => return Ok(indexed),
+            Ok(_) => {}
+            Err(error) => eprintln!("causeway-cni: {error}"),
         }
         let all = self.all()?.into_iter();
         let held = all.filter(|reservation| reservation.is_of(attachment));
@@ -212,11 +214,28 @@ impl Store {
         for address in &held {
             self.remove(*address)?;
         }
-        self.index
-            .remove(&attachment.container_id, Some(&attachment.ifname))?;
-        self.index.remove(&attachment.container_id, None)?;
-        self.index.seal()?;
+        let Attachment {
+            container_id,
+            ifname,
+        } = attachment;
+        let forgotten = [Some(ifname.as_str()), None]
+            .into_iter()
+            .try_for_each(|ifname| self.index.remove(container_id, ifname))
+            .and_then(|()| self.index.seal());
+        if let Err(error) = forgotten {
+            // The addresses are free; without a seal the index counts for nothing.
+            eprintln!("causeway-cni: {error}");
+        }
         Ok(held)
+    }
+
+    /// The addresses that have a file, whatever stands in it.
+    pub(super) fn taken(&self) -> Result<BTreeSet<IpAddr>, Error> {
+        let entries = fs::read_dir(&self.folder).map_err(failed("list", &self.folder))?;
+        let names = entries.flatten().map(|entry| entry.file_name());
+        Ok(names
+            .filter_map(|name| name.to_str()?.parse().ok())
+            .collect())
     }
 
     /// Gives back every reservation that is not to be kept.

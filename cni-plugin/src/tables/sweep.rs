@@ -6,7 +6,7 @@ use cni_types::{Attachment, Error};
 use nodekit::Errno;
 use nodekit::nft::{Batch, Data, Element, Family, Verdict};
 
-use super::{ATTEMPTS, FAMILIES, Owner, TABLE, Tables, network_tag, refused};
+use super::{ATTEMPTS, FAMILIES, Owner, Removed, TABLE, Tables, network_tag, refused};
 use crate::failure;
 
 /// The elements of one set.
@@ -17,12 +17,20 @@ struct Contents {
 }
 
 impl Tables {
-    /// Takes away every element of the owner's.
+    /// Takes away every element of the owner's; of these sets alone where they are given. Gives
+    /// those.
     ///
     /// # Errors
     /// Code 100 with the kernel's refusal.
-    pub(crate) fn remove_all(&mut self, owner: &Owner) -> Result<(), Error> {
-        self.remove_where(&|other| other.is_same(owner)).map(drop)
+    pub(crate) fn remove_all(
+        &mut self,
+        owner: &Owner,
+        of_sets: Option<&[&str]>,
+    ) -> Result<Vec<Removed>, Error> {
+        let (removed, _) = self.remove_where(&|set, other| {
+            other.is_same(owner) && of_sets.is_none_or(|sets| sets.contains(&set))
+        })?;
+        Ok(removed)
     }
 
     /// Takes away every element of a network's attachments that are not among the kept, and the
@@ -36,8 +44,9 @@ impl Tables {
         kept: &BTreeSet<Attachment>,
     ) -> Result<(), Error> {
         let tag = network_tag(network);
-        let left = self
-            .remove_where(&|owner| owner.network() == tag && !kept.contains(owner.attachment()))?;
+        let (_, left) = self.remove_where(&|_, owner| {
+            owner.network() == tag && !kept.contains(owner.attachment())
+        })?;
         self.delete_unused_chains(&tag, &left)
     }
 
@@ -74,27 +83,39 @@ impl Tables {
         Ok(all)
     }
 
-    /// Takes away the elements of those owners, in one transaction, and gives all the others.
-    fn remove_where(&mut self, goes: &dyn Fn(&Owner) -> bool) -> Result<Vec<Contents>, Error> {
+    /// Takes away the elements of those sets and owners, in one transaction. Gives these, and all
+    /// the others.
+    fn remove_where(
+        &mut self,
+        goes: &dyn Fn(&str, &Owner) -> bool,
+    ) -> Result<(Vec<Removed>, Vec<Contents>), Error> {
         let mut left = Vec::new();
         for _ in 0..ATTEMPTS {
             left = self.contents()?;
+            let mut removed = Vec::new();
             let mut batch = Batch::new(Family::Ip, TABLE);
-            for one in &mut left {
-                let going = one.elements.extract_if(.., |(owner, _)| goes(owner));
-                batch.go_on_in(one.family, TABLE);
-                batch.delete_elements(0, &one.set, going.map(|(_, element)| element));
+            for Contents {
+                family,
+                set,
+                elements,
+            } in &mut left
+            {
+                let going = elements.extract_if(.., |(owner, _)| goes(set, owner));
+                let going: Vec<_> = going.map(|(_, element)| element).collect();
+                batch.go_on_in(*family, TABLE);
+                batch.delete_elements(0, set, &going);
+                removed.extend(going.into_iter().map(|element| Removed {
+                    set: set.clone(),
+                    key: element.key,
+                }));
             }
             match self.nft.commit(&batch) {
                 // Some of it went meanwhile.
                 Err(error) if error.errno() == Some(Errno::ENOENT) => {}
-                other => {
-                    other.map_err(refused)?;
-                    break;
-                }
+                other => return other.map(|()| (removed, left)).map_err(refused),
             }
         }
-        Ok(left)
+        Ok((Vec::new(), left))
     }
 
     fn delete_unused_chains(&mut self, tag: &str, left: &[Contents]) -> Result<(), Error> {

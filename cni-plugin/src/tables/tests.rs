@@ -91,7 +91,7 @@ fn every_family_is_in_one_transaction() {
         assert!(error.message.starts_with("number 1 is gone"), "{error}");
         // Nothing to remove is no transaction at all.
         tables.remove(a.owner(), &a.keys()).unwrap();
-        tables.remove_all(a.owner()).unwrap();
+        tables.remove_all(a.owner(), None).unwrap();
         assert_eq!(tables.nft.generation().unwrap(), before + 3);
     });
 }
@@ -105,11 +105,13 @@ fn only_the_owner_removes() {
         for stranger in [owner("b"), elsewhere] {
             assert!(!tables.holds_any(&stranger, &a.keys()).unwrap());
             tables.remove(&stranger, &a.keys()).unwrap();
-            tables.remove_all(&stranger).unwrap();
+            tables.remove_all(&stranger, None).unwrap();
         }
         assert_eq!(count(tables), 6);
         assert!(tables.holds_any(a.owner(), &a.keys()).unwrap());
-        tables.remove_all(a.owner()).unwrap();
+        assert_eq!(tables.remove_all(a.owner(), Some(&[LED])).unwrap().len(), 3);
+        assert_eq!(count(tables), 3);
+        assert_eq!(tables.remove_all(a.owner(), None).unwrap().len(), 3);
         assert_eq!(count(tables), 0);
     });
 }

@@ -22,8 +22,14 @@ mod node;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod ptp;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod reservations;
+#[cfg(test)]
 mod tracer;
+#[cfg(test)]
+mod tuning;

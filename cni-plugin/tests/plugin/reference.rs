@@ -22,7 +22,7 @@ fn nodes() -> (Node, Node) {
 }
 
 /// A result without what differs from call to call.
-fn shape(mut result: Value) -> Value {
+pub(crate) fn shape(mut result: Value) -> Value {
     if let Some(interfaces) = result["interfaces"].as_array_mut() {
         for interface in interfaces {
             assert_eq!(interface["mac"].as_str().unwrap().len(), 17);

@@ -105,6 +105,11 @@ impl Key {
         Self::new(["net", "ipv6", "conf", device, name])
     }
 
+    /// The segments of its path, outermost first.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     fn path(&self) -> PathBuf {
         let mut path = PathBuf::from(ROOT);
         path.extend(&self.0);

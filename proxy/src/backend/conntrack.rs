@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use lb_model::{Family, FrontendAddress, Model, Protocol};
-use lb_plan::nftables::Applied;
 use nodekit::conntrack::{self, ConntrackSocket, Entry, Transport};
 use nodekit::netlink;
 
@@ -51,34 +50,40 @@ impl Flows {
         }
     }
 
-    /// Deletes what leads nowhere. `None`: nothing was to be looked at.
+    /// Deletes what leads nowhere, by family, and says for each family whose flows were looked at
+    /// what became of it. `node_ports`: the addresses on which each family's node ports are served.
     pub(super) fn reconcile<'a>(
         &mut self,
         model: &Model,
-        tables: impl Iterator<Item = (Family, &'a Applied)>,
-    ) -> Option<FlowReport> {
-        let started = Instant::now();
-        let mut report = None;
-        for (family, applied) in tables {
+        node_ports: impl Iterator<Item = (Family, &'a BTreeSet<IpAddr>)>,
+    ) -> BTreeMap<Family, FlowReport> {
+        let mut reports = BTreeMap::new();
+        for (family, node_ports) in node_ports {
             let Some(due) = self.due.remove(&family) else {
                 continue;
             };
-            let report: &mut FlowReport = report.get_or_insert_default();
+            let started = Instant::now();
+            let mut look = Look {
+                model,
+                node_ports,
+                due: &due,
+                serving: HashMap::new(),
+            };
             let result = connected(&mut self.socket)
-                .and_then(|socket| delete_stale(socket, family, model, applied, &due));
+                .and_then(|socket| delete_stale(socket, family, &mut look));
+            let mut report = FlowReport::default();
             match result {
-                Ok(deleted) => report.deleted += deleted,
+                Ok(deleted) => report.deleted = deleted,
                 Err(error) => {
                     report.failed = Some(BackendError::Conntrack(error));
                     self.socket = None;
                     self.due.insert(family, due);
                 }
             }
-        }
-        if let Some(report) = &mut report {
             report.duration = started.elapsed();
+            reports.insert(family, report);
         }
-        report
+        reports
     }
 }
 
@@ -92,30 +97,14 @@ fn connected(socket: &mut Option<ConntrackSocket>) -> Result<&mut ConntrackSocke
 fn delete_stale(
     socket: &mut ConntrackSocket,
     family: Family,
-    model: &Model,
-    applied: &Applied,
-    due: &Due,
+    look: &mut Look<'_>,
 ) -> Result<usize, netlink::Error> {
-    let mut serving: HashMap<FrontendAddress, Option<Vec<IpAddr>>> = HashMap::new();
-    let mut leads_nowhere = |entry: &Entry| {
-        let Some(address) = aim(entry, applied, due) else {
-            return false;
-        };
-        let serving = serving
-            .entry(address)
-            .or_insert_with(|| model.serving(&address));
-        match serving {
-            Some(serving) => serving.binary_search(&entry.reply.source).is_err(),
-            // No frontend any more: what we did not translate is not ours.
-            None => entry.is_destination_translated(),
-        }
-    };
     let kind = match family {
         Family::V4 => conntrack::Family::Ip,
         Family::V6 => conntrack::Family::Ip6,
     };
     let udp = Some(Protocol::Udp.number());
-    let stale = socket.list(kind, udp, &mut leads_nowhere)?;
+    let stale = socket.list(kind, udp, |entry| look.leads_nowhere(entry))?;
     let mut deleted = 0;
     for entry in &stale {
         deleted += usize::from(socket.delete(entry)?);
@@ -123,29 +112,48 @@ fn delete_stale(
     Ok(deleted)
 }
 
-/// The frontend that the flow was aimed at, if it is to be looked at.
-fn aim(entry: &Entry, applied: &Applied, due: &Due) -> Option<FrontendAddress> {
-    let (ip, protocol) = (entry.original.destination, Protocol::Udp);
-    let Transport::Ports {
-        destination: port, ..
-    } = entry.original.transport
-    else {
-        return None;
-    };
-    let now = applied.frontend_of(ip, protocol, port);
-    let gone = || {
-        let vip = FrontendAddress::Vip { ip, protocol, port };
-        let family = Family::of(ip);
-        let node_port = FrontendAddress::NodePort {
-            family,
-            protocol,
-            port,
+/// One look at the flows of a family.
+struct Look<'a> {
+    model: &'a Model,
+    node_ports: &'a BTreeSet<IpAddr>,
+    due: &'a Due,
+    /// The endpoints that serve, by frontend; `None`: there is no such frontend (any more).
+    serving: HashMap<FrontendAddress, Option<Vec<IpAddr>>>,
+}
+
+impl Look<'_> {
+    fn leads_nowhere(&mut self, entry: &Entry) -> bool {
+        let Transport::Ports { destination, .. } = entry.original.transport else {
+            return false;
         };
-        let served = applied.node_port_addresses().contains(&ip);
+        let ip = entry.original.destination;
+        let vip = FrontendAddress::Vip {
+            ip,
+            protocol: Protocol::Udp,
+            port: destination,
+        };
+        let node_port = FrontendAddress::NodePort {
+            family: Family::of(ip),
+            protocol: Protocol::Udp,
+            port: destination,
+        };
+        let served = self.node_ports.contains(&ip);
         let candidates = [Some(vip), served.then_some(node_port)];
+        // The first that there is counts, as for packets; then the first that there was.
+        for address in candidates.into_iter().flatten() {
+            if let Some(serving) = self.serving(address) {
+                let serves = serving.binary_search(&entry.reply.source).is_ok();
+                return !serves && (self.due.all || self.due.touched.contains(&address));
+            }
+        }
+        // What we did not translate is not ours.
         let mut candidates = candidates.into_iter().flatten();
-        candidates.find(|address| due.touched.contains(address))
-    };
-    now.filter(|address| due.all || due.touched.contains(address))
-        .or_else(gone)
+        entry.is_destination_translated() && candidates.any(|a| self.due.touched.contains(&a))
+    }
+
+    fn serving(&mut self, address: FrontendAddress) -> Option<&Vec<IpAddr>> {
+        let model = self.model;
+        let serving = self.serving.entry(address);
+        serving.or_insert_with(|| model.serving(&address)).as_ref()
+    }
 }

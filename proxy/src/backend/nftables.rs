@@ -96,8 +96,11 @@ impl NftablesBackend {
             report.families.insert(family, outcome.report);
         }
         let tables = self.tables.iter();
-        let applied = tables.filter_map(|table| Some((table.settings.family, table.applied()?)));
-        report.flows = self.flows.reconcile(model, applied);
+        let node_ports = tables.filter_map(|table| {
+            let addresses = table.applied()?.node_port_addresses();
+            Some((table.settings.family, addresses))
+        });
+        report.flows = self.flows.reconcile(model, node_ports);
         report
     }
 

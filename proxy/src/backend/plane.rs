@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use lb_model::{Family, LocalDetector, Model, ServiceName};
 
-use super::{BackendError, NftablesBackend, PassReport};
+use super::{BackendError, IptablesBackend, NftablesBackend, PassReport, ebpf};
+use super::ebpf::EbpfBackend;
 use crate::config::Mode;
 use crate::metrics::family_name;
 
@@ -19,7 +20,8 @@ pub struct PlaneSettings {
     pub masquerade_bit: u8,
     /// How a source is recognised as a pod's.
     pub detector: LocalDetector,
-    /// The addresses on which node ports are served.
+    /// The addresses on which node ports are served. In iptables mode the unspecified one stands for
+    /// every address of the node, whenever it comes.
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// Node ports answer on 127.0.0.1, too (iptables and IPv4 only).
     pub localhost_node_ports: bool,
@@ -55,9 +57,13 @@ pub struct Opened {
 ///
 /// # Errors
 /// The kernel can do none of them.
-pub fn open(mode: Mode, mut settings: Vec<PlaneSettings>) -> Result<Opened, BackendError> {
+pub fn open(
+    mode: Mode,
+    mut settings: Vec<PlaneSettings>,
+    ebpf: &ebpf::Options,
+) -> Result<Opened, BackendError> {
     loop {
-        match open_all(mode, settings.clone()) {
+        match open_all(mode, settings.clone(), ebpf) {
             Ok(plane) => {
                 let families = settings.iter().map(|one| one.family).collect();
                 return Ok(Opened { plane, families });
@@ -79,13 +85,18 @@ pub fn open(mode: Mode, mut settings: Vec<PlaneSettings>) -> Result<Opened, Back
     }
 }
 
-fn open_all(mode: Mode, settings: Vec<PlaneSettings>) -> Result<Box<dyn DataPlane>, BackendError> {
+fn open_all(
+    mode: Mode,
+    settings: Vec<PlaneSettings>,
+    ebpf: &ebpf::Options,
+) -> Result<Box<dyn DataPlane>, BackendError> {
     match mode {
         Mode::Nftables => {
             let settings = settings.into_iter().map(Into::into).collect();
             Ok(Box::new(NftablesBackend::open(settings)?))
         }
-        Mode::Iptables => Err(BackendError::NotBuilt(mode)),
+        Mode::Iptables => Ok(Box::new(IptablesBackend::open(settings)?)),
+        Mode::Ebpf => Ok(Box::new(EbpfBackend::open(ebpf, settings)?)),
     }
 }
 
@@ -93,10 +104,11 @@ fn open_all(mode: Mode, settings: Vec<PlaneSettings>) -> Result<Box<dyn DataPlan
 ///
 /// # Errors
 /// Something is left.
-pub fn cleanup(mode: Mode) -> Result<(), BackendError> {
+pub fn cleanup(mode: Mode, ebpf: &ebpf::Options) -> Result<(), BackendError> {
     match mode {
         Mode::Nftables => NftablesBackend::cleanup(),
-        Mode::Iptables => Ok(()),
+        Mode::Iptables => IptablesBackend::cleanup(),
+        Mode::Ebpf => EbpfBackend::cleanup(ebpf),
     }
 }
 

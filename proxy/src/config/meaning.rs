@@ -67,11 +67,13 @@ pub enum Mode {
     Nftables,
     /// iptables, through `iptables-restore`.
     Iptables,
+    /// eBPF at the sockets, nftables for the packets; kernel 5.18 or newer.
+    Ebpf,
 }
 
 impl Mode {
     /// All that are built.
-    pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
+    pub const ALL: [Self; 3] = [Self::Nftables, Self::Iptables, Self::Ebpf];
 }
 
 impl fmt::Display for Mode {
@@ -79,6 +81,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
+            Self::Ebpf => "ebpf",
         })
     }
 }
@@ -238,6 +241,7 @@ impl Reader<'_> {
         let accepted = match said.mode.as_deref() {
             None | Some("" | "nftables" | "auto") => return Mode::Nftables,
             Some("iptables") => return Mode::Iptables,
+            Some("ebpf") => return Mode::Ebpf,
             Some("ipvs") => "nftables, iptables, auto or nothing (ipvs is not built yet)",
             Some("ebpf") => "nftables, iptables, auto or nothing (ebpf is not built yet)",
             Some(_) => "nftables, iptables, auto or nothing",

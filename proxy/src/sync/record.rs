@@ -91,8 +91,8 @@ impl Record {
         for (family, report) in &report.families {
             self.family(*family, report, trigger_times);
         }
-        if let Some(flows) = &report.flows {
-            self.flows(flows);
+        for (family, flows) in &report.flows {
+            self.flows(*family, flows);
         }
         let operations = report.operations();
         self.metrics.operations.observe(as_f64(operations));
@@ -168,25 +168,17 @@ impl Record {
         }
     }
 
-    fn flows(&self, flows: &FlowReport) {
-        for family in &self.families {
-            let label = by_family(*family);
-            let seconds = flows.duration.as_secs_f64();
-            self.metrics
-                .conntrack_duration
-                .get_or_create(&label)
-                .observe(seconds);
-        }
-        // One look serves both families; its deletions are counted once, under the first.
-        if let Some(family) = self.families.first() {
-            let counter = self
-                .metrics
-                .conntrack_deleted
-                .get_or_create_owned(&by_family(*family));
-            counter.inc_by(flows.deleted as u64);
-        }
+    fn flows(&self, family: Family, flows: &FlowReport) {
+        let label = by_family(family);
+        let seconds = flows.duration.as_secs_f64();
+        self.metrics
+            .conntrack_duration
+            .get_or_create(&label)
+            .observe(seconds);
+        let counter = self.metrics.conntrack_deleted.get_or_create_owned(&label);
+        counter.inc_by(flows.deleted as u64);
         if let Some(error) = &flows.failed {
-            tracing::warn!(%error, "stale UDP flows not removed; trying again");
+            tracing::warn!(?family, %error, "stale UDP flows not removed; trying again");
         }
     }
 }

@@ -71,10 +71,7 @@ impl Retries {
             .families
             .values()
             .any(|family| family.leftovers.is_some())
-            || report
-                .flows
-                .as_ref()
-                .is_some_and(|flows| flows.failed.is_some());
+            || report.flows.values().any(|flows| flows.failed.is_some());
         self.rest = rest_failed.then(|| Retry::after(self.rest.take(), now));
     }
 }

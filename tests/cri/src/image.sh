@@ -26,7 +26,7 @@ descriptor() { # media type, file
 layer=$(descriptor layer.v1.tar layer)
 cat >config <<END
 {"architecture":"amd64","os":"linux",
- "config":{"Env":["PATH=/bin"],"Entrypoint":["sleep","1000000"]},
+ "config":{"Env":["PATH=/bin"],"Cmd":["sleep","1000000"]},
  "rootfs":{"type":"layers","diff_ids":["${layer##*\"digest\":\"}]}}
 END
 config=$(descriptor config.v1+json config)

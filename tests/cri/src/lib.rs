@@ -7,3 +7,4 @@ pub mod cri;
 pub mod image;
 pub mod network;
 pub mod node;
+pub mod podman;

@@ -1,7 +1,8 @@
 //! The network that runtimes are given, and what it leaves in the node.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use nodekit::netns::NetNs;
 use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
 use serde_json::{Value, json};
 
-use crate::node::Node;
+use crate::node::{Node, PATIENCE};
 
 /// The folder of the networks' reservations.
 pub const RESERVATIONS: &str = "/run/cni/networks";
@@ -131,6 +132,23 @@ pub fn reserved(node: &Node) -> Vec<String> {
     let mut names = node.names(&format!("{RESERVATIONS}/pods"));
     names.retain(|name| name.parse::<IpAddr>().is_ok());
     names
+}
+
+/// What a host gets by HTTP from a port of the node.
+///
+/// # Errors
+/// When nobody answers.
+pub fn fetch(outside: &NetNs, port: u16) -> anyhow::Result<String> {
+    outside.run(|| {
+        let address = SocketAddrV4::new(NODE_ADDRESS, port);
+        let mut stream = TcpStream::connect_timeout(&address.into(), PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let page = answer.lines().last().unwrap_or_default();
+        Ok(page.to_owned())
+    })?
 }
 
 /// That nothing of any pod is left in the node: no namespace, link, reservation or element of

@@ -1,4 +1,5 @@
-//! A node for one test: network, mount and process namespaces of its own, with an empty `/run`.
+//! A node for one test: network, mount and process namespaces of its own, with an empty `/run` and
+//! `/var/lib`.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

@@ -46,9 +46,12 @@ pub(crate) struct Step {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
-    #[serde(deserialize_with = "one_or_many")]
+    /// Connections and UDP flows of this name, which stay open: those that earlier cases opened,
+    /// or, if there are none, new ones. Without a name everything is new.
+    pub(crate) flow: Option<String>,
+    #[serde(default, deserialize_with = "one_or_many")]
     pub(crate) from: Vec<Who>,
-    #[serde(deserialize_with = "one_or_many")]
+    #[serde(default, deserialize_with = "one_or_many")]
     pub(crate) to: Vec<SocketAddr>,
     #[serde(default = "tcp")]
     pub(crate) protocols: Vec<Transport>,
@@ -107,7 +110,7 @@ pub(crate) struct Answered {
     /// As whom they see the sender, where that is no matter of routes. (A pod that reaches itself
     /// always sees the node.)
     pub(crate) source: Option<Source>,
-    /// One of them is reached, always the same.
+    /// One of them is reached, always the same; by a flow, the one that it reached before.
     #[serde(default)]
     pub(crate) stays: bool,
     /// Seconds after which the sender, having stayed, may reach another one.

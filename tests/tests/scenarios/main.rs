@@ -1,7 +1,11 @@
 //! What a Service does, shown the same in every data plane: each file of `tests/scenarios` against
 //! the oracle and the walkers, without a kernel, and over real packets for each data plane.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may fail the test"
+)]
 
 mod decide;
 mod file;
@@ -44,6 +48,12 @@ scenarios! {
     endpoints_move
     external_ips
     external_traffic_policy_local
+    flows_address_added
+    flows_endpoint_left
+    flows_service_after_slice
+    flows_service_gone
+    flows_tcp
+    flows_without_endpoints
     hairpin
     headless
     internal_traffic_policy_local

@@ -1,6 +1,9 @@
 //! A scenario over real packets.
 
-use std::collections::BTreeSet;
+mod flow;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -13,6 +16,8 @@ use causeway_proxy::node_ports::NodePorts;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
 use lb_model::{Family, ServiceName};
 use nodekit::conntrack::{self, ConntrackSocket};
+
+use flow::Flow;
 
 use crate::file::{self, Answered, Case, Endpoint, Expected, Source, Transport, Who};
 use crate::world::World;
@@ -50,6 +55,7 @@ struct Run<'a> {
     world: World,
     plane: Box<dyn DataPlane>,
     told: Vec<PlaneSettings>,
+    flows: BTreeMap<String, Vec<Flow<'a>>>,
 }
 
 impl<'a> Run<'a> {
@@ -66,6 +72,7 @@ impl<'a> Run<'a> {
             world,
             plane: opened.plane,
             told,
+            flows: BTreeMap::new(),
         }
     }
 
@@ -80,6 +87,7 @@ impl<'a> Run<'a> {
                 self.case(case, &format!("step {number}, {case:?}"));
             }
         }
+        self.flows.clear();
         self.world.clear();
         self.sync();
         assert_eq!(ruleset(), empty, "left behind");
@@ -102,48 +110,63 @@ impl<'a> Run<'a> {
         assert!(report.complete(), "{report:?}");
     }
 
-    fn case(&self, case: &Case, context: &str) {
+    fn case(&mut self, case: &Case, context: &str) {
         let mode = self.mode.to_string();
-        for who in &case.from {
-            for to in &case.to {
-                for transport in &case.protocols {
-                    // There are no SCTP sockets everywhere: those packets only the walkers send.
-                    let Some(sender) = self.sender(*who, *to, *transport) else {
-                        continue;
-                    };
-                    let context = format!("{who:?} to {to} {transport:?}, {context}");
-                    match case.expected(Some(&mode)) {
-                        Expected::Answered(answered) => sender.reaches(answered, &context),
-                        other => sender.fails(other, &context),
-                    }
-                }
+        let expected = case.expected(Some(&mode));
+        let Some(flow) = &case.flow else {
+            for sender in senders(self.bed, case) {
+                sender.expects(expected, &format!("{sender}, {context}"));
+            }
+            return;
+        };
+        if !case.from.is_empty() {
+            let opened = senders(self.bed, case).into_iter().map(Flow::open);
+            let before = self.flows.insert(flow.clone(), opened.collect());
+            assert!(before.is_none(), "{flow} is open already");
+        }
+        for flow in self.flows.get_mut(flow).unwrap() {
+            flow.expects(expected, context);
+        }
+    }
+}
+
+/// Who sends what where. There are no SCTP sockets everywhere: those packets only the walkers send.
+fn senders<'a>(bed: &'a Bed, case: &Case) -> Vec<Sender<'a>> {
+    let mut senders = Vec::new();
+    for who in &case.from {
+        let host = match who {
+            Who::Node => &bed.node,
+            Who::Pod(n) => bed.pod(*n),
+            Who::Client => &bed.client,
+            Who::Stranger => &bed.stranger,
+        };
+        for to in &case.to {
+            for transport in case.protocols.iter().filter(|t| **t != Transport::Sctp) {
+                senders.push(Sender {
+                    host,
+                    who: *who,
+                    to: *to,
+                    transport: *transport,
+                });
             }
         }
     }
-
-    fn sender(&self, who: Who, to: SocketAddr, transport: Transport) -> Option<Sender<'_>> {
-        let host = match who {
-            Who::Node => &self.bed.node,
-            Who::Pod(n) => self.bed.pod(n),
-            Who::Client => &self.bed.client,
-            Who::Stranger => &self.bed.stranger,
-        };
-        (transport != Transport::Sctp).then_some(Sender {
-            host,
-            who,
-            to,
-            transport,
-        })
-    }
+    senders
 }
 
 /// One sender and where it sends to.
 #[derive(Clone, Copy)]
-struct Sender<'a> {
+pub(super) struct Sender<'a> {
     host: &'a Host,
     who: Who,
     to: SocketAddr,
     transport: Transport,
+}
+
+impl fmt::Display for Sender<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} to {} by {:?}", self.who, self.to, self.transport)
+    }
 }
 
 impl Sender<'_> {
@@ -156,12 +179,16 @@ impl Sender<'_> {
     }
 
     #[track_caller]
-    fn fails(&self, expected: &Expected, context: &str) {
-        let patience = match expected {
-            Expected::Silence => SILENCE,
-            _ => PATIENCE,
-        };
-        let outcome = self.host.netns.run(|| self.ask(patience)).unwrap();
+    fn expects(&self, expected: &Expected, context: &str) {
+        if let Expected::Answered(answered) = expected {
+            return self.reaches(answered, context);
+        }
+        let outcome = self.host.netns.run(|| self.ask(patience(expected)));
+        self.fails(&outcome.unwrap(), expected, context);
+    }
+
+    #[track_caller]
+    fn fails(&self, outcome: &io::Result<Seen>, expected: &Expected, context: &str) {
         let error = match outcome {
             Ok(seen) => panic!("{seen:?} answered, {context}"),
             Err(error) => error.kind(),
@@ -267,6 +294,13 @@ impl Sender<'_> {
             None => {}
         }
         endpoint(seen)
+    }
+}
+
+fn patience(expected: &Expected) -> Duration {
+    match expected {
+        Expected::Silence => SILENCE,
+        _ => PATIENCE,
     }
 }
 

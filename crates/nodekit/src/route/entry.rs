@@ -253,6 +253,25 @@ impl Handle {
             .request_message(&what, 0, &Message::DelRoute(message))
     }
 
+    /// The route that a packet from here to `destination` would take. `ENETUNREACH` when there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn route_to(&mut self, destination: IpAddr) -> Result<Route, Error> {
+        let what = format!("look up the route to {destination}");
+        let mut query = RouteMessage::default();
+        query.header.address_family = family(destination);
+        query.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
+        query
+            .attributes
+            .push(RouteAttribute::Destination(destination.into()));
+        let answer = self
+            .socket
+            .get_one_message(&what, &Message::GetRoute(query))?;
+        route_of(answer).ok_or_else(|| Error::malformed(&what, "an answer that is no route"))
+    }
+
     /// The routes of both families that pass the filter; the kernel's own in
     /// [`TABLE_LOCAL`] are among them unless a table is given.
     ///

@@ -18,6 +18,8 @@ pub struct Link {
     pub index: u32,
     /// Its name in its namespace.
     pub name: String,
+    /// What somebody wrote on it (`ip link set … alias`).
+    pub alias: Option<String>,
     /// The driver's name (`veth`, `bridge`, `vxlan`); none for loopback and hardware.
     pub kind: Option<String>,
     /// Its Ethernet address; none for devices without.
@@ -90,6 +92,8 @@ pub struct LinkChange<'a> {
     pub mac: Option<Mac>,
     /// New name, in the target namespace when it moves at once.
     pub name: Option<&'a str>,
+    /// A text for whoever looks at it; at most 255 bytes.
+    pub alias: Option<&'a str>,
     /// Move to this namespace (it arrives down there).
     pub netns: Option<BorrowedFd<'a>>,
     /// Its IPv4 addresses are announced when it comes up or its Ethernet address is set
@@ -172,6 +176,11 @@ impl Handle {
             change
                 .name
                 .map(|name| LinkAttribute::IfName(name.to_owned())),
+        );
+        attributes.extend(
+            change
+                .alias
+                .map(|text| LinkAttribute::IfAlias(text.to_owned())),
         );
         attributes.extend(
             change
@@ -265,6 +274,7 @@ fn link_of(answer: Message) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
+        alias: None,
         kind: None,
         mac: None,
         mtu: 0,
@@ -284,6 +294,7 @@ fn link_of(answer: Message) -> Option<Link> {
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::IfAlias(text) => link.alias = Some(text),
             LinkAttribute::Address(bytes) => {
                 link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
             }

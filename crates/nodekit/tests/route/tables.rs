@@ -308,3 +308,32 @@ fn neighbours_are_added_listed_deleted_and_flushed() {
     let twice = handle.delete_neighbour(link, moved.address).unwrap_err();
     assert_eq!(twice.errno(), Some(Errno::ENOENT), "{twice}");
 }
+
+#[test]
+fn the_route_of_a_packet_is_found() {
+    let Pair {
+        mut handle, link, ..
+    } = pair();
+    let address = |text| Address {
+        nodad: true,
+        ..Address::new(link, net(text))
+    };
+    handle.add_address(&address("10.1.2.3/24")).unwrap();
+    handle.add_address(&address("fd00:1::3/64")).unwrap();
+    for gateway in ["10.1.2.1", "fd00:1::1"] {
+        let near = handle.route_to(ip(gateway)).unwrap();
+        assert_eq!((near.link, near.gateway), (Some(link), None));
+        let far = if near.destination.is_ipv4() {
+            "192.0.2.9"
+        } else {
+            "2001:db8::9"
+        };
+        let none = handle.route_to(ip(far)).unwrap_err();
+        assert_eq!(none.errno(), Some(Errno::ENETUNREACH), "{none}");
+        handle.add_route(&Route::default_by(ip(gateway))).unwrap();
+        let found = handle.route_to(ip(far)).unwrap();
+        assert_eq!((found.link, found.gateway), (Some(link), Some(ip(gateway))));
+    }
+    let own = handle.route_to(ip("10.1.2.3")).unwrap();
+    assert_eq!(own.kind, RouteKind::Local);
+}

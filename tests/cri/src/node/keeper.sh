@@ -10,6 +10,8 @@ cgroup=$1
 unshare --net --mount --propagation slave --pid --fork --mount-proc sh -euc '
   exec 2>&3 3>&-
   mount -t tmpfs -o mode=755 node /run
+  # Runtimes and plugins keep state there, too, and some of it where nothing is configured.
+  mount -t tmpfs -o mode=755 node /var/lib
   mkdir -p /run/netns
   ip link set lo up
   echo ready

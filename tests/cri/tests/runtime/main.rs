@@ -3,4 +3,6 @@
 mod calls;
 mod crowd;
 mod outages;
+mod podman;
 mod traffic;
+mod world;

@@ -3,32 +3,27 @@
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use nodekit::netns::NetNs;
-use nodekit::route::{Handle, NewBridge, VethEnd, VethPair};
+use nodekit::route::Handle;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What is configured.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Network {
-    pub(crate) name: &'static str,
-    pub(crate) masquerade: bool,
-    pub(crate) dual_stack: bool,
-}
+use crate::contender::Contender;
+use crate::network::Network;
 
 pub(crate) struct Node {
-    netns: NetNs,
+    pub(crate) netns: NetNs,
     folder: TempDir,
-    program: PathBuf,
+    contender: Contender,
 }
 
 pub(crate) struct Pod {
-    netns: NetNs,
+    pub(crate) netns: NetNs,
     id: String,
 }
 
@@ -51,91 +46,110 @@ impl Pod {
 }
 
 impl Node {
-    pub(crate) fn new(program: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(contender: &Contender) -> anyhow::Result<Self> {
         let netns = NetNs::anonymous()?;
         netns.run(|| Handle::open()?.set_up(1))??;
         Ok(Self {
             netns,
             folder: tempfile::tempdir()?,
-            program: program.to_owned(),
+            contender: contender.clone(),
         })
     }
 
-    fn config(&self, network: &Network) -> String {
-        let mut ranges = vec![json!([{"subnet": "10.1.0.0/16"}])];
-        if network.dual_stack {
-            ranges.push(json!([{"subnet": "fd01::/64"}]));
-        }
-        json!({
-            "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni0",
-            "isGateway": true, "isDefaultGateway": true, "ipMasq": network.masquerade,
-            "ipam": {"type": "host-local", "ranges": ranges, "dataDir": self.folder.path()},
-        })
-        .to_string()
+    fn reservations(&self) -> &Path {
+        self.folder.path()
     }
 
-    /// Runs the plugin once, from start to exit.
-    pub(crate) fn call(
-        &self,
-        command: &str,
-        pod: &Pod,
-        input: &str,
-    ) -> anyhow::Result<(Duration, Value)> {
-        let mut process = Command::new(&self.program);
-        process.envs([
-            ("CNI_COMMAND", command),
-            ("CNI_CONTAINERID", &pod.id),
-            ("CNI_NETNS", &pod.path()),
-            ("CNI_IFNAME", "eth0"),
-            ("CNI_PATH", "/usr/lib/cni"),
-        ]);
-        process
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        // A child starts in the namespace of the thread that makes it.
-        let (elapsed, output) = self.netns.run(|| {
-            let start = Instant::now();
-            let mut child = process.spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                // A program that doesn't read is no failure.
-                let _ = stdin.write_all(input.as_bytes());
-            }
-            let output = child.wait_with_output()?;
-            Ok::<_, std::io::Error>((start.elapsed(), output))
-        })??;
-        let text = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() {
-            let program = self.program.display();
-            bail!(
-                "{program}: {command} {}: {text}{}",
-                pod.id,
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok((elapsed, serde_json::from_str(&text).unwrap_or_default()))
-    }
-
+    /// Attaches a pod: how long it took, and the result.
     pub(crate) fn add(&self, pod: &Pod, network: &Network) -> anyhow::Result<(Duration, Value)> {
-        self.call("ADD", pod, &self.config(network))
+        if matches!(self.contender, Contender::Floor) {
+            let took = self.empty_program(pod)? + self.bare_add(pod, network)?;
+            return Ok((took, Value::Null));
+        }
+        let (mut took, mut result) = (Duration::ZERO, Value::Null);
+        for plugin in self.contender.plugins(network, self.reservations()) {
+            let (time, answer) = self.call("ADD", pod, plugin, &result)?;
+            took += time;
+            result = answer;
+        }
+        Ok((took, result))
     }
 
-    pub(crate) fn del(&self, pod: &Pod, network: &Network) -> anyhow::Result<Duration> {
-        Ok(self.call("DEL", pod, &self.config(network))?.0)
+    /// Detaches a pod, given ADD's result.
+    pub(crate) fn del(
+        &self,
+        pod: &Pod,
+        network: &Network,
+        result: &Value,
+    ) -> anyhow::Result<Duration> {
+        if matches!(self.contender, Contender::Floor) {
+            return Ok(self.empty_program(pod)? + self.bare_delete()?);
+        }
+        let mut took = Duration::ZERO;
+        let plugins = self.contender.plugins(network, self.reservations());
+        for plugin in plugins.into_iter().rev() {
+            took += self.call("DEL", pod, plugin, result)?.0;
+        }
+        Ok(took)
     }
 
-    /// ADD and DEL of one pod.
+    /// ADD and DEL of one pod, after which there must be nothing of it.
     pub(crate) fn come_and_go(
         &self,
         pod: &Pod,
         network: &Network,
     ) -> anyhow::Result<(Duration, Duration)> {
-        Ok((self.add(pod, network)?.0, self.del(pod, network)?))
+        let (add, result) = self.add(pod, network)?;
+        let del = self.del(pod, network, &result)?;
+        self.no_links()?;
+        Ok((add, del))
+    }
+
+    fn empty_program(&self, pod: &Pod) -> anyhow::Result<Duration> {
+        Ok(self.call("VERSION", pod, json!({}), &Value::Null)?.0)
+    }
+
+    /// Runs one plugin once, from start to exit, as a runtime does.
+    fn call(
+        &self,
+        command: &str,
+        pod: &Pod,
+        plugin: Value,
+        result: &Value,
+    ) -> anyhow::Result<(Duration, Value)> {
+        let kind = plugin["type"].as_str().unwrap_or_default();
+        let program = self.contender.program(kind);
+        let input = input(plugin, result);
+        // A child starts in the namespace of the thread that makes it.
+        let (elapsed, output) = self.netns.run(|| {
+            let start = Instant::now();
+            let child = start_plugin(&program, command, pod)?;
+            let output = feed(child, &input)?;
+            Ok::<_, std::io::Error>((start.elapsed(), output))
+        })??;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            let complaints = String::from_utf8_lossy(&output.stderr);
+            let program = program.display();
+            bail!("{program}: {command} {}: {text}{complaints}", pod.id);
+        }
+        Ok((elapsed, serde_json::from_str(&text).unwrap_or_default()))
+    }
+
+    /// Starts our plugin without giving it its input yet.
+    pub(crate) fn start(&self, command: &str, pod: &Pod) -> anyhow::Result<Child> {
+        let program = self.contender.program("causeway-cni");
+        Ok(self.netns.run(|| start_plugin(&program, command, pod))??)
+    }
+
+    /// The input of our plugin.
+    pub(crate) fn input(&self, network: &Network, result: &Value) -> String {
+        input(network.combined(self.reservations()).swap_remove(0), result)
     }
 
     /// Reserves addresses for containers that don't exist, as the reference plugin writes it.
     pub(crate) fn reserve(&self, count: u32) -> anyhow::Result<()> {
-        let folder = self.folder.path().join("net");
+        let folder = self.reservations().join("net");
         for number in 0..count {
             let address = Ipv4Addr::from(0x0a01_8000 + number);
             let content = format!("container-{number}\r\neth0");
@@ -144,45 +158,79 @@ impl Node {
         Ok(())
     }
 
-    /// The least that an attachment needs of the kernel: a veth pair between a bridge and the pod.
-    pub(crate) fn bare_attachment(&self, pod: &Pod) -> anyhow::Result<(Duration, Duration)> {
-        self.netns.run(|| {
-            let mut route = Handle::open()?;
-            let bridge = match route.link_by_name("cni0") {
-                Ok(bridge) => bridge,
-                Err(_) => {
-                    let (mac, mtu, vlan_filtering) = (None, None, None);
-                    let new = NewBridge {
-                        name: "cni0",
-                        mac,
-                        mtu,
-                        vlan_filtering,
-                        up: true,
-                    };
-                    route.create_bridge(&new)?;
-                    route.link_by_name("cni0")?
-                }
-            };
-            let pair = VethPair {
-                near: VethEnd::named("veth0"),
-                far: VethEnd {
-                    netns: Some(pod.netns.as_fd()),
-                    ..VethEnd::named("eth0")
-                },
-                near_up: true,
-                near_master: Some(bridge.index),
-            };
-            let start = Instant::now();
-            route.create_veth(&pair)?;
-            pod.netns.run(|| {
-                let mut route = Handle::open()?;
-                let link = route.link_by_name("eth0")?;
-                route.set_up(link.index)
-            })??;
-            let made = start.elapsed();
-            let start = Instant::now();
-            route.delete_link_by_name("veth0")?;
-            anyhow::Ok((made, start.elapsed()))
-        })?
+    /// That no link of a pod is left in the node.
+    fn no_links(&self) -> anyhow::Result<()> {
+        let links = self.netns.run(|| Handle::open()?.links())??;
+        let left = links
+            .iter()
+            .filter(|link| !["lo", "cni0"].contains(&link.name.as_str()));
+        let left: Vec<_> = left.map(|link| link.name.as_str()).collect();
+        let who = self.contender.name();
+        ensure!(left.is_empty(), "{who} left links: {left:?}");
+        Ok(())
     }
+
+    /// That no pod is left in the node: neither a link, nor a reservation, nor a rule.
+    ///
+    /// # Errors
+    /// What there is.
+    pub(crate) fn is_empty(&self) -> anyhow::Result<()> {
+        self.no_links()?;
+        let who = self.contender.name();
+        let reserved = std::fs::read_dir(self.reservations().join("net"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .find(|name| name.parse::<std::net::IpAddr>().is_ok());
+        ensure!(reserved.is_none(), "{who} left a reservation: {reserved:?}");
+        let rules = self.netns.run(|| {
+            let mut nft = Command::new("nft");
+            nft.args(["list", "ruleset"]).output()
+        })??;
+        let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+        // Whole networks may stay; a pod's own address or name may not.
+        let pods = rules.replace("10.1.0.0/16", "").replace("fd01::/64", "");
+        let left = ["10.1.", "fd01::", "pod-"]
+            .iter()
+            .find(|text| pods.contains(**text));
+        ensure!(left.is_none(), "{who} left rules:\n{rules}");
+        Ok(())
+    }
+}
+
+/// What a runtime makes of a plugin's object in a list, and of the result before.
+fn input(mut plugin: Value, result: &Value) -> String {
+    plugin["cniVersion"] = "1.0.0".into();
+    plugin["name"] = "net".into();
+    if !result.is_null() {
+        plugin["prevResult"] = result.clone();
+    }
+    plugin.to_string()
+}
+
+fn start_plugin(program: &Path, command: &str, pod: &Pod) -> std::io::Result<Child> {
+    let folder = program.parent().unwrap_or(Path::new("/usr/lib/cni"));
+    let mut process = Command::new(program);
+    process
+        .envs([
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", &pod.id),
+            ("CNI_NETNS", &pod.path()),
+            ("CNI_IFNAME", "eth0"),
+        ])
+        .env("CNI_PATH", folder);
+    process
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+}
+
+fn feed(mut child: Child, input: &str) -> std::io::Result<std::process::Output> {
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that doesn't read is no failure.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    child.wait_with_output()
 }

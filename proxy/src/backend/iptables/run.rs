@@ -1,0 +1,287 @@
+//! One pass: inputs into the kernel, and what becomes of those that are refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_model::ServiceName;
+use lb_plan::iptables::{Applied, Input, Listing, Restore, Table};
+use nodekit::xtables::{self, Xtables};
+
+use super::family::{Desired, rule_counts};
+use super::listing;
+use crate::backend::{BackendError, FamilyReport, RestoreReport};
+
+/// How many refused inputs a pass bears: then it is not the Services that are wrong.
+const MOST_REFUSALS: u64 = 64;
+
+/// One pass on its way into the kernel.
+pub(super) struct Run<'a> {
+    xtables: &'a Xtables,
+    report: FamilyReport,
+    restore: RestoreReport,
+    /// Services whose rules are refused, from passes before and this one.
+    refused: BTreeSet<ServiceName>,
+}
+
+/// What became of an input.
+enum Fate {
+    Done,
+    /// This Service's rules are wrong.
+    Blamed(ServiceName, xtables::Error),
+    /// Some rule is wrong, nobody says which.
+    Refused(xtables::Error),
+    /// Nothing can be done now.
+    Lost(xtables::Error),
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(xtables: &'a Xtables, refused: BTreeSet<ServiceName>) -> Self {
+        Self {
+            xtables,
+            report: FamilyReport::default(),
+            restore: RestoreReport::default(),
+            refused,
+        }
+    }
+
+    /// Brings `services` from `applied` to what is desired. Gives whether that is what the kernel has
+    /// now; if not, everything must be written.
+    pub(super) fn partial(
+        &mut self,
+        desired: &Desired<'_>,
+        applied: &mut Applied,
+        services: &BTreeSet<ServiceName>,
+    ) -> bool {
+        let good = services.iter().filter(|one| !self.refused.contains(*one));
+        let good: Vec<ServiceName> = good.cloned().collect();
+        let input = difference(desired, applied, &good);
+        match self.apply(&input) {
+            Fate::Done => {
+                input.commit(desired.settings, applied);
+                self.refused_ones(desired, applied, services);
+                true
+            }
+            Fate::Blamed(..) | Fate::Refused(_) | Fate::Lost(_) => {
+                self.restore.partial_failures += 1;
+                false
+            }
+        }
+    }
+
+    /// Writes everything; gives what the kernel has then, if that is known.
+    pub(super) fn full(
+        &mut self,
+        desired: &Desired<'_>,
+        services: &BTreeSet<ServiceName>,
+    ) -> Option<Applied> {
+        let found = match listing(self.xtables) {
+            Ok(found) => found,
+            Err(error) => {
+                self.lose(error);
+                return None;
+            }
+        };
+        self.refused.retain(|one| services.contains(one));
+        let good = services.iter().filter(|one| !self.refused.contains(*one));
+        let good: Vec<ServiceName> = good.cloned().collect();
+        let mut applied = Applied::default();
+        if !self.write(desired, &found, &mut applied, good) {
+            return None;
+        }
+        self.refused_ones(desired, &mut applied, services);
+        if let Some(leftovers) = applied.leftovers(&found) {
+            // Harmless, and somebody may hold on to them: the next full write tries again.
+            match self.xtables.restore(&leftovers) {
+                Ok(()) => self.report.operations += leftovers.lines().count(),
+                Err(error) => tracing::warn!(%error, "chains that lead nowhere are not removed"),
+            }
+            self.report.transactions += 1;
+        }
+        Some(applied)
+    }
+
+    /// Writes everything there is and `services`; those that are refused are left out. Gives whether
+    /// it is known what the kernel has.
+    fn write(
+        &mut self,
+        desired: &Desired<'_>,
+        found: &Listing,
+        applied: &mut Applied,
+        mut services: Vec<ServiceName>,
+    ) -> bool {
+        loop {
+            let mut restore = Restore::full(desired.settings, found);
+            for service in &services {
+                restore.add(service, &desired.rules(service));
+            }
+            let input = restore.finish();
+            match self.apply(&input) {
+                Fate::Done => {
+                    input.commit(desired.settings, applied);
+                    return true;
+                }
+                Fate::Blamed(blamed, error) => {
+                    services.retain(|one| *one != blamed);
+                    self.refuse(blamed, error);
+                }
+                // Half of them first, then the others piece by piece.
+                Fate::Refused(_) if services.len() > 1 => {
+                    let rest = services.split_off(services.len() / 2);
+                    return self.write(desired, found, applied, services)
+                        && self.add(desired, applied, rest);
+                }
+                Fate::Refused(error) if self.may_go_on() => {
+                    let Some(last) = services.pop() else {
+                        self.lose(error);
+                        return false;
+                    };
+                    self.refuse(last, error);
+                }
+                Fate::Refused(error) | Fate::Lost(error) => {
+                    self.lose(error);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Adds `services` to what is applied; those that are refused are left out. Gives whether it is
+    /// known what the kernel has.
+    fn add(
+        &mut self,
+        desired: &Desired<'_>,
+        applied: &mut Applied,
+        mut services: Vec<ServiceName>,
+    ) -> bool {
+        loop {
+            let input = difference(desired, applied, &services);
+            match self.apply(&input) {
+                Fate::Done => {
+                    input.commit(desired.settings, applied);
+                    return true;
+                }
+                Fate::Blamed(blamed, error) => {
+                    services.retain(|one| *one != blamed);
+                    self.refuse(blamed, error);
+                }
+                Fate::Refused(_) if services.len() > 1 => {
+                    let rest = services.split_off(services.len() / 2);
+                    return self.add(desired, applied, services)
+                        && self.add(desired, applied, rest);
+                }
+                Fate::Refused(error) if self.may_go_on() => {
+                    let Some(last) = services.pop() else {
+                        self.lose(error);
+                        return false;
+                    };
+                    self.refuse(last, error);
+                }
+                Fate::Refused(error) | Fate::Lost(error) => {
+                    self.lose(error);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Those refused before, each by itself: they cost nobody else anything.
+    fn refused_ones(
+        &mut self,
+        desired: &Desired<'_>,
+        applied: &mut Applied,
+        services: &BTreeSet<ServiceName>,
+    ) {
+        let again = services.iter().filter(|one| self.refused.contains(*one));
+        for service in again.cloned().collect::<Vec<_>>() {
+            if self.report.failed.contains_key(&service) {
+                continue;
+            }
+            let input = difference(desired, applied, std::slice::from_ref(&service));
+            match self.apply(&input) {
+                Fate::Done => {
+                    input.commit(desired.settings, applied);
+                    self.refused.remove(&service);
+                }
+                Fate::Blamed(_, error) | Fate::Refused(error) | Fate::Lost(error) => {
+                    self.refuse(service, error);
+                }
+            }
+        }
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.restore.failures < MOST_REFUSALS
+    }
+
+    fn refuse(&mut self, service: ServiceName, error: xtables::Error) {
+        self.report.failed.insert(service.clone(), error.into());
+        self.refused.insert(service);
+    }
+
+    fn lose(&mut self, error: xtables::Error) {
+        self.report.leftovers = Some(error.into());
+    }
+
+    fn apply(&mut self, input: &Input) -> Fate {
+        if input.text.is_empty() {
+            return Fate::Done;
+        }
+        self.report.transactions += 1;
+        let error = match self.xtables.restore(&input.text) {
+            Ok(()) => {
+                self.report.operations += input.lines();
+                self.count(&input.written);
+                return Fate::Done;
+            }
+            Err(error) => error,
+        };
+        self.restore.failures += 1;
+        tracing::debug!(%error, lines = input.lines(), "restore");
+        let xtables::Error::Refused { code, line, .. } = &error else {
+            return Fate::Lost(error);
+        };
+        let owner = line.and_then(|line| input.owner(line)).cloned();
+        match owner {
+            Some(service) if self.may_go_on() => Fate::Blamed(service, error),
+            Some(_) => Fate::Lost(error),
+            // A resource that is busy and no line: the lock is somebody else's.
+            None if *code == Some(4) && line.is_none() => Fate::Lost(error),
+            None => Fate::Refused(error),
+        }
+    }
+
+    fn count(&mut self, written: &BTreeMap<Table, u64>) {
+        for table in [Table::Filter, Table::Nat] {
+            let count = written.get(&table).copied().unwrap_or(0);
+            *self.restore.rules_written.entry(table.name()).or_default() += count;
+        }
+    }
+
+    /// What is to be told, and whose rules are refused.
+    pub(super) fn finish(
+        mut self,
+        services: &BTreeSet<ServiceName>,
+        applied: Option<&Applied>,
+    ) -> (FamilyReport, BTreeSet<ServiceName>) {
+        match applied {
+            Some(applied) => self.restore.rules = rule_counts(applied),
+            None => {
+                let error = self.report.leftovers.clone();
+                for service in services {
+                    let error = BackendError::Lacks(error.clone().map(Box::new));
+                    self.report.failed.entry(service.clone()).or_insert(error);
+                }
+            }
+        }
+        self.report.restore = Some(self.restore);
+        (self.report, self.refused)
+    }
+}
+
+/// What leads from `applied` to the desired rules of `services`.
+fn difference(desired: &Desired<'_>, applied: &Applied, services: &[ServiceName]) -> Input {
+    let mut restore = Restore::partial(desired.settings, applied);
+    for service in services {
+        restore.add(service, &desired.rules(service));
+    }
+    restore.finish()
+}

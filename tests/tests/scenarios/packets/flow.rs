@@ -1,0 +1,67 @@
+//! Connections and flows that stay open from step to step.
+
+use std::io;
+use std::net::{TcpStream, UdpSocket};
+
+use causeway_tests::packet_bed::{self, Seen};
+
+use super::{Sender, endpoint, patience};
+use crate::file::{Endpoint, Expected, Transport};
+
+/// One connection, or one UDP socket.
+pub(super) struct Flow<'a> {
+    sender: Sender<'a>,
+    socket: Socket,
+    /// Whom it reached last.
+    last: Option<Endpoint>,
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Udp(UdpSocket),
+}
+
+impl<'a> Flow<'a> {
+    pub(super) fn open(sender: Sender<'a>) -> Self {
+        let socket = match sender.transport {
+            Transport::Udp => Socket::Udp(sender.host.udp_socket(sender.to)),
+            _ => Socket::Tcp(sender.host.connect(sender.to).unwrap()),
+        };
+        Self {
+            sender,
+            socket,
+            last: None,
+        }
+    }
+
+    fn ask(&mut self, expected: &Expected) -> io::Result<Seen> {
+        let patience = Some(patience(expected));
+        match &mut self.socket {
+            Socket::Tcp(stream) => {
+                stream.set_read_timeout(patience)?;
+                packet_bed::ask(stream)
+            }
+            Socket::Udp(socket) => {
+                socket.set_read_timeout(patience)?;
+                packet_bed::ask_udp(socket)
+            }
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn expects(&mut self, expected: &Expected, context: &str) {
+        let context = format!("{}, {context}", self.sender);
+        let outcome = self.ask(expected);
+        let Expected::Answered(answered) = expected else {
+            return self.sender.fails(&outcome, expected, &context);
+        };
+        let seen = outcome.unwrap_or_else(|error| panic!("{error}, {context}"));
+        self.sender.check(&seen, answered, &context);
+        let reached = endpoint(&seen);
+        assert!(answered.reaches.contains(&reached), "{seen:?}, {context}");
+        if answered.stays {
+            assert_eq!(Some(reached), self.last, "{context}");
+        }
+        self.last = Some(reached);
+    }
+}
