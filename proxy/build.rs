@@ -16,7 +16,13 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 fn main() -> io::Result<()> {
     let sources = Path::new("../ebpf");
-    for part in ["abi/src", "core/src", "prog/src", "prog/Cargo.toml", "prog/Cargo.lock"] {
+    for part in [
+        "abi/src",
+        "core/src",
+        "prog/src",
+        "prog/Cargo.toml",
+        "prog/Cargo.lock",
+    ] {
         println!("cargo::rerun-if-changed={}", sources.join(part).display());
     }
     println!("cargo::rerun-if-changed=build.rs");
@@ -75,7 +81,9 @@ impl Toolchain {
                 rustc: None,
                 linker,
             }),
-            _ => Err("there is neither Debian's libstd-rust-web-dev-bpf nor rustup's nightly with rust-src"),
+            _ => Err(
+                "there is neither Debian's libstd-rust-web-dev-bpf nor rustup's nightly with rust-src",
+            ),
         }
     }
 
@@ -83,7 +91,8 @@ impl Toolchain {
     fn build(&self, package: &Path, folder: &Path) -> io::Result<PathBuf> {
         let mut cargo = match &self.rustc {
             Some(rustc) => {
-                let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+                let mut cargo =
+                    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
                 // The stable compiler takes the features that this crate needs of it.
                 cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf");
                 cargo
@@ -122,7 +131,9 @@ impl Toolchain {
         }
         let status = cargo.status()?;
         if !status.success() {
-            return Err(io::Error::other(format!("building the eBPF programs: {status}")));
+            return Err(io::Error::other(format!(
+                "building the eBPF programs: {status}"
+            )));
         }
         Ok(folder.join(TARGET).join("release/causeway-ebpf"))
     }

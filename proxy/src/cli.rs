@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::backend::ebpf;
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, parser::ValueSource};
 
 /// The flags that have an effect. Those of kube-proxy that have none (yet) are in
@@ -77,6 +78,13 @@ pub struct Flags {
     /// Where node ports are served: `primary`, or CIDRs that the node's addresses must be in.
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     pub nodeport_addresses: Option<Vec<String>>,
+    /// Mode ebpf: the cgroup2 folder whose sockets are translated; without it, the first cgroup2
+    /// that is mounted.
+    #[arg(long, value_name = "FOLDER")]
+    pub ebpf_cgroup_root: Option<PathBuf>,
+    /// Mode ebpf: the folder on a bpffs where maps and programs outlive the daemon.
+    #[arg(long, value_name = "FOLDER")]
+    pub ebpf_pin_dir: Option<PathBuf>,
     /// How much is logged: 0 to 3 what happens, 4 and 5 every pass, 6 and above everything.
     #[arg(short, long = "v", value_name = "LEVEL")]
     pub v: Option<u32>,
@@ -137,6 +145,15 @@ const NO_EFFECT_YET: &[(&str, Takes)] = &[
 ];
 
 impl Flags {
+    /// Where the eBPF programs go.
+    pub fn ebpf(&self) -> ebpf::Options {
+        let default = ebpf::Options::default();
+        ebpf::Options {
+            cgroup_root: self.ebpf_cgroup_root.clone(),
+            pins: self.ebpf_pin_dir.clone().unwrap_or(default.pins),
+        }
+    }
+
     /// Reads the command line; prints help, the version or an error and ends the process where
     /// clap says so.
     pub fn from_command_line() -> Self {

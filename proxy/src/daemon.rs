@@ -186,5 +186,5 @@ fn open(settings: &Settings) -> Result<Opened, BackendError> {
         localhost_node_ports: false,
         tcp_be_liberal: false,
     });
-    backend::open(settings.mode, plane_settings.to_vec())
+    backend::open(settings.mode, plane_settings.to_vec(), &settings.ebpf)
 }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 fn run(flags: &Flags) -> anyhow::Result<()> {
     if flags.cleanup == Some(true) {
         for mode in Mode::ALL {
-            backend::cleanup(mode).with_context(|| format!("--cleanup: {mode}"))?;
+            backend::cleanup(mode, &flags.ebpf()).with_context(|| format!("--cleanup: {mode}"))?;
         }
         return Ok(());
     }
@@ -42,7 +42,8 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         ));
     }
     let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let settings = Settings::understand(&said, flags.master.clone(), host_name.trim())?;
+    let mut settings = Settings::understand(&said, flags.master.clone(), host_name.trim())?;
+    settings.ebpf = flags.ebpf();
     logging::start(settings.logging);
     for warning in warnings {
         tracing::warn!("{warning}");

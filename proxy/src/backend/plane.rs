@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use lb_model::{Family, LocalDetector, Model, ServiceName};
 
-use super::{BackendError, IptablesBackend, NftablesBackend, PassReport, ebpf};
 use super::ebpf::EbpfBackend;
+use super::{BackendError, IptablesBackend, NftablesBackend, PassReport, ebpf};
 use crate::config::Mode;
 use crate::metrics::family_name;
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use lb_model::DetectLocal;
 
+use crate::backend::ebpf;
+
 use super::said::{self, KubeProxyConfiguration};
 use super::{duration, netaddr};
 
@@ -29,6 +31,8 @@ pub struct Settings {
     pub api: Api,
     /// The data plane.
     pub mode: Mode,
+    /// Where the eBPF programs go.
+    pub ebpf: ebpf::Options,
     /// When passes happen.
     pub timing: Timing,
     /// Bit of the packet mark that says "masquerade", 0 to 31.
@@ -186,6 +190,7 @@ impl Reader<'_> {
                 master: master.filter(|url| !url.is_empty()),
             },
             mode: self.mode(said),
+            ebpf: ebpf::Options::default(),
             timing: self.timing(&shared),
             masquerade_bit: self.masquerade_bit(&shared),
             masquerade_all: shared.masquerade_all.unwrap_or(false),
@@ -242,9 +247,8 @@ impl Reader<'_> {
             None | Some("" | "nftables" | "auto") => return Mode::Nftables,
             Some("iptables") => return Mode::Iptables,
             Some("ebpf") => return Mode::Ebpf,
-            Some("ipvs") => "nftables, iptables, auto or nothing (ipvs is not built yet)",
-            Some("ebpf") => "nftables, iptables, auto or nothing (ebpf is not built yet)",
-            Some(_) => "nftables, iptables, auto or nothing",
+            Some("ipvs") => "nftables, iptables, ebpf, auto or nothing (ipvs is not built yet)",
+            Some(_) => "nftables, iptables, ebpf, auto or nothing",
         };
         self.refuse("mode", said.mode.as_deref().unwrap_or_default(), accepted);
         Mode::Nftables

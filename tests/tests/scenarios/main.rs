@@ -31,6 +31,8 @@ macro_rules! scenarios {
                 fn without_a_kernel() { crate::decide::agree(stringify!($name)); }
                 #[test]
                 fn nftables() { crate::packets::send(stringify!($name), Mode::Nftables); }
+                #[test]
+                fn ebpf() { crate::packets::send(stringify!($name), Mode::Ebpf); }
             }
         )*
     };

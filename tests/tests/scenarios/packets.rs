@@ -13,6 +13,7 @@ use std::time::Duration;
 use causeway_proxy::backend::{self, DataPlane, PassReport, PlaneSettings};
 use causeway_proxy::config::Mode;
 use causeway_proxy::node_ports::NodePorts;
+use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
 use lb_model::{Family, ServiceName};
 use nodekit::conntrack::{self, ConntrackSocket};
@@ -40,7 +41,10 @@ pub(crate) fn send(name: &str, mode: Mode) {
     let free = BEDS.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let bed = free.unwrap_or_else(Bed::new);
     // A data plane belongs to one thread, which is the node's here.
-    let done = bed.node.netns.run(|| Run::new(name, mode, &bed).all());
+    let done = bed.node.netns.run(|| {
+        let cell = Cell::new();
+        Run::new(name, mode, &bed, &cell).all();
+    });
     done.unwrap_or_else(|error| panic!("{name}, {mode}: {error}"));
     BEDS.lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -51,6 +55,7 @@ pub(crate) fn send(name: &str, mode: Mode) {
 struct Run<'a> {
     mode: Mode,
     bed: &'a Bed,
+    cell: &'a Cell,
     scenario: file::Scenario,
     world: World,
     plane: Box<dyn DataPlane>,
@@ -59,15 +64,16 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(name: &str, mode: Mode, bed: &'a Bed) -> Self {
+    fn new(name: &str, mode: Mode, bed: &'a Bed, cell: &'a Cell) -> Self {
         let scenario = file::read(name);
         let world = World::new(&scenario.configuration);
         let told = world.plane_settings(&addresses(&world));
-        let opened = backend::open(mode, told.clone()).unwrap();
+        let opened = backend::open(mode, told.clone(), &cell.options()).unwrap();
         assert_eq!(opened.families, Family::ALL);
         Self {
             mode,
             bed,
+            cell,
             scenario,
             world,
             plane: opened.plane,
@@ -92,7 +98,7 @@ impl<'a> Run<'a> {
         self.sync();
         assert_eq!(ruleset(), empty, "left behind");
         assert_eq!(translated_flows(), 0, "UDP flows left behind");
-        backend::cleanup(self.mode).unwrap();
+        backend::cleanup(self.mode, &self.cell.options()).unwrap();
         assert_eq!(ruleset(), "", "left behind by cleanup");
     }
 
@@ -114,13 +120,15 @@ impl<'a> Run<'a> {
         let mode = self.mode.to_string();
         let expected = case.expected(Some(&mode));
         let Some(flow) = &case.flow else {
-            for sender in senders(self.bed, case) {
+            for sender in senders(self.bed, self.cell, case) {
                 sender.expects(expected, &format!("{sender}, {context}"));
             }
             return;
         };
         if !case.from.is_empty() {
-            let opened = senders(self.bed, case).into_iter().map(Flow::open);
+            let opened = senders(self.bed, self.cell, case)
+                .into_iter()
+                .map(Flow::open);
             let before = self.flows.insert(flow.clone(), opened.collect());
             assert!(before.is_none(), "{flow} is open already");
         }
@@ -131,7 +139,7 @@ impl<'a> Run<'a> {
 }
 
 /// Who sends what where. There are no SCTP sockets everywhere: those packets only the walkers send.
-fn senders<'a>(bed: &'a Bed, case: &Case) -> Vec<Sender<'a>> {
+fn senders<'a>(bed: &'a Bed, cell: &'a Cell, case: &Case) -> Vec<Sender<'a>> {
     let mut senders = Vec::new();
     for who in &case.from {
         let host = match who {
@@ -144,6 +152,7 @@ fn senders<'a>(bed: &'a Bed, case: &Case) -> Vec<Sender<'a>> {
             for transport in case.protocols.iter().filter(|t| **t != Transport::Sctp) {
                 senders.push(Sender {
                     host,
+                    cell,
                     who: *who,
                     to: *to,
                     transport: *transport,
@@ -158,6 +167,7 @@ fn senders<'a>(bed: &'a Bed, case: &Case) -> Vec<Sender<'a>> {
 #[derive(Clone, Copy)]
 pub(super) struct Sender<'a> {
     host: &'a Host,
+    cell: &'a Cell,
     who: Who,
     to: SocketAddr,
     transport: Transport,
@@ -170,6 +180,20 @@ impl fmt::Display for Sender<'_> {
 }
 
 impl Sender<'_> {
+    /// Runs `act` where the sender's processes are: those of the node and its pods are inside the
+    /// node's cgroup.
+    fn there<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        match self.who {
+            Who::Node | Who::Pod(_) => self.cell.inside(act),
+            Who::Client | Who::Stranger => act(),
+        }
+    }
+
+    /// Runs `act` there, in the sender's network namespace.
+    fn run<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        self.there(|| self.host.netns.run(act).unwrap())
+    }
+
     /// One new connection or flow from the calling thread's namespace.
     fn ask(&self, patience: Duration) -> io::Result<Seen> {
         match self.transport {
@@ -183,8 +207,8 @@ impl Sender<'_> {
         if let Expected::Answered(answered) = expected {
             return self.reaches(answered, context);
         }
-        let outcome = self.host.netns.run(|| self.ask(patience(expected)));
-        self.fails(&outcome.unwrap(), expected, context);
+        let outcome = self.run(|| self.ask(patience(expected)));
+        self.fails(&outcome, expected, context);
     }
 
     #[track_caller]
@@ -219,16 +243,14 @@ impl Sender<'_> {
             let all = |found: &BTreeSet<Endpoint>, tries| tries >= TRIES && *found == wanted;
             let stayed = |_: &BTreeSet<Endpoint>, tries| tries >= TRIES;
             let (most, stays) = (TRIES_EACH * wanted.len(), answered.stays);
-            let seen = self.host.netns.run(|| {
+            let seen = self.run(|| {
                 if stays {
                     self.many(most, stayed)
                 } else {
                     self.many(most, all)
                 }
             });
-            let seen = seen
-                .unwrap()
-                .unwrap_or_else(|error| panic!("{error}, {context}"));
+            let seen = seen.unwrap_or_else(|error| panic!("{error}, {context}"));
             seen.iter()
                 .map(|seen| self.check(seen, answered, context))
                 .collect()
@@ -268,7 +290,7 @@ impl Sender<'_> {
     ) -> BTreeSet<Endpoint> {
         let mut found = BTreeSet::new();
         for _ in 0..12 {
-            let seen = self.host.netns.run(|| self.ask(PATIENCE)).unwrap();
+            let seen = self.run(|| self.ask(PATIENCE));
             found.insert(endpoint(
                 &seen.unwrap_or_else(|error| panic!("{error}, {context}")),
             ));

@@ -165,7 +165,8 @@ fn attach(
     cgroup: &File,
 ) -> Result<aya::programs::links::FdLink, ProgramError> {
     let program = program(ebpf, name)?;
-    let id = program.attach(cgroup, CgroupAttachMode::AllowMultiple)?;
+    // An attachment by link always stands beside others; the kernel takes no flag for it.
+    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     let link = program.take_link(id)?;
     link.try_into()
         .map_err(|error| ProgramError::IOError(std::io::Error::other(error)))

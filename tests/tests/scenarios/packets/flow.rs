@@ -24,8 +24,8 @@ enum Socket {
 impl<'a> Flow<'a> {
     pub(super) fn open(sender: Sender<'a>) -> Self {
         let socket = match sender.transport {
-            Transport::Udp => Socket::Udp(sender.host.udp_socket(sender.to)),
-            _ => Socket::Tcp(sender.host.connect(sender.to).unwrap()),
+            Transport::Udp => Socket::Udp(sender.there(|| sender.host.udp_socket(sender.to))),
+            _ => Socket::Tcp(sender.there(|| sender.host.connect(sender.to)).unwrap()),
         };
         Self {
             sender,
