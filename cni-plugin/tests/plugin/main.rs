@@ -20,6 +20,8 @@ mod masquerade;
 #[cfg(test)]
 mod node;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod protocol;
 #[cfg(test)]
 mod ptp;
@@ -33,3 +35,5 @@ mod reservations;
 mod tracer;
 #[cfg(test)]
 mod tuning;
+#[cfg(test)]
+mod vlans;

@@ -1,0 +1,116 @@
+//! `state`: what this node holds for pods, out of the reservations and the kernel's own tables.
+
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::path::Path;
+
+use cni_types::{Attachment, Code, Error, check_network_name};
+use nodekit::route::Handle;
+use serde_json::{Value, json};
+
+use crate::command_line::Given;
+use crate::failure;
+use crate::host_local;
+use crate::identity::HostEnd;
+
+/// What one attachment has.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Pod {
+    network: String,
+    container_id: String,
+    ifname: String,
+    addresses: Vec<IpAddr>,
+    /// The host's end, where it is in this namespace.
+    interface: Option<String>,
+    ports: Vec<String>,
+}
+
+impl Pod {
+    fn to_json(&self) -> Value {
+        json!({
+            "network": self.network,
+            "containerID": self.container_id,
+            "ifname": self.ifname,
+            "interface": self.interface,
+            "addresses": self.addresses,
+            "ports": self.ports,
+        })
+    }
+}
+
+/// Lists everything, as a table or as JSON.
+///
+/// # Errors
+/// Code 5 when the reservations cannot be read, 100 when the kernel refuses.
+pub(crate) fn print(given: &Given) -> Result<String, Error> {
+    let folder = given
+        .path("--data-dir")
+        .unwrap_or_else(|| host_local::DEFAULT_DATA_DIR.into());
+    let pods = pods(&folder)?;
+    if given.is_on("--json") {
+        let pods: Value = pods.iter().map(Pod::to_json).collect();
+        return Ok(format!("{pods:#}\n"));
+    }
+    Ok(table::render(&pods))
+}
+
+fn pods(folder: &Path) -> Result<Vec<Pod>, Error> {
+    let links: BTreeSet<_> = Handle::open()
+        .and_then(|mut route| route.links())
+        .map_err(failure::kernel)?
+        .into_iter()
+        .map(|link| link.name)
+        .collect();
+    let mut pods: BTreeMap<_, Pod> = BTreeMap::new();
+    for network in networks(folder)? {
+        for held in host_local::reservations(&folder.join(&network))? {
+            // Old reservations are of any interface; runtimes know the one.
+            let ifname = held.ifname.unwrap_or_else(|| "eth0".to_owned());
+            let key = (network.clone(), held.container_id, ifname);
+            pods.entry(key).or_default().addresses.push(held.address);
+        }
+    }
+    let known = pods
+        .into_iter()
+        .map(|((network, container_id, ifname), pod)| {
+            let end = Attachment::new(&container_id, &ifname).map(|by| HostEnd::of(&by).name);
+            Pod {
+                interface: end.ok().filter(|name| links.contains(name)),
+                network,
+                container_id,
+                ifname,
+                ..pod
+            }
+        });
+    let mut pods: Vec<_> = known.collect();
+    for pod in &mut pods {
+        pod.addresses.sort();
+    }
+    Ok(pods)
+}
+
+/// The networks that have a folder of reservations.
+fn networks(folder: &Path) -> Result<Vec<String>, Error> {
+    let failed = |error| {
+        let message = format!("cannot list {}: {error}", folder.display());
+        Error::new(Code::IO, message)
+    };
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if check_network_name(&name).is_ok() && entry.path().is_dir() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
