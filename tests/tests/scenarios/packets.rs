@@ -10,12 +10,13 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use causeway_proxy::backend::{self, DataPlane, PassReport, PlaneSettings};
+use causeway_proxy::backend::{self, DataPlane, IptablesBackend, PassReport, PlaneSettings};
 use causeway_proxy::config::Mode;
 use causeway_proxy::node_ports::NodePorts;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
 use lb_model::{Family, ServiceName};
 use nodekit::conntrack::{self, ConntrackSocket};
+use nodekit::xtables::{self, Variant, Xtables};
 
 use flow::Flow;
 
@@ -35,13 +36,41 @@ const TRIES_EACH: usize = 60;
 /// Beds that no test uses at the moment, as empty as they were made.
 static BEDS: Mutex<Vec<Bed>> = Mutex::new(Vec::new());
 
-/// Runs scenario `name` on the data plane of `mode`.
-pub(crate) fn send(name: &str, mode: Mode) {
+/// A data plane that is put to the test.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Plane {
+    Nftables,
+    Iptables(Variant),
+}
+
+impl Plane {
+    const fn mode(self) -> Mode {
+        match self {
+            Self::Nftables => Mode::Nftables,
+            Self::Iptables(_) => Mode::Iptables,
+        }
+    }
+
+    fn open(self, settings: Vec<PlaneSettings>) -> Box<dyn DataPlane> {
+        match self {
+            Self::Nftables => {
+                let opened = backend::open(Mode::Nftables, settings).unwrap();
+                assert_eq!(opened.families, Family::ALL);
+                opened.plane
+            }
+            // Both are installed here; a node has one.
+            Self::Iptables(variant) => Box::new(IptablesBackend::of(variant, settings).unwrap()),
+        }
+    }
+}
+
+/// Runs scenario `name` on `plane`.
+pub(crate) fn send(name: &str, plane: Plane) {
     let free = BEDS.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let bed = free.unwrap_or_else(Bed::new);
     // A data plane belongs to one thread, which is the node's here.
-    let done = bed.node.netns.run(|| Run::new(name, mode, &bed).all());
-    done.unwrap_or_else(|error| panic!("{name}, {mode}: {error}"));
+    let done = bed.node.netns.run(|| Run::new(name, plane, &bed).all());
+    done.unwrap_or_else(|error| panic!("{name}, {plane:?}: {error}"));
     BEDS.lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(bed);
@@ -59,18 +88,16 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(name: &str, mode: Mode, bed: &'a Bed) -> Self {
+    fn new(name: &str, plane: Plane, bed: &'a Bed) -> Self {
         let scenario = file::read(name);
         let world = World::new(&scenario.configuration);
         let told = world.plane_settings(&addresses(&world));
-        let opened = backend::open(mode, told.clone()).unwrap();
-        assert_eq!(opened.families, Family::ALL);
         Self {
-            mode,
+            mode: plane.mode(),
             bed,
             scenario,
             world,
-            plane: opened.plane,
+            plane: plane.open(told.clone()),
             told,
             flows: BTreeMap::new(),
         }
@@ -78,7 +105,7 @@ impl<'a> Run<'a> {
 
     fn all(mut self) {
         self.sync();
-        let empty = ruleset();
+        let empty = ruleset(self.mode);
         let steps = std::mem::take(&mut self.scenario.steps);
         for (number, step) in steps.iter().enumerate() {
             self.world.step(step);
@@ -90,10 +117,10 @@ impl<'a> Run<'a> {
         self.flows.clear();
         self.world.clear();
         self.sync();
-        assert_eq!(ruleset(), empty, "left behind");
+        assert_eq!(ruleset(self.mode), empty, "left behind");
         assert_eq!(translated_flows(), 0, "UDP flows left behind");
         backend::cleanup(self.mode).unwrap();
-        assert_eq!(ruleset(), "", "left behind by cleanup");
+        assert_eq!(ruleset(self.mode), "", "left behind by cleanup");
     }
 
     /// As the daemon does it.
@@ -329,12 +356,33 @@ fn addresses(world: &World) -> BTreeSet<IpAddr> {
     ports.addresses()
 }
 
-/// Everything that any data plane has in this thread's namespace.
-fn ruleset() -> String {
-    let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
-    let output = output.unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
+/// Everything that the data plane of `mode` has in this thread's namespace.
+fn ruleset(mode: Mode) -> String {
+    match mode {
+        Mode::Nftables => {
+            let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        }
+        Mode::Iptables => {
+            let mut ours = String::new();
+            for variant in Variant::ALL {
+                for family in [xtables::Family::Ip, xtables::Family::Ip6] {
+                    let programs = Xtables::of(family, variant).unwrap();
+                    let mut keep = |line: &str| {
+                        // Without counters.
+                        let line = line.split(" [").next().unwrap_or(line);
+                        if line.contains("KUBE-") {
+                            ours.push_str(&format!("{variant} {family:?} {line}\n"));
+                        }
+                    };
+                    programs.save(None, &mut keep).unwrap();
+                }
+            }
+            ours
+        }
+    }
 }
 
 /// UDP flows that are translated to somewhere else.
