@@ -21,6 +21,7 @@ mod masquerade;
 mod node;
 #[cfg(test)]
 mod operator;
+mod ports;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
