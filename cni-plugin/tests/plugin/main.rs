@@ -21,6 +21,7 @@ mod masquerade;
 mod node;
 #[cfg(test)]
 mod operator;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod protocol;
