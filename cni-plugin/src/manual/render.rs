@@ -113,7 +113,7 @@ pub(crate) fn page() -> String {
         escaped(PURPOSE)
     );
     for command in COMMANDS {
-        let _ = write!(text, ".B causeway\\-cni {}\n", command.name);
+        let _ = writeln!(text, ".B causeway\\-cni {}", command.name);
         for option in command.options {
             let shown = format!("{} {}", option.name, option.value);
             let _ = writeln!(text, "[{}]", escaped(shown.trim_end()));

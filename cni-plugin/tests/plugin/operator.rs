@@ -69,16 +69,17 @@ impl Host {
     }
 }
 
+const CIDRS: &str = "10.244.3.0/24,fd00:10:244:3::/64";
+
 #[test]
-fn a_node_is_set_up_and_cleaned() {
+fn a_node_is_set_up() {
     let host = Host::new();
-    let cidrs = "10.244.3.0/24,fd00:10:244:3::/64";
     let all = [
         "--links",
         "--conf-dir",
         host.conf(),
         "--pod-cidr",
-        cidrs,
+        CIDRS,
         "--mtu=1400",
     ];
     let text = said(&host.install(&all));
@@ -95,26 +96,22 @@ fn a_node_is_set_up_and_cleaned() {
         assert!(files.contains(name), "{name} {files:?}");
     }
     assert!(files.iter().all(|name| !name.starts_with('.')), "{files:?}");
-    assert_eq!(
-        fs::read_link(host.bin.join("bridge")).unwrap(),
-        Path::new("causeway-cni")
-    );
+    let bridge = host.bin.join("bridge");
+    assert_eq!(fs::read_link(&bridge).unwrap(), Path::new("causeway-cni"));
+    assert_eq!(fs::read(&bridge).unwrap(), fs::read(PLUGIN).unwrap());
     let program = fs::metadata(host.bin.join("causeway-cni")).unwrap();
     assert_eq!(program.permissions().mode() & 0o777, 0o755);
-    assert_eq!(
-        fs::read(host.bin.join("bridge")).unwrap(),
-        fs::read(PLUGIN).unwrap()
-    );
 
     // The network works as it stands.
     let list = fs::read(host.conf.join("10-causeway.conflist")).unwrap();
     let list: Value = serde_json::from_slice(&list).unwrap();
     assert_eq!(list["cniVersion"], "1.0.0");
     assert_eq!(list["cniVersions"], json!(["0.4.0", "1.0.0", "1.1.0"]));
-    assert_eq!(list["plugins"][0]["capabilities"]["portMappings"], true);
+    let plugin = &list["plugins"][0];
+    assert_eq!(plugin["capabilities"]["portMappings"], true);
     let mut node = Node::new();
     node.program = host.bin.join("causeway-cni");
-    let mut config = list["plugins"][0].clone();
+    let mut config = plugin.clone();
     config["name"] = list["name"].clone();
     config["cniVersion"] = "1.1.0".into();
     config["ipam"]["dataDir"] = node.folder.path().to_str().unwrap().into();
@@ -123,9 +120,17 @@ fn a_node_is_set_up_and_cleaned() {
     assert_eq!(result["ips"][1]["address"], "fd00:10:244:3::2/64");
     assert_eq!(pod.link("eth0").unwrap().mtu, 1400);
     node.call("DEL", &pod, &config).result();
+}
 
-    // Again is no error; what others put there stays.
-    assert!(!said(&host.install(&all)).is_empty());
+#[test]
+fn only_what_was_installed_is_removed() {
+    let host = Host::new();
+    let all = ["--links", "--conf-dir", host.conf(), "--pod-cidr", CIDRS];
+    // Twice is no error.
+    assert_eq!(
+        said(&host.install(&all)).lines().last(),
+        said(&host.install(&all)).lines().last()
+    );
     fs::write(host.bin.join("macvlan"), "theirs").unwrap();
     fs::remove_file(host.bin.join("ptp")).unwrap();
     fs::write(host.bin.join("ptp"), "theirs").unwrap();
@@ -136,16 +141,9 @@ fn a_node_is_set_up_and_cleaned() {
     let left: Vec<_> = host.files().into_iter().collect();
     assert_eq!(left, ["87-podman.conflist", "macvlan", "ptp"]);
     assert_eq!(said(&uninstall), "");
-    assert_eq!(
-        said(&[
-            "uninstall",
-            "--bin-dir",
-            "/none-such",
-            "--conf-dir",
-            "/none-such"
-        ]),
-        ""
-    );
+    let nowhere = "/none-such";
+    let arguments = ["uninstall", "--bin-dir", nowhere, "--conf-dir", nowhere];
+    assert_eq!(said(&arguments), "");
 }
 
 #[test]
