@@ -1,6 +1,5 @@
 //! The network that runtimes are given, and what it leaves in the node.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsFd;
@@ -11,10 +10,14 @@ use nodekit::netns::NetNs;
 use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
 use serde_json::{Value, json};
 
+use crate::containerd::{NAMESPACES, NETWORKS, PLUGINS};
 use crate::node::{Node, PATIENCE};
 
-/// The folder of the networks' reservations.
-pub const RESERVATIONS: &str = "/run/cni/networks";
+/// The network's name.
+const NAME: &str = "pods";
+
+/// The folder of the network's reservations.
+const RESERVATIONS: &str = "/var/lib/cni/networks/pods";
 
 /// The node as seen from outside.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -33,61 +36,49 @@ pub fn plugin() -> anyhow::Result<PathBuf> {
     found.context("no causeway-cni beside this test: run `cargo build --workspace --bins` first")
 }
 
-/// Puts the plugin into a folder of the node, with links of the reference plugins' names.
+/// How the pods of a node get their network; the subnets are one of each family at most.
+#[derive(Debug, Clone, Copy)]
+pub enum Network<'a> {
+    /// One plugin for everything, configured by its own `install`.
+    Installed(&'a str),
+    /// A chain of the reference plugins' names.
+    Chained(&'a str),
+}
+
+/// Puts the plugin in place as an operator does, with a network for the runtime to find.
 ///
 /// # Errors
-/// As the file system's.
-pub fn install(node: &Node, folder: &str) -> anyhow::Result<()> {
-    let folder = node.file(folder);
-    fs::create_dir_all(&folder)?;
-    fs::copy(plugin()?, folder.join("causeway-cni"))?;
-    let names = [
-        "bandwidth",
-        "bridge",
-        "firewall",
-        "host-local",
-        "loopback",
-        "portmap",
-    ];
-    for name in names {
-        std::os::unix::fs::symlink("causeway-cni", folder.join(name))?;
+/// What `install` refuses.
+pub fn install(node: &Node, network: Network<'_>) -> anyhow::Result<()> {
+    let mut arguments = vec!["install", "--bin-dir", PLUGINS, "--links"];
+    match network {
+        Network::Installed(subnets) => {
+            arguments.extend(["--conf-dir", NETWORKS, "--pod-cidr", subnets]);
+            arguments.extend(["--name", NAME]);
+        }
+        Network::Chained(subnets) => {
+            let list = chained(subnets).to_string();
+            node.write(&format!("{NETWORKS}/10-pods.conflist"), &list)?;
+        }
     }
-    Ok(())
+    node.run(plugin()?, &arguments).map(drop)
 }
 
-/// A bridge network of one subnet per family, in one plugin: ports, masquerade and bandwidth included.
-#[must_use]
-pub fn combined(subnets: &[&str]) -> Value {
-    let mut bridge = bridge("causeway-cni", subnets);
-    bridge["capabilities"] = json!({"portMappings": true, "bandwidth": true, "dns": true});
-    conflist(&[bridge])
-}
-
-/// The same as a chain of the reference plugins' names.
-#[must_use]
-pub fn chained(subnets: &[&str]) -> Value {
-    conflist(&[
-        bridge("bridge", subnets),
-        json!({"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}),
-        json!({"type": "firewall", "backend": "nftables"}),
-        json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
-    ])
-}
-
-fn bridge(kind: &str, subnets: &[&str]) -> Value {
+fn chained(subnets: &str) -> Value {
     let ranges: Vec<_> = subnets
-        .iter()
+        .split(',')
         .map(|subnet| json!([{"subnet": subnet}]))
         .collect();
-    json!({
-        "type": kind, "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true,
-        "ipMasqBackend": "nftables", "hairpinMode": true,
-        "ipam": {"type": "host-local", "ranges": ranges, "dataDir": RESERVATIONS},
-    })
-}
-
-fn conflist(plugins: &[Value]) -> Value {
-    json!({"cniVersion": "1.0.0", "name": "pods", "plugins": plugins})
+    let plugins = [
+        json!({
+            "type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true,
+            "hairpinMode": true, "ipam": {"type": "host-local", "ranges": ranges},
+        }),
+        json!({"type": "portmap", "capabilities": {"portMappings": true}}),
+        json!({"type": "firewall"}),
+        json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
+    ];
+    json!({"cniVersion": "1.0.0", "name": NAME, "plugins": plugins})
 }
 
 /// A host beyond the node, one hop away by a link of its own.
@@ -129,7 +120,7 @@ fn address(link: &str, address: Ipv4Addr) -> anyhow::Result<()> {
 /// The addresses that the network has reserved.
 #[must_use]
 pub fn reserved(node: &Node) -> Vec<String> {
-    let mut names = node.names(&format!("{RESERVATIONS}/pods"));
+    let mut names = node.names(RESERVATIONS);
     names.retain(|name| name.parse::<IpAddr>().is_ok());
     names
 }
@@ -157,7 +148,7 @@ pub fn fetch(outside: &NetNs, port: u16) -> anyhow::Result<String> {
 /// # Errors
 /// What there is.
 pub fn nothing_left(node: &Node) -> anyhow::Result<()> {
-    let namespaces = node.names(crate::containerd::NAMESPACES);
+    let namespaces = node.names(NAMESPACES);
     ensure!(namespaces.is_empty(), "network namespaces: {namespaces:?}");
     let reserved = reserved(node);
     ensure!(reserved.is_empty(), "reserved addresses: {reserved:?}");

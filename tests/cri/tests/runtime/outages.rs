@@ -5,12 +5,12 @@ use std::path::Path;
 
 use causeway_cri_tests::bed::{Bed, HANDLER};
 use causeway_cri_tests::containerd::BROKEN_HANDLER;
-use causeway_cri_tests::network;
+use causeway_cri_tests::network::{self, Network};
 
 #[test]
 fn a_full_range_refuses_until_a_pod_goes() {
     // Room for the gateway and one pod.
-    let bed = Bed::new(&network::combined(&["10.1.0.0/30"])).unwrap();
+    let bed = Bed::new(Network::Installed("10.1.0.0/30")).unwrap();
     let first = bed.cri.run_pod(&bed.wanted("first"), HANDLER).unwrap();
     let refusal = bed.cri.run_pod(&bed.wanted("second"), HANDLER).unwrap_err();
     let message = refusal.message();
@@ -26,7 +26,7 @@ fn a_full_range_refuses_until_a_pod_goes() {
 
 #[test]
 fn a_sandbox_that_fails_after_its_network_leaves_nothing_and_is_retried() {
-    let bed = Bed::new(&network::combined(&["10.1.0.0/24"])).unwrap();
+    let bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
     let wanted = bed.wanted("pod");
     for _ in 0..2 {
         bed.cri.run_pod(&wanted, BROKEN_HANDLER).unwrap_err();
@@ -39,7 +39,7 @@ fn a_sandbox_that_fails_after_its_network_leaves_nothing_and_is_retried() {
 
 #[test]
 fn pods_outlive_a_containerd_that_is_killed() {
-    let mut bed = Bed::new(&network::combined(&["10.1.0.0/24"])).unwrap();
+    let mut bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
     let names = ["a", "b", "c"].map(str::to_owned);
     let pods = bed.pods(&names).unwrap();
     bed.kill_containerd().unwrap();
@@ -61,7 +61,7 @@ fn pods_outlive_a_containerd_that_is_killed() {
 
 #[test]
 fn a_test_that_ends_with_pods_alive_leaves_nothing_on_the_machine() {
-    let bed = Bed::new(&network::combined(&["10.1.0.0/24"])).unwrap();
+    let bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
     bed.pod(&bed.wanted("pod")).unwrap();
     let hierarchies: Vec<_> = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().collect();
     let cgroup = bed.node.cgroup().split_off(1);

@@ -2,13 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "what can't be done fails the test")]
 
 use causeway_cri_tests::bed::Bed;
-use causeway_cri_tests::network::{self, NODE_ADDRESS};
+use causeway_cri_tests::network::{self, NODE_ADDRESS, Network};
 use k8s_cri::v1::PortMapping;
-use serde_json::Value;
 
 /// A port of the node leads to a pod: from outside, from another pod, and from itself.
-fn serves_the_world(conflist: &Value) {
-    let bed = Bed::new(conflist).unwrap();
+fn serves_the_world(network: Network<'_>) {
+    let bed = Bed::new(network).unwrap();
     let outside = network::outside(&bed.node).unwrap();
     let mut wanted = bed.wanted("web");
     wanted.port_mappings = vec![PortMapping {
@@ -41,5 +40,5 @@ fn serves_the_world(conflist: &Value) {
 
 #[test]
 fn one_plugin_has_ports_of_the_host() {
-    serves_the_world(&network::combined(&["10.1.0.0/24"]));
+    serves_the_world(Network::Installed("10.1.0.0/24"));
 }
