@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 use nodekit::netns::NetNs;
@@ -11,7 +12,7 @@ use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
 use serde_json::{Value, json};
 
 use crate::containerd::{NAMESPACES, NETWORKS, PLUGINS};
-use crate::node::{Node, PATIENCE};
+use crate::node::{Node, PATIENCE, said, wait_for};
 
 /// The network's name.
 const NAME: &str = "pods";
@@ -142,14 +143,62 @@ pub fn fetch(outside: &NetNs, port: u16) -> anyhow::Result<String> {
     })?
 }
 
-/// That nothing of any pod is left in the node: no namespace, link, reservation or element of
-/// a table.
+/// Waits until no call of the plugin is under way.
+///
+/// # Errors
+/// When one doesn't end.
+pub fn wait_for_calls(node: &Node) -> anyhow::Result<()> {
+    wait_for("calls to end", || {
+        let names = node.names("/proc").into_iter().map(|process| {
+            // Those that have ended meanwhile have no name any more.
+            let name = node.file(&format!("/proc/{process}/comm"));
+            std::fs::read_to_string(name).unwrap_or_default()
+        });
+        let calls = names.filter(|name| name.trim() == "causeway-cni").count();
+        ensure!(calls == 0, "{calls} are running");
+        Ok(())
+    })
+}
+
+/// Has the plugin take away what belongs to no attachment but these, as a runtime of CNI 1.1 does.
+///
+/// # Errors
+/// The plugin's.
+pub fn collect_garbage(node: &Node, list: &str, kept: &[(&str, &str)]) -> anyhow::Result<()> {
+    let list: Value = serde_json::from_str(&std::fs::read_to_string(node.file(list))?)?;
+    let mut call = list["plugins"][0].clone();
+    call["cniVersion"] = "1.1.0".into();
+    call["name"] = list["name"].clone();
+    let attachment = |(id, name): &(&str, &str)| json!({"containerID": id, "ifname": name});
+    call["cni.dev/valid-attachments"] = kept.iter().map(attachment).collect();
+    let mut command = node.command(format!("{PLUGINS}/causeway-cni"));
+    command.env("CNI_COMMAND", "GC").env("CNI_PATH", PLUGINS);
+    let mut gc = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = gc.stdin.take().context("its input")?;
+    stdin.write_all(call.to_string().as_bytes())?;
+    drop(stdin);
+    said(&gc.wait_with_output()?).map(drop)
+}
+
+/// That nothing of any pod is left in the node, neither a namespace nor what [`nothing_held`]
+/// looks for.
 ///
 /// # Errors
 /// What there is.
 pub fn nothing_left(node: &Node) -> anyhow::Result<()> {
     let namespaces = node.names(NAMESPACES);
     ensure!(namespaces.is_empty(), "network namespaces: {namespaces:?}");
+    nothing_held(node)
+}
+
+/// That the plugin holds nothing for any pod: no link, reservation or element of a table.
+///
+/// # Errors
+/// What there is.
+pub fn nothing_held(node: &Node) -> anyhow::Result<()> {
     let reserved = reserved(node);
     ensure!(reserved.is_empty(), "reserved addresses: {reserved:?}");
     let links = node.netns().run(|| Handle::open()?.links())??;

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use anyhow::ensure;
 use causeway_cri_tests::bed::{Bed, HANDLER};
-use causeway_cri_tests::containerd::BROKEN_HANDLER;
+use causeway_cri_tests::containerd::{BROKEN_HANDLER, NETWORKS};
 use causeway_cri_tests::network::{self, Network};
+use causeway_cri_tests::node::wait_for;
 
 #[test]
 fn a_full_range_refuses_until_a_pod_goes() {
@@ -57,6 +59,46 @@ fn pods_outlive_a_containerd_that_is_killed() {
     assert!(pods.iter().all(|pod| pod.addresses != late.addresses));
     bed.empty().unwrap();
     network::nothing_left(&bed.node).unwrap();
+}
+
+#[test]
+fn what_a_killed_containerd_lost_sight_of_is_collected() {
+    let mut bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
+    let survivor = bed.pod(&bed.wanted("survivor")).unwrap();
+    let kept = [(survivor.id.as_str(), "eth0")];
+    // Some of these are cut off while the plugin works for them, or just after.
+    let containerd = bed.containerd.take().unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let bed = &bed;
+            let wanted = bed.wanted(&format!("pod-{number}"));
+            scope.spawn(move || bed.cri.run_pod(&wanted, HANDLER));
+        }
+        wait_for("the first reservation", || {
+            ensure!(network::reserved(&bed.node).len() > 1);
+            Ok(())
+        })
+        .unwrap();
+        containerd.kill().unwrap();
+    });
+    network::wait_for_calls(&bed.node).unwrap();
+    bed.restart_containerd().unwrap();
+    for pod in bed.cri.pods().unwrap() {
+        if pod != survivor.id {
+            bed.cri.stop_pod(&pod).unwrap();
+            bed.cri.remove_pod(&pod).unwrap();
+        }
+    }
+    let list = format!("{NETWORKS}/10-causeway.conflist");
+    network::collect_garbage(&bed.node, &list, &kept).unwrap();
+    assert_eq!(network::reserved(&bed.node), survivor.addresses);
+    let late = bed.pod(&bed.wanted("late")).unwrap();
+    assert_eq!(
+        bed.fetch(&late, &survivor.addresses[0]).unwrap(),
+        "survivor"
+    );
+    bed.empty().unwrap();
+    network::nothing_held(&bed.node).unwrap();
 }
 
 #[test]
