@@ -26,6 +26,7 @@ mod portmap;
 mod ptp;
 mod role;
 mod rollback;
+mod spoof;
 mod state;
 mod static_ipam;
 mod tables;

@@ -91,7 +91,7 @@ impl<'a> Target<'a> {
                 self.be_gateway(&mut route, &bridge, &plan, link.mac)
             })?;
         }
-        self.program(rollback, &mut route, &plan)?;
+        self.program(rollback, &mut route, &plan, link.mac)?;
         Ok(self.result(&bridge, &end, &link, above.as_ref(), plan))
     }
 
@@ -140,6 +140,7 @@ impl<'a> Target<'a> {
         rollback: &mut Rollback<'a>,
         route: &mut Handle,
         plan: &Plan,
+        mac: Option<Mac>,
     ) -> Result<(), Error> {
         let network = self.network;
         let addresses: Vec<_> = plan.ips.iter().map(|ip| ip.address).collect();
@@ -150,7 +151,7 @@ impl<'a> Target<'a> {
             })?;
         }
         let link = guarded.as_deref();
-        let entries = entries(self.call, network, self.attachment, &addresses, link);
+        let entries = entries(self.call, network, self.attachment, &addresses, link, mac);
         if entries.is_empty() {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use super::wanted::entries;
 use crate::call::Call;
 use crate::failure;
 use crate::ipam;
-use crate::pod::check::{changed, inside, interface, look_up, told};
+use crate::pod::check::{changed, inside, interface, look_up, mac_told, told};
 use crate::tables::Tables;
 
 /// Sees whether an attachment still is as ADD's result says.
@@ -32,7 +32,8 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
     inside(&pod, interface_told, &ips, &result)?;
     ipam::check(call, attachment)?;
     let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
-    let entries = entries(call, &network, attachment, &addresses, None);
+    let mac = mac_told(interface_told);
+    let entries = entries(call, &network, attachment, &addresses, None, mac);
     if !entries.is_empty() {
         Tables::open()?.check(&entries)?;
     }
@@ -49,9 +50,9 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let mut route = Handle::open().map_err(failure::kernel)?;
     device::demand(&mut route, &network)
         .and_then(|()| device::find(&mut route, &network.bridge))
-        .and_then(|_| match network.masquerade || network.ports.is_some() {
-            true => Tables::open()?.probe(),
-            false => Ok(()),
+        .and_then(|_| {
+            let any = network.masquerade || network.ports.is_some() || network.spoof_check;
+            any.then(|| Tables::open()?.probe()).unwrap_or(Ok(()))
         })
         .map_err(|error| Error {
             code: Code::NOT_AVAILABLE,

@@ -30,6 +30,8 @@ pub(crate) struct Network {
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
     pub(crate) promiscuous: bool,
+    /// Frames of a pod that have another source address than its own are dropped.
+    pub(crate) spoof_check: bool,
     /// Absent for a bridge that knows of no VLANs.
     pub(crate) vlans: Option<Vlans>,
     /// The pod's interface is left down.
@@ -75,6 +77,7 @@ impl Network {
             hairpin,
             isolated: on("portIsolation")?,
             promiscuous,
+            spoof_check: on("macspoofchk")?,
             vlans: Vlans::read(&object)?,
             pod_down,
             dad: on("enabledad")?,
@@ -110,9 +113,6 @@ pub(crate) fn bridge_name(config: &PluginConfig) -> Result<String, Error> {
 /// Options that this plugin does not have must not be passed over: whoever set them relies on
 /// them.
 fn refuse_unsupported(object: &Object<'_>) -> Result<(), Error> {
-    if object.boolean("macspoofchk")?.unwrap_or_default() {
-        return Err(object.unsupported("macspoofchk", "false"));
-    }
     keys::demand_nftables(object)
 }
 
@@ -174,7 +174,6 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_with_key_and_value() {
         for (key, value) in [
-            ("macspoofchk", json!(true)),
             ("ipMasqBackend", json!("iptables")),
             ("ipam", json!({"type": "dhcp"})),
         ] {

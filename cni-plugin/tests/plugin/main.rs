@@ -34,6 +34,8 @@ mod refusals;
 #[cfg(test)]
 mod reservations;
 #[cfg(test)]
+mod spoof;
+#[cfg(test)]
 mod tracer;
 #[cfg(test)]
 mod tuning;
