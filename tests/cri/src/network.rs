@@ -160,6 +160,23 @@ pub fn wait_for_calls(node: &Node) -> anyhow::Result<()> {
     })
 }
 
+/// Calls the plugin for an operation that is about no pod; gives what it printed.
+///
+/// # Errors
+/// The plugin's.
+pub fn ask(node: &Node, operation: &str, input: &Value) -> anyhow::Result<String> {
+    let mut command = node.command(plugin()?);
+    command
+        .env("CNI_COMMAND", operation)
+        .env("CNI_PATH", PLUGINS);
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process = pipes.stderr(Stdio::piped()).spawn()?;
+    let mut stdin = process.stdin.take().context("its input")?;
+    stdin.write_all(input.to_string().as_bytes())?;
+    drop(stdin);
+    said(&process.wait_with_output()?)
+}
+
 /// Has the plugin take away what belongs to no attachment but these, as a runtime of CNI 1.1 does.
 ///
 /// # Errors
@@ -171,16 +188,7 @@ pub fn collect_garbage(node: &Node, list: &str, kept: &[(&str, &str)]) -> anyhow
     call["name"] = list["name"].clone();
     let attachment = |(id, name): &(&str, &str)| json!({"containerID": id, "ifname": name});
     call["cni.dev/valid-attachments"] = kept.iter().map(attachment).collect();
-    let mut command = node.command(format!("{PLUGINS}/causeway-cni"));
-    command.env("CNI_COMMAND", "GC").env("CNI_PATH", PLUGINS);
-    let mut gc = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut stdin = gc.stdin.take().context("its input")?;
-    stdin.write_all(call.to_string().as_bytes())?;
-    drop(stdin);
-    said(&gc.wait_with_output()?).map(drop)
+    ask(node, "GC", &call).map(drop)
 }
 
 /// That nothing of any pod is left in the node, neither a namespace nor what [`nothing_held`]
