@@ -8,6 +8,7 @@ use k8s_cri::v1::{DnsConfig, LinuxPodSandboxConfig, PodSandboxConfig, PodSandbox
 
 use crate::containerd::Containerd;
 use crate::cri::Cri;
+use crate::image;
 use crate::network::{self, Network};
 use crate::node::Node;
 
@@ -84,8 +85,8 @@ impl Bed {
     /// When the pod or the container isn't made.
     pub fn pod(&self, wanted: &PodSandboxConfig) -> anyhow::Result<Pod> {
         let id = self.cri.run_pod(wanted, HANDLER)?;
-        let serve = "hostname >/www/index.html; exec httpd -f -p [::]:80 -h /www";
-        let container = self.cri.start(&id, wanted, &["sh", "-c", serve])?;
+        let container = self.cri.start(&id, wanted, &image::SERVE)?;
+        self.cri.exec(&container, &image::WAIT)?;
         let addresses = self.cri.addresses(&id)?;
         Ok(Pod {
             id,

@@ -23,6 +23,7 @@ fn podman_runs_containers_with_ports_of_the_host() {
 
     // Restarted, it gets a new namespace and keeps its port.
     podman.run(&["restart", "--time=0", "web"]).unwrap();
+    podman.wait("web").unwrap();
     assert_eq!(network::fetch(&outside, 8080).unwrap(), "web");
     for name in ["web", "other"] {
         podman.remove(name).unwrap();
