@@ -1,6 +1,6 @@
-//! The CNI plugin. It never executes another program but the IPAM plugin that a configuration
-//! names, never keeps a process running, and touches nothing on the node but its network's bridge,
-//! its own links, its own nftables tables and its network's reservations.
+//! The CNI plugin. It never executes another program but those that a configuration asks for (an
+//! IPAM plugin, iptables), never keeps a process running, and touches nothing on the node but its
+//! network's bridge, its own links, its own nftables tables and its network's reservations.
 //!
 //! It speaks the Container Network Interface: parameters in the environment, the configuration on
 //! standard input, the result or an error object on standard output.
@@ -11,6 +11,7 @@ mod bridge;
 mod call;
 mod command_line;
 mod failure;
+mod firewall;
 mod forwarding;
 mod hash;
 mod host_local;
@@ -22,6 +23,7 @@ mod loopback;
 mod manual;
 mod masquerade;
 mod pod;
+mod port;
 mod portmap;
 mod ptp;
 mod role;

@@ -192,6 +192,29 @@ pub(super) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        title: "firewall",
+        text: "Which connections reach a pod through the node; chained, or part of causeway-cni.",
+        keys: &[
+            key(
+                "ingressPolicy",
+                "open",
+                "open: nothing is refused; same-bridge: pods of other bridges get no connection; \
+                 isolated: nor do those of the same one",
+            ),
+            key(
+                "backend",
+                "nftables",
+                "iptables makes the pods exceptions in these, too, for nodes where they drop what \
+                 they don't know; firewalld is not supported",
+            ),
+            key(
+                "iptablesAdminChainName",
+                "CNI-ADMIN",
+                "the chain before all pods' rules; asks for the backend iptables",
+            ),
+        ],
+    },
+    Section {
         title: "bandwidth",
         text: "Limits of a pod's traffic; chained, or part of causeway-cni. Rate and burst go together.",
         keys: &[

@@ -91,7 +91,7 @@ fn limits_are_the_references() {
         let config = attached.config(&both());
         let mut result = node.call("ADD", &attached.pod, &config).result();
         let ifb = result["interfaces"][3]["name"].as_str().unwrap().to_owned();
-        assert_eq!(ifbs(&node.netns), [ifb.clone()]);
+        assert_eq!(ifbs(&node.netns), std::slice::from_ref(&ifb));
         let made = link(&node.netns, &ifb).unwrap();
         assert_eq!(
             result["interfaces"][3]["mac"],

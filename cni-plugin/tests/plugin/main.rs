@@ -12,6 +12,10 @@ mod crash;
 #[cfg(test)]
 mod delegation;
 #[cfg(test)]
+mod exceptions;
+#[cfg(test)]
+mod firewall;
+#[cfg(test)]
 mod garbage;
 #[cfg(test)]
 mod many;
