@@ -16,6 +16,8 @@ use crate::command_line::Given;
 use crate::failure;
 use crate::host_local;
 use crate::identity::HostEnd;
+use crate::portmap::{self, Listed};
+use crate::tables::{Tables, network_tag};
 
 /// What one attachment has.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,7 +28,7 @@ struct Pod {
     addresses: Vec<IpAddr>,
     /// The host's end, where it is in this namespace.
     interface: Option<String>,
-    ports: Vec<String>,
+    ports: Vec<Listed>,
 }
 
 impl Pod {
@@ -37,7 +39,7 @@ impl Pod {
             "ifname": self.ifname,
             "interface": self.interface,
             "addresses": self.addresses,
-            "ports": self.ports,
+            "ports": self.ports.iter().map(Listed::to_json).collect::<Vec<_>>(),
         })
     }
 }
@@ -65,7 +67,7 @@ fn pods(folder: &Path) -> Result<Vec<Pod>, Error> {
         .into_iter()
         .map(|link| link.name)
         .collect();
-    let mut pods: BTreeMap<_, Pod> = BTreeMap::new();
+    let mut pods: BTreeMap<Identity, Pod> = BTreeMap::new();
     for network in networks(folder)? {
         for held in host_local::reservations(&folder.join(&network))? {
             // Old reservations are of any interface; runtimes know the one.
@@ -74,6 +76,7 @@ fn pods(folder: &Path) -> Result<Vec<Pod>, Error> {
             pods.entry(key).or_default().addresses.push(held.address);
         }
     }
+    add_ports(&mut pods)?;
     let known = pods
         .into_iter()
         .map(|((network, container_id, ifname), pod)| {
@@ -89,8 +92,37 @@ fn pods(folder: &Path) -> Result<Vec<Pod>, Error> {
     let mut pods: Vec<_> = known.collect();
     for pod in &mut pods {
         pod.addresses.sort();
+        pod.ports.sort_by_key(ToString::to_string);
     }
     Ok(pods)
+}
+
+/// What identifies an attachment: network, container id, interface.
+type Identity = (String, String, String);
+
+/// Ports, by the tables. Pods whose addresses came from elsewhere are found there alone, with the
+/// network's name as the tables have it.
+fn add_ports(pods: &mut BTreeMap<Identity, Pod>) -> Result<(), Error> {
+    let mut tables = Tables::open()?;
+    // A kernel without tables has no ports in them.
+    if tables.probe().is_err() {
+        return Ok(());
+    }
+    for (owner, port) in portmap::listed(&mut tables)? {
+        let Attachment {
+            container_id,
+            ifname,
+        } = owner.attachment();
+        let known = pods.keys().find(|(network, id, name)| {
+            (id, name) == (container_id, ifname) && network_tag(network) == owner.network()
+        });
+        let key = known.cloned().unwrap_or_else(|| {
+            let network = owner.network().to_owned();
+            (network, container_id.clone(), ifname.clone())
+        });
+        pods.entry(key).or_default().ports.push(port);
+    }
+    Ok(())
 }
 
 /// The networks that have a folder of reservations.

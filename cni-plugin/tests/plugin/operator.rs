@@ -266,7 +266,11 @@ fn state_lists_pods_with_what_they_have() {
     let node = Node::new();
     let config = node.config(&["10.1.0.0/24", "fd01::/64"], &json!({"ipMasq": true}));
     let pods = ["a", "b"].map(Pod::new);
-    for pod in &pods {
+    for (pod, port) in pods.iter().zip([8080, 8081]) {
+        let mut config = config.clone();
+        config["runtimeConfig"] = json!({"portMappings": [
+            {"hostPort": port, "containerPort": 80, "protocol": "tcp"},
+        ]});
         node.call("ADD", pod, &config).result();
     }
     // A reservation whose pod is gone, and a file that is none.
@@ -293,12 +297,22 @@ fn state_lists_pods_with_what_they_have() {
             .contains(&list[0]["interface"].as_str().unwrap().to_owned())
     );
     assert_eq!(list[2]["interface"], Value::Null);
+    assert_eq!(
+        list[1]["ports"][0],
+        json!({
+            "hostIP": null, "hostPort": 8081, "protocol": "tcp", "address": "10.1.0.3",
+            "containerPort": 80,
+        })
+    );
+    assert_eq!(list[1]["ports"].as_array().unwrap().len(), 2);
 
     let text = String::from_utf8(state(&[]).stdout).unwrap();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 4, "{text}");
     assert!(
-        lines[0].starts_with("NETWORK ") && lines[1].contains("10.1.0.2,fd01::2"),
+        lines[0].starts_with("NETWORK ")
+            && lines[1].contains("10.1.0.2,fd01::2")
+            && lines[1].ends_with("8080/tcp->10.1.0.2:80,8080/tcp->[fd01::2]:80"),
         "{text}"
     );
     assert_eq!(
