@@ -54,7 +54,7 @@ impl Plane {
     fn open(self, settings: Vec<PlaneSettings>) -> Box<dyn DataPlane> {
         match self {
             Self::Nftables => {
-                let opened = backend::open(Mode::Nftables, settings).unwrap();
+                let opened = backend::open(&[Mode::Nftables], |_| settings.clone()).unwrap();
                 assert_eq!(opened.families, Family::ALL);
                 opened.plane
             }
@@ -349,7 +349,7 @@ fn is_the_nodes(ip: IpAddr) -> bool {
 /// Where node ports are served on this thread's host.
 fn addresses(world: &World) -> BTreeSet<IpAddr> {
     let mut ports = NodePorts::new(
-        world.settings.node_port_addresses.clone(),
+        world.settings.node_ports(Mode::Nftables),
         world.settings.node_ip,
     );
     ports.set_node(&["192.0.2.1".to_owned(), "2001:db8:2::1".to_owned()]);
