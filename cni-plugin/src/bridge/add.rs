@@ -11,6 +11,7 @@ use nodekit::route::{Handle, Link, Mac};
 use super::config::Network;
 use super::device;
 use super::wanted::entries;
+use crate::bandwidth;
 use crate::call::Call;
 use crate::failure;
 use crate::identity::{HostEnd, pod_mac};
@@ -92,7 +93,10 @@ impl<'a> Target<'a> {
             })?;
         }
         self.program(rollback, &mut route, &plan, link.mac)?;
-        Ok(self.result(&bridge, &end, &link, above.as_ref(), plan))
+        let limiter = self.limit(rollback, &mut route, &end)?;
+        let mut result = self.result(&bridge, &end, &link, above.as_ref(), plan);
+        result.interfaces.extend(limiter);
+        Ok(result)
     }
 
     /// The pod's end and the bridge's port, as they shall be, announced to the network.
@@ -167,6 +171,21 @@ impl<'a> Target<'a> {
                 portmap::forget_before(route, ports, &addresses)
             }),
         }
+    }
+
+    /// The pod's limits; gives the device that was made for them, if any.
+    fn limit(
+        &self,
+        rollback: &mut Rollback<'a>,
+        route: &mut Handle,
+        end: &HostEnd,
+    ) -> Result<Option<Interface>, Error> {
+        let Some(limits) = &self.network.limits else {
+            return Ok(None);
+        };
+        let port = route.link_by_name(&end.name).map_err(failure::kernel)?;
+        let network = self.call.config.name();
+        bandwidth::shape(rollback, route, &port, limits, network, self.attachment)
     }
 
     fn reserve(&self, rollback: &mut Rollback<'a>) -> Result<Plan, Error> {

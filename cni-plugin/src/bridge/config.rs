@@ -3,7 +3,9 @@
 use cni_types::{Attachment, Cidr, Dns, Error, MacAddress, Object, PluginConfig};
 
 use super::vlans::Vlans;
+use crate::bandwidth::Limits;
 use crate::call::Call;
+use crate::firewall::Policy;
 use crate::ipam::Ipam;
 use crate::keys;
 use crate::portmap;
@@ -26,6 +28,10 @@ pub(crate) struct Network {
     pub(crate) not_masqueraded: Vec<Cidr>,
     /// Host ports, for the combined type.
     pub(crate) ports: Option<portmap::Config>,
+    /// Who may connect to the pod, for the combined type.
+    pub(crate) ingress: Policy,
+    /// How fast the pod may send and receive, for the combined type.
+    pub(crate) limits: Option<Limits>,
     pub(crate) mtu: Option<u32>,
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
@@ -50,6 +56,7 @@ impl Network {
         let config = &call.config;
         let object = config.object();
         refuse_unsupported(&object)?;
+        let combined = call.is_combined();
         let on = |key| Ok::<_, Error>(object.boolean(key)?.unwrap_or_default());
         let default_gateway = on("isDefaultGateway")?;
         let promiscuous = on("promiscMode")?;
@@ -69,10 +76,19 @@ impl Network {
             force_address: on("forceAddress")?,
             masquerade: on("ipMasq")?,
             not_masqueraded: keys::cidrs(&object, "nonMasqueradeCIDRs")?,
-            ports: match call.is_combined() {
-                true => portmap::Config::read(call)?,
-                false => None,
-            },
+            ports: combined
+                .then(|| portmap::Config::read(call))
+                .transpose()?
+                .flatten(),
+            ingress: combined
+                .then(|| Policy::read(&object))
+                .transpose()?
+                .flatten()
+                .unwrap_or(Policy::Open),
+            limits: combined
+                .then(|| Limits::read(config))
+                .transpose()?
+                .flatten(),
             mtu: keys::mtu(&object)?,
             hairpin,
             isolated: on("portIsolation")?,

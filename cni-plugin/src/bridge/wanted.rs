@@ -7,6 +7,7 @@ use nodekit::route::Mac;
 
 use super::config::Network;
 use crate::call::Call;
+use crate::firewall::{self, Ingress};
 use crate::identity::{HostEnd, mac_of};
 use crate::pod::check::mac_told;
 use crate::tables::{Entries, Key, Owner, Tables};
@@ -31,6 +32,16 @@ pub(super) fn entries(
     if let Some(ports) = &network.ports {
         portmap::enter(&mut entries, name, ports, addresses, guarded);
     }
+    let ingress = Ingress {
+        policy: network.ingress,
+        bridge: &network.bridge,
+        port: &end,
+        addresses: &addresses
+            .iter()
+            .map(|cidr| cidr.address())
+            .collect::<Vec<_>>(),
+    };
+    firewall::enter(&mut entries, &ingress);
     if let Some(mac) = mac.filter(|_| network.spoof_check) {
         spoof::enter(&mut entries, &end, mac);
     }
@@ -77,6 +88,10 @@ pub(super) fn remove(
         let mut keys: Vec<_> = masquerade::keys(addresses).collect();
         if !others && !ports.is_empty() {
             keys.extend(portmap::keys(&ports, addresses));
+        }
+        if !others {
+            let port = HostEnd::of(attachment).name;
+            keys.extend(firewall::keys(addresses, [port.as_str()]));
         }
         keys.extend(spoof_keys(call, attachment, addresses));
         tables.remove(&owner, &keys)

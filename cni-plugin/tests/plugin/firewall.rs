@@ -310,3 +310,42 @@ fn what_makes_no_sense_is_refused() {
     }
     assert_eq!(elements(&node), [0; 3]);
 }
+
+#[test]
+fn the_combined_type_protects_in_its_one_call() {
+    let node = Node::new();
+    let config = |kind: &str, policy: &str| {
+        let more = json!({"type": kind, "name": "a", "bridge": "br-a", "ingressPolicy": policy});
+        node.config(&["10.1.0.0/24", "fd01::/64"], &more)
+    };
+    let isolated = config("causeway-cni", "isolated");
+    let [a, a2] = ["a", "a2"].map(|id| {
+        let pod = Pod::new(id);
+        let result = node.call("ADD", &pod, &isolated).result();
+        Attached {
+            pod,
+            result,
+            network: "a",
+        }
+    });
+    let b = attach(&node, "b", "b");
+    b.protect(&node, "same-bridge");
+    for (from, to) in [(&a, &a2), (&b, &a)] {
+        assert_reaches(from, to, false, "one call");
+    }
+    let mut told = isolated.clone();
+    told["prevResult"] = a.result.clone();
+    node.call("CHECK", &a.pod, &told).result();
+    assert_eq!(elements(&node), [5, 5, 2]);
+    node.call_with("DEL", "a", "", &isolated.to_string(), &[])
+        .result();
+    assert_eq!(elements(&node), [3, 3, 1]);
+    let (code, text) = node
+        .call("ADD", &a.pod, &config("causeway-cni", "shut"))
+        .error();
+    assert!(code == 7 && text.contains("ingressPolicy"), "{code} {text}");
+    // Under the reference's name policies are another plugin's.
+    node.call("ADD", &a.pod, &config("bridge", "isolated"))
+        .result();
+    assert_eq!(elements(&node), [3, 3, 1]);
+}
