@@ -65,6 +65,13 @@ impl NodePorts {
         self.wanted.is_everywhere(unspecified(family))
     }
 
+    /// Whether node ports are wanted on loopback addresses of IPv4.
+    pub fn names_localhost(&self) -> bool {
+        let localhost = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let mut within = self.wanted.within.iter();
+        within.any(|network| network.contains(localhost))
+    }
+
     /// The same as addresses to listen on: the unspecified one where every address of a family
     /// serves node ports.
     pub fn listening(&self) -> BTreeSet<IpAddr> {

@@ -172,6 +172,7 @@ impl Planes {
                 .copied()
                 .filter(|ip| Family::of(*ip) == *family)
                 .collect(),
+            localhost_node_ports: settings.localhost_node_ports && node_ports.names_localhost(),
             ..before_the_node(settings, self.mode, *family)
         });
         wanted.collect()
