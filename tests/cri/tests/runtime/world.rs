@@ -1,4 +1,4 @@
-//! Ports of the host.
+//! Host ports and limits: by one plugin, and by a chain of the reference plugins' names.
 #![expect(clippy::unwrap_used, reason = "what can't be done fails the test")]
 
 use causeway_cri_tests::bed::Bed;
@@ -38,7 +38,37 @@ fn serves_the_world(network: Network<'_>) {
     network::nothing_left(&bed.node).unwrap();
 }
 
+/// A pod's annotations limit it: one bucket towards it on its link, one from it on a device of
+/// its own.
+fn is_limited(network: Network<'_>) {
+    let bed = Bed::new(network).unwrap();
+    let mut wanted = bed.wanted("slow");
+    for (direction, rate) in [("ingress", "8M"), ("egress", "4M")] {
+        let name = format!("kubernetes.io/{direction}-bandwidth");
+        wanted.annotations.insert(name, rate.to_owned());
+    }
+    let slow = bed.pod(&wanted).unwrap();
+    let other = bed.pod(&bed.wanted("other")).unwrap();
+    assert_eq!(bed.fetch(&other, &slow.addresses[0]).unwrap(), "slow");
+    let buckets = bed.node.run("tc", &["qdisc", "show"]).unwrap();
+    for rate in ["rate 8Mbit", "rate 4Mbit"] {
+        assert_eq!(buckets.matches(rate).count(), 1, "{rate}: {buckets}");
+    }
+    bed.empty().unwrap();
+    network::nothing_left(&bed.node).unwrap();
+}
+
 #[test]
 fn one_plugin_has_ports_of_the_host() {
     serves_the_world(Network::Installed("10.1.0.0/24"));
+}
+
+#[test]
+fn a_chain_of_the_reference_names_has_ports_of_the_host() {
+    serves_the_world(Network::Chained("10.1.0.0/24"));
+}
+
+#[test]
+fn a_chain_of_the_reference_names_limits() {
+    is_limited(Network::Chained("10.1.0.0/24"));
 }
