@@ -64,6 +64,11 @@ fn one_plugin_has_ports_of_the_host() {
 }
 
 #[test]
+fn one_plugin_limits() {
+    is_limited(Network::Installed("10.1.0.0/24"));
+}
+
+#[test]
 fn a_chain_of_the_reference_names_has_ports_of_the_host() {
     serves_the_world(Network::Chained("10.1.0.0/24"));
 }
