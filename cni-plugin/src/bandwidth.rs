@@ -6,7 +6,6 @@
 mod check;
 mod ifb;
 mod limits;
-mod port;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,8 +15,8 @@ use nodekit::Errno;
 use nodekit::route::{Handle, Link, Side};
 
 use crate::call::Call;
-use crate::failure;
 use crate::rollback::{Rollback, Step};
+use crate::{failure, port};
 
 pub(crate) use check::check_shape;
 pub(crate) use ifb::{delete, keep_only};

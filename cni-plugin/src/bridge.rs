@@ -13,3 +13,11 @@ pub(crate) use add::add;
 pub(crate) use check::{check, status};
 pub(crate) use del::del;
 pub(crate) use gc::gc;
+
+/// Sees whether ADD would take a configuration, without asking the kernel.
+///
+/// # Errors
+/// As ADD, for the configuration.
+pub(crate) fn check_config(call: &crate::call::Call) -> Result<(), cni_types::Error> {
+    config::Network::read(call).map(drop)
+}

@@ -10,5 +10,6 @@ pub(crate) mod reservation;
 mod reserve;
 mod store;
 
-pub(crate) use config::Config;
+pub(crate) use config::{Config, DEFAULT_DATA_DIR};
 pub(crate) use reserve::{add, check, held_by, keep_only, release, status};
+pub(crate) use store::reservations;

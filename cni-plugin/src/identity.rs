@@ -52,11 +52,16 @@ impl HostEnd {
 /// goes to another pod, what neighbours have learned of it stays true.
 pub(crate) fn pod_mac(ips: &[IpConfig]) -> Option<Mac> {
     let ipv4 = ips.iter().find(|ip| ip.address.address().is_ipv4());
-    let [a, b, c, d] = match ipv4.or(ips.first())?.address.address() {
+    Some(mac_of(ipv4.or(ips.first())?.address.address()))
+}
+
+/// The hardware address of the pod that this address is the first one of.
+pub(crate) fn mac_of(address: IpAddr) -> Mac {
+    let [a, b, c, d] = match address {
         IpAddr::V4(address) => address.octets(),
         IpAddr::V6(address) => hash::fold(&[&address.octets()]),
     };
-    Some(Mac([POD_END[0], POD_END[1], a, b, c, d]))
+    Mac([POD_END[0], POD_END[1], a, b, c, d])
 }
 
 #[cfg(test)]

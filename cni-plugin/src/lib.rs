@@ -1,6 +1,6 @@
-//! The CNI plugin. It never executes another program, never keeps a process running, and touches
-//! nothing on the node but its network's bridge, its own links, its own nftables tables and its
-//! network's reservations.
+//! The CNI plugin. It never executes another program but those that a configuration asks for (an
+//! IPAM plugin, iptables), never keeps a process running, and touches nothing on the node but its
+//! network's bridge, its own links, its own nftables tables and its network's reservations.
 //!
 //! It speaks the Container Network Interface: parameters in the environment, the configuration on
 //! standard input, the result or an error object on standard output.
@@ -9,20 +9,27 @@ mod answer;
 mod bandwidth;
 mod bridge;
 mod call;
+mod command_line;
 mod failure;
+mod firewall;
 mod forwarding;
 mod hash;
 mod host_local;
 mod identity;
+mod install;
 mod ipam;
 mod keys;
 mod loopback;
+mod manual;
 mod masquerade;
 mod pod;
+mod port;
 mod portmap;
 mod ptp;
 mod role;
 mod rollback;
+mod spoof;
+mod state;
 mod static_ipam;
 mod tables;
 mod tuning;
@@ -30,7 +37,7 @@ mod tuning;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
-use cni_types::{Code, Environment, Error, MAX_CONFIG_BYTES, Supported, Version};
+use cni_types::{Code, Environment, Error, MAX_CONFIG_BYTES, Version};
 
 pub use host_local::reservation::Reservation;
 use role::Role;
@@ -40,10 +47,15 @@ use role::Role;
 pub fn run() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
+    // A runtime gives no argument.
+    let mut arguments = arguments.peekable();
+    if arguments.peek().is_some() {
+        return command_line::run(arguments);
+    }
     let environment = Environment::read(|name| std::env::var(name).ok());
-    // Any argument asks for help: a runtime gives none.
-    if arguments.next().is_some() || matches!(environment, Ok(None)) {
-        return about();
+    if matches!(environment, Ok(None)) {
+        eprint!("{}", manual::about());
+        return ExitCode::SUCCESS;
     }
     let mut asked_in = Version::NEWEST;
     let answer = environment.and_then(|environment| match environment {
@@ -79,18 +91,4 @@ fn read_input() -> Result<Vec<u8>, Error> {
         .read_to_end(&mut input)
         .map_err(|error| Error::new(Code::IO, format!("cannot read standard input: {error}")))?;
     Ok(input)
-}
-
-fn about() -> ExitCode {
-    eprintln!(
-        "causeway-cni {}: pods on a bridge, with addresses and masquerading, in one call\n\
-         CNI protocol versions supported: {}\n\
-         Types: {}\n\
-         A container runtime runs it, with CNI_COMMAND in the environment and the network's\n\
-         configuration on standard input. Linked to one of the types it is that plugin.",
-        env!("CARGO_PKG_VERSION"),
-        Supported::ALL,
-        Role::names(),
-    );
-    ExitCode::SUCCESS
 }

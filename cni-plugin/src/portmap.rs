@@ -3,6 +3,7 @@
 
 mod condition;
 mod config;
+mod listed;
 mod localhost;
 mod plan;
 mod stale;
@@ -17,6 +18,7 @@ use crate::call::Call;
 use crate::failure;
 use crate::tables::{Entries, Key, Owner, Removed, Tables};
 pub(crate) use config::Config;
+pub(crate) use listed::{Listed, listed};
 pub(crate) use localhost::prepare;
 pub(crate) use plan::enter;
 pub(crate) use stale::forget_before;

@@ -6,13 +6,14 @@ use std::path::Path;
 use cni_types::{Attachment, Error, Success};
 
 use crate::call::Call;
-use crate::{bandwidth, bridge, host_local, loopback, portmap, ptp, static_ipam, tuning};
+use crate::{bandwidth, bridge, firewall, host_local, loopback, portmap, ptp, static_ipam, tuning};
 
 /// One of the plugins that this binary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Bandwidth,
     Bridge,
+    Firewall,
     HostLocal,
     Loopback,
     Portmap,
@@ -27,6 +28,7 @@ impl Role {
         ("causeway-cni", Self::Bridge),
         ("bandwidth", Self::Bandwidth),
         ("bridge", Self::Bridge),
+        ("firewall", Self::Firewall),
         ("host-local", Self::HostLocal),
         ("loopback", Self::Loopback),
         ("portmap", Self::Portmap),
@@ -72,6 +74,7 @@ impl Role {
     ) -> Result<Success, Error> {
         match self {
             Self::Bandwidth => bandwidth::add(call, attachment, netns),
+            Self::Firewall => firewall::add(call, attachment, netns),
             Self::Tuning => tuning::add(call, attachment, netns),
             Self::Bridge => bridge::add(call, attachment, netns, &|_| Ok(())),
             Self::Ptp => ptp::add(call, attachment, netns, &|_| Ok(())),
@@ -93,6 +96,7 @@ impl Role {
     ) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::del(call, attachment),
+            Self::Firewall => firewall::del(call, attachment),
             Self::Tuning => tuning::del(call, attachment, netns),
             // A pair, elements and addresses: the bridge stays in any case.
             Self::Bridge | Self::Ptp => bridge::del(call, attachment, netns),
@@ -112,6 +116,7 @@ impl Role {
     ) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::check(call, attachment, netns),
+            Self::Firewall => firewall::check(call, attachment, netns),
             Self::Tuning => tuning::check(call, attachment, netns),
             Self::Bridge => bridge::check(call, attachment, netns),
             Self::Ptp => ptp::check(call, attachment, netns),
@@ -125,6 +130,7 @@ impl Role {
     pub(crate) fn status(self, call: &Call) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::status(call),
+            Self::Firewall => firewall::status(call),
             Self::Tuning => tuning::status(call),
             Self::Bridge => bridge::status(call),
             Self::Portmap => portmap::status(call),
@@ -141,6 +147,7 @@ impl Role {
     pub(crate) fn gc(self, call: &Call) -> Result<(), Error> {
         match self {
             Self::Bandwidth => bandwidth::gc(call),
+            Self::Firewall => firewall::gc(call),
             Self::Tuning => tuning::gc(call),
             Self::Bridge => bridge::gc(call),
             Self::Portmap => portmap::gc(call),

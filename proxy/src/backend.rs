@@ -19,7 +19,7 @@ use nodekit::{netlink, nft, xtables};
 pub use iptables::IptablesBackend;
 pub use lb_plan::nftables::Settings;
 pub use nftables::NftablesBackend;
-pub use plane::{DataPlane, Opened, PlaneSettings, cleanup, open};
+pub use plane::{DataPlane, OpenError, Opened, PlaneSettings, cleanup, open};
 
 /// Why the kernel could not be programmed.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -6,16 +6,20 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use lb_model::Family;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::backend::{self, BackendError, Opened, PlaneSettings};
-use crate::config::{Mode, Settings};
-use crate::health::{BindError, Health, healthz_pages, metrics_pages, serve};
+use crate::backend::OpenError;
+use crate::config::{ConfigFile, Loaded, Mode, Settings};
+use crate::health::{
+    self, BindError, CheckPorts, Health, Status, healthz_pages, metrics_pages, serve,
+    serve_check_ports,
+};
+use crate::host_setup;
+use crate::logging::Verbosity;
 use crate::metrics::Metrics;
-use crate::sync::Syncer;
+use crate::sync::{HostKernel, Kernel, Syncer, Told};
 use crate::watch::{ClientError, Heard, connect, start};
 
 /// Events on their way to the thread that programs the kernel; when it is full, nothing more is
@@ -29,13 +33,8 @@ pub enum DaemonError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// No data plane.
-    #[error("mode {mode}: {source}")]
-    Plane {
-        /// The mode.
-        mode: Mode,
-        /// Why not.
-        source: BackendError,
-    },
+    #[error(transparent)]
+    Plane(#[from] OpenError),
     /// An address is taken, and `bindAddressHardFail` is set.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -47,52 +46,71 @@ pub enum DaemonError {
     SyncEnded,
 }
 
-/// Runs until SIGTERM or SIGINT; the rules stay. `config` is shown under /configz.
+/// Why the daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// The configuration changed in something that cannot change live: start it again.
+    Restart,
+}
+
+/// Runs until SIGTERM, SIGINT, or a change of `file` that asks for a new start; the rules stay.
 ///
 /// # Errors
 /// See [`DaemonError`].
-pub fn run(settings: &Settings, config: &serde_json::Value) -> Result<(), DaemonError> {
+pub fn run(loaded: Loaded, file: ConfigFile, verbosity: &Verbosity) -> Result<Ended, DaemonError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_here(settings, config))
+    runtime.block_on(run_here(loaded, file, verbosity))
 }
 
-async fn run_here(settings: &Settings, config: &serde_json::Value) -> Result<(), DaemonError> {
+async fn run_here(
+    loaded: Loaded,
+    file: ConfigFile,
+    verbosity: &Verbosity,
+) -> Result<Ended, DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let Loaded {
+        settings, config, ..
+    } = loaded;
     let client = connect(&settings.api).await?;
-    let metrics = Metrics::new();
-    let health = Arc::new(Health::new(settings.timing.sync_period * 2));
+    let told = told(&settings, config);
     let (events, heard) = mpsc::channel(EVENTS_ON_THE_WAY);
-    let (opened, plane) = oneshot::channel();
-    let sync = SyncThread::start(
-        settings,
-        metrics.clone(),
-        Arc::clone(&health),
-        heard,
-        opened,
-    )?;
-    match plane.await {
-        Ok(Ok(())) => {}
-        Ok(Err(source)) => {
-            return Err(DaemonError::Plane {
-                mode: settings.mode,
-                source,
-            });
-        }
+    let (new_settings, settings_now) = watch::channel(settings.clone());
+    let (sync, opened) = SyncThread::start(told.clone(), heard, settings_now)?;
+    match opened.await {
+        Ok(Ok(mode)) => host_setup::set_up(&settings, mode),
+        Ok(Err(error)) => return Err(error.into()),
         Err(_) => return Err(DaemonError::SyncEnded),
     }
     let mut watches = start(&client, &settings.node_name, &events);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        mode = %settings.mode,
+        mode = %told.status.mode(),
         node = settings.node_name,
         "watching"
     );
+    let checks = serve_check_ports(
+        told.check_ports.subscribe(),
+        health::Told {
+            health: Arc::clone(&told.health),
+            status: Arc::clone(&told.status),
+            metrics: told.metrics.clone(),
+        },
+    );
+    let servers = async {
+        tokio::select! {
+            error = servers(&settings, &told) => error,
+            () = checks => DaemonError::SyncEnded,
+        }
+    };
     let ended = tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
+        _ = terminate.recv() => Ok(Ended::Signal),
+        _ = interrupt.recv() => Ok(Ended::Signal),
         () = events.closed() => Err(DaemonError::SyncEnded),
-        error = servers(settings, config, health, metrics) => Err(error),
+        error = servers => Err(error),
+        () = follow(file, &settings, &told, &new_settings, verbosity) => Ok(Ended::Restart),
     };
     // The thread below ends when the last sender of events is gone; the watches hold theirs until
     // they have really ended.
@@ -100,30 +118,75 @@ async fn run_here(settings: &Settings, config: &serde_json::Value) -> Result<(),
     drop(events);
     drop(client);
     sync.join();
-    tracing::info!(signal = ended?, "ending; the rules stay in the kernel");
-    Ok(())
+    let ended = ended?;
+    tracing::info!(because = ?ended, "ending; the rules stay in the kernel");
+    Ok(ended)
+}
+
+fn told(settings: &Settings, config: serde_json::Value) -> Told {
+    let mode = settings.modes.first().copied().unwrap_or(Mode::Nftables);
+    Told {
+        metrics: Metrics::new(),
+        health: Arc::new(Health::new(settings.section(mode).timing.sync_period * 2)),
+        status: Arc::new(Status::new(&settings.node_name, mode, config)),
+        check_ports: watch::Sender::new(CheckPorts::default()),
+    }
+}
+
+/// Brings changes of the file into force, until one asks for a new start.
+async fn follow(
+    mut file: ConfigFile,
+    started_with: &Settings,
+    told: &Told,
+    new_settings: &watch::Sender<Settings>,
+    verbosity: &Verbosity,
+) {
+    loop {
+        let Loaded {
+            settings,
+            config,
+            warnings,
+        } = file.changed().await;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let mode = told.status.mode();
+        let restart = started_with.restart_fields(&settings, mode);
+        if !restart.is_empty() {
+            tracing::info!(
+                changed = restart.join(", "),
+                "the configuration asks for a new start"
+            );
+            return;
+        }
+        tracing::info!("the configuration changed");
+        verbosity.set(settings.logging.verbosity);
+        let timing = settings.section(mode).timing;
+        told.health.set_timeout(timing.sync_period * 2);
+        told.status.set_config(config);
+        let wanted = settings.modes.first().copied().unwrap_or(mode);
+        host_setup::set_up(&settings, wanted);
+        new_settings.send_replace(settings);
+    }
 }
 
 /// Serves the pages until one of the servers cannot.
-async fn servers(
-    settings: &Settings,
-    config: &serde_json::Value,
-    health: Arc<Health>,
-    metrics: Metrics,
-) -> DaemonError {
+async fn servers(settings: &Settings, told: &Told) -> DaemonError {
     let hard_fail = settings.bind_hard_fail;
+    let (metrics, health) = (&told.metrics, &told.health);
     let healthz = async {
         let Some(address) = settings.healthz else {
             return std::future::pending().await;
         };
-        let pages = healthz_pages(health, metrics.clone());
+        let pages = healthz_pages(Arc::clone(health), metrics.clone());
         serve("healthzBindAddress", address, hard_fail, pages).await
     };
     let other = async {
         let Some(address) = settings.metrics else {
             return std::future::pending().await;
         };
-        let pages = metrics_pages(metrics.clone(), settings.mode.to_string(), config);
+        let status = Arc::clone(&told.status);
+        let pages = metrics_pages(metrics.clone(), Arc::clone(health), status);
         serve("metricsBindAddress", address, hard_fail, pages).await
     };
     let ended: Result<Infallible, BindError> = tokio::select! {
@@ -139,33 +202,32 @@ async fn servers(
 struct SyncThread(std::thread::JoinHandle<()>);
 
 impl SyncThread {
-    /// Starts it; whether the data plane could be opened comes through `opened`.
+    /// Starts it; gives where it says which data plane could be opened.
     fn start(
-        settings: &Settings,
-        metrics: Metrics,
-        health: Arc<Health>,
+        told: Told,
         heard: mpsc::Receiver<Heard>,
-        opened: oneshot::Sender<Result<(), BackendError>>,
-    ) -> std::io::Result<Self> {
-        let settings = settings.clone();
+        settings_now: watch::Receiver<Settings>,
+    ) -> std::io::Result<(Self, oneshot::Receiver<Result<Mode, OpenError>>)> {
+        let (answer, opened) = oneshot::channel();
         let runtime = Builder::new_current_thread().enable_time().build()?;
         let thread = std::thread::Builder::new()
             .name("sync".to_owned())
             .spawn(move || {
-                let opened_plane = match open(&settings) {
-                    Ok(opened) => opened,
-                    Err(error) => {
+                let mut kernel = HostKernel::default();
+                let settings = settings_now.borrow().clone();
+                match kernel.open(&settings.modes, &settings) {
+                    Ok(opened) => {
+                        let mode = opened.mode;
+                        let syncer = Syncer::new(&settings, opened, Box::new(kernel), told);
                         // Nobody waits for the answer: the daemon is ending already.
-                        drop(opened.send(Err(error)));
-                        return;
+                        if answer.send(Ok(mode)).is_ok() {
+                            runtime.block_on(syncer.run(heard, settings_now));
+                        }
                     }
-                };
-                if opened.send(Ok(())).is_ok() {
-                    let syncer = Syncer::new(&settings, opened_plane, metrics, health);
-                    runtime.block_on(syncer.run(heard));
+                    Err(error) => drop(answer.send(Err(error))),
                 }
             })?;
-        Ok(Self(thread))
+        Ok((Self(thread), opened))
     }
 
     /// Waits for the pass that is under way. The events' sender must be gone.
@@ -174,17 +236,4 @@ impl SyncThread {
             tracing::error!("the thread that programs the kernel panicked");
         }
     }
-}
-
-/// The data plane as it is before the Node is known.
-fn open(settings: &Settings) -> Result<Opened, BackendError> {
-    let plane_settings = Family::ALL.map(|family| PlaneSettings {
-        family,
-        masquerade_bit: settings.masquerade_bit,
-        detector: lb_model::LocalDetector::None,
-        node_port_addresses: std::collections::BTreeSet::new(),
-        localhost_node_ports: false,
-        tcp_be_liberal: false,
-    });
-    backend::open(settings.mode, plane_settings.to_vec(), &settings.ebpf)
 }

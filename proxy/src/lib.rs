@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod health;
+pub mod host_setup;
 pub mod logging;
 pub mod memory;
 pub mod metrics;

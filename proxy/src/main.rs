@@ -1,15 +1,16 @@
 //! `causeway-proxy`: flags and file in, exit status out. Everything else is in the library.
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 use causeway_proxy::cli::Flags;
-use causeway_proxy::config::said::KubeProxyConfiguration;
-use causeway_proxy::config::{Mode, Settings, overlay, read_file};
-use causeway_proxy::{backend, daemon, logging};
+use causeway_proxy::config::{ConfigFile, Loaded, Mode, file_text, load};
+use causeway_proxy::daemon::Ended;
+use causeway_proxy::{backend, daemon, host_setup, logging};
 
 fn main() -> ExitCode {
-    match run(&Flags::from_command_line()) {
+    match run(Flags::from_command_line()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("causeway-proxy: {error:#}");
@@ -18,45 +19,63 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: &Flags) -> anyhow::Result<()> {
+fn run(flags: Flags) -> anyhow::Result<()> {
     if flags.cleanup == Some(true) {
-        for mode in Mode::ALL {
-            backend::cleanup(mode, &flags.ebpf()).with_context(|| format!("--cleanup: {mode}"))?;
-        }
-        return Ok(());
-    }
-    let (mut said, mut warnings) = match &flags.config {
-        Some(path) => read_file(path)?,
-        None => (KubeProxyConfiguration::nothing(), Vec::new()),
-    };
-    overlay(&mut said, flags);
-    if !flags.without_effect.is_empty() {
-        let names: Vec<_> = flags
-            .without_effect
-            .iter()
-            .map(|name| format!("--{name}"))
-            .collect();
-        warnings.push(format!(
-            "these flags have no effect yet: {}",
-            names.join(", ")
-        ));
+        return clean_up(&flags);
     }
     let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let mut settings = Settings::understand(&said, flags.master.clone(), host_name.trim())?;
-    settings.ebpf = flags.ebpf();
-    logging::start(settings.logging);
-    for warning in warnings {
+    let host_name = host_name.trim().to_owned();
+    let text = file_text(&flags)?;
+    let loaded = load(text.as_deref(), &flags, &host_name)?;
+    let verbosity = logging::start(loaded.settings.logging);
+    for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let config = said.to_json().context("the configuration as JSON")?;
     if let Some(path) = &flags.write_config_to {
-        let yaml = serde_saphyr::to_string(&config).context("the configuration as YAML")?;
+        let yaml = serde_saphyr::to_string(&loaded.config).context("the configuration as YAML")?;
         return std::fs::write(path, yaml)
             .with_context(|| format!("--write-config-to {}", path.display()));
     }
     if flags.init_only == Some(true) {
-        tracing::info!("--init-only: nothing needs more privileges than the daemon has");
-        return Ok(());
+        return init_only(&loaded);
     }
-    Ok(daemon::run(&settings, &config)?)
+    let file = ConfigFile::new(flags, host_name, text);
+    match daemon::run(loaded, file, &verbosity)? {
+        Ended::Signal => Ok(()),
+        // In place and not by ending, so that the kubelet does not wait ever longer in between.
+        Ended::Restart => Err(start_again()).context("starting again"),
+    }
+}
+
+/// Every data plane's, whatever the configuration says; one failure does not keep the others.
+fn clean_up(flags: &Flags) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    for mode in Mode::ALL {
+        if let Err(error) = backend::cleanup(mode, &flags.ebpf()) {
+            eprintln!("causeway-proxy: --cleanup: {mode}: {error}");
+            result = Err(anyhow::anyhow!(
+                "--cleanup: not everything could be removed"
+            ));
+        }
+    }
+    result
+}
+
+fn init_only(loaded: &Loaded) -> anyhow::Result<()> {
+    let modes = &loaded.settings.modes;
+    let mode = modes.first().copied().context("no mode")?;
+    host_setup::set_up(&loaded.settings, mode);
+    tracing::info!(%mode, "--init-only: done what needs full privileges");
+    Ok(())
+}
+
+/// Executes this program anew, with the same arguments, in the same process. Every descriptor of
+/// it is closed by that.
+fn start_again() -> std::io::Error {
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    command.args(arguments).exec()
 }

@@ -2,16 +2,16 @@
 //! metric (`pkg/proxy/metrics/metrics.go` of Kubernetes 1.36), so that dashboards and perf-tests
 //! go on working; our own begin with `causeway_`.
 
-use std::fmt;
+mod page;
+
 use std::sync::atomic::AtomicU64;
 
 use lb_model::Family as IpFamily;
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
-use prometheus_client::registry::Registry;
 
 /// Label `ip_family`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -23,6 +23,32 @@ pub struct ByFamily {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByCode {
     code: u16,
+}
+
+/// Labels `ip_family` and `table`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByTable {
+    ip_family: &'static str,
+    table: &'static str,
+}
+
+/// Labels `ip_family` and `traffic_policy`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByPolicy {
+    ip_family: &'static str,
+    traffic_policy: &'static str,
+}
+
+/// Label `object`: kind and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByObject {
+    object: String,
+}
+
+/// Label `kind`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByKind {
+    kind: &'static str,
 }
 
 type Seconds = Family<ByFamily, Histogram, fn() -> Histogram>;
@@ -53,6 +79,18 @@ pub struct Metrics {
     pub service_changes: Counter,
     /// `kubeproxy_sync_proxy_rules_nftables_sync_failures_total`.
     pub sync_failures: Family<ByFamily, Counter>,
+    /// `kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total`.
+    pub cleanup_failures: Family<ByFamily, Counter>,
+    /// `kubeproxy_sync_proxy_rules_iptables_restore_failures_total`.
+    pub restore_failures: Family<ByFamily, Counter>,
+    /// `kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total`.
+    pub partial_restore_failures: Family<ByFamily, Counter>,
+    /// `kubeproxy_sync_proxy_rules_iptables_total`.
+    pub rules: Family<ByTable, Gauge>,
+    /// `kubeproxy_sync_proxy_rules_iptables_last`.
+    pub rules_written: Family<ByTable, Gauge>,
+    /// `kubeproxy_sync_proxy_rules_no_local_endpoints_total`.
+    pub no_local_endpoints: Family<ByPolicy, Gauge>,
     /// `kubeproxy_conntrack_reconciler_sync_duration_seconds`.
     pub conntrack_duration: Seconds,
     /// `kubeproxy_conntrack_reconciler_deleted_entries_total`.
@@ -76,6 +114,16 @@ pub struct Metrics {
     pub drift: Counter,
     /// `causeway_unusable_fields_total`: fields of API objects that could not be used.
     pub unusable_fields: Counter,
+    /// `causeway_objects_with_unusable_fields`: how many there are now.
+    pub unusable_objects: Gauge,
+    /// `causeway_object_unusable_fields`: how many fields of this object, of some objects.
+    pub unusable_object: Family<ByObject, Gauge>,
+    /// `causeway_services_not_programmed`: Services that the kernel does not have as wanted.
+    pub not_programmed: Gauge,
+    /// `causeway_check_ports_not_served`: health-check node ports that could not be bound.
+    pub check_ports_not_served: Gauge,
+    /// `causeway_model_objects`.
+    pub model_objects: Family<ByKind, Gauge>,
 }
 
 /// `kubeproxy_sync_proxy_rules_duration_seconds` and its like: 1 ms to 16 s.
@@ -107,6 +155,12 @@ impl Metrics {
             service_changes_pending: Gauge::default(),
             service_changes: Counter::default(),
             sync_failures: Family::default(),
+            cleanup_failures: Family::default(),
+            restore_failures: Family::default(),
+            partial_restore_failures: Family::default(),
+            rules: Family::default(),
+            rules_written: Family::default(),
+            no_local_endpoints: Family::default(),
             conntrack_duration: Family::new_with_constructor(sync_seconds),
             conntrack_deleted: Family::default(),
             healthz: Family::default(),
@@ -118,13 +172,36 @@ impl Metrics {
             retries: Counter::default(),
             drift: Counter::default(),
             unusable_fields: Counter::default(),
+            unusable_objects: Gauge::default(),
+            unusable_object: Family::default(),
+            not_programmed: Gauge::default(),
+            check_ports_not_served: Gauge::default(),
+            model_objects: Family::default(),
         };
         metrics.touch_all();
         metrics
     }
 
     fn touch_all(&self) {
-        for family in IpFamily::ALL.map(by_family) {
+        for family in IpFamily::ALL {
+            for policy in ["internal", "external"] {
+                drop(
+                    self.no_local_endpoints
+                        .get_or_create(&by_policy(family, policy)),
+                );
+            }
+            for table in ["filter", "nat"] {
+                drop(self.rules.get_or_create(&by_table(family, table)));
+                drop(self.rules_written.get_or_create(&by_table(family, table)));
+            }
+            let family = by_family(family);
+            for counter in [
+                &self.cleanup_failures,
+                &self.restore_failures,
+                &self.partial_restore_failures,
+            ] {
+                drop(counter.get_or_create(&family));
+            }
             drop(self.sync_duration.get_or_create(&family));
             drop(self.full_sync_duration.get_or_create(&family));
             drop(self.partial_sync_duration.get_or_create(&family));
@@ -135,162 +212,13 @@ impl Metrics {
             drop(self.conntrack_duration.get_or_create(&family));
             drop(self.conntrack_deleted.get_or_create(&family));
         }
+        for kind in ["Service", "EndpointSlice"] {
+            drop(self.model_objects.get_or_create(&by_kind(kind)));
+        }
         for code in [200, 503] {
             drop(self.healthz.get_or_create(&by_code(code)));
             drop(self.livez.get_or_create(&by_code(code)));
         }
-    }
-
-    /// The text that Prometheus reads (OpenMetrics 1.0).
-    ///
-    /// # Errors
-    /// Never: a text takes every write.
-    pub fn encode(&self) -> Result<String, fmt::Error> {
-        let mut registry = Registry::default();
-        self.register_as_kube_proxy(registry.sub_registry_with_prefix("kubeproxy"));
-        self.register_our_own(registry.sub_registry_with_prefix("causeway"));
-        let mut text = String::new();
-        text::encode(&mut text, &registry)?;
-        Ok(text)
-    }
-
-    /// The encoder adds `_total` to counters itself.
-    fn register_as_kube_proxy(&self, r: &mut Registry) {
-        let seconds = [
-            (
-                "sync_proxy_rules_duration_seconds",
-                "Duration of a pass, in seconds",
-                &self.sync_duration,
-            ),
-            (
-                "sync_full_proxy_rules_duration_seconds",
-                "Duration of a pass over everything, in seconds",
-                &self.full_sync_duration,
-            ),
-            (
-                "sync_partial_proxy_rules_duration_seconds",
-                "Duration of a pass over what changed, in seconds",
-                &self.partial_sync_duration,
-            ),
-            (
-                "network_programming_duration_seconds",
-                "From the change of a pod or Service to its rules, in seconds",
-                &self.network_programming,
-            ),
-            (
-                "conntrack_reconciler_sync_duration_seconds",
-                "Duration of a look at the UDP flows, in seconds",
-                &self.conntrack_duration,
-            ),
-        ];
-        for (name, help, metric) in seconds {
-            r.register(name, help, metric.clone());
-        }
-        self.register_timestamps(r);
-        self.register_changes(r);
-        for (name, help, metric) in [
-            (
-                "sync_proxy_rules_nftables_sync_failures",
-                "Passes that the kernel refused, whole or in part",
-                &self.sync_failures,
-            ),
-            (
-                "conntrack_reconciler_deleted_entries",
-                "UDP flows deleted because their endpoint is gone",
-                &self.conntrack_deleted,
-            ),
-        ] {
-            r.register(name, help, metric.clone());
-        }
-        r.register(
-            "proxy_healthz",
-            "Answers of /healthz by status",
-            self.healthz.clone(),
-        );
-        r.register(
-            "proxy_livez",
-            "Answers of /livez by status",
-            self.livez.clone(),
-        );
-    }
-
-    fn register_timestamps(&self, r: &mut Registry) {
-        let timestamps = [
-            (
-                "sync_proxy_rules_last_timestamp_seconds",
-                "When a pass last succeeded",
-                &self.last_sync,
-            ),
-            (
-                "sync_proxy_rules_last_queued_timestamp_seconds",
-                "When a pass was last asked for",
-                &self.last_queued,
-            ),
-        ];
-        for (name, help, metric) in timestamps {
-            r.register(name, help, metric.clone());
-        }
-    }
-
-    fn register_changes(&self, r: &mut Registry) {
-        let pending = [
-            (
-                "endpoint",
-                "EndpointSlice",
-                &self.endpoint_changes_pending,
-                &self.endpoint_changes,
-            ),
-            (
-                "service",
-                "Service",
-                &self.service_changes_pending,
-                &self.service_changes,
-            ),
-        ];
-        for (name, kind, waiting, seen) in pending {
-            let name = format!("sync_proxy_rules_{name}_changes");
-            let help = format!("{kind} changes that are not in the kernel yet");
-            r.register(format!("{name}_pending"), help, waiting.clone());
-            r.register(name, format!("{kind} changes seen"), seen.clone());
-        }
-    }
-
-    fn register_our_own(&self, r: &mut Registry) {
-        r.register(
-            "event_to_kernel_seconds",
-            "From an event's arrival to the end of the pass that programmed it",
-            self.event_to_kernel.clone(),
-        );
-        r.register(
-            "sync_operations",
-            "Elements, chains and rules added or removed in a pass",
-            self.operations.clone(),
-        );
-        r.register(
-            "sync_last_operations",
-            "The same of the last pass that did something",
-            self.last_operations.clone(),
-        );
-        r.register(
-            "sync_transactions",
-            "Transactions sent to the kernel",
-            self.transactions.clone(),
-        );
-        r.register(
-            "sync_retries",
-            "Services tried again after a failure",
-            self.retries.clone(),
-        );
-        r.register(
-            "tables_replaced",
-            "Times that our tables were gone or changed by somebody else",
-            self.drift.clone(),
-        );
-        r.register(
-            "unusable_fields",
-            "Fields of API objects that could not be used",
-            self.unusable_fields.clone(),
-        );
     }
 }
 
@@ -307,6 +235,33 @@ pub const fn by_family(family: IpFamily) -> ByFamily {
     }
 }
 
+/// The labels of `table` (`filter`, `nat`) of `family`.
+pub const fn by_table(family: IpFamily, table: &'static str) -> ByTable {
+    ByTable {
+        ip_family: family_name(family),
+        table,
+    }
+}
+
+/// The labels of traffic policy `internal` or `external` of `family`.
+pub const fn by_policy(family: IpFamily, traffic_policy: &'static str) -> ByPolicy {
+    ByPolicy {
+        ip_family: family_name(family),
+        traffic_policy,
+    }
+}
+
+/// The label of `object`, as `Service default/redis`.
+pub fn by_object(object: &str) -> ByObject {
+    let object = object.to_owned();
+    ByObject { object }
+}
+
+/// The label of objects of `kind`.
+pub const fn by_kind(kind: &'static str) -> ByKind {
+    ByKind { kind }
+}
+
 /// The label of an HTTP status.
 pub const fn by_code(code: u16) -> ByCode {
     ByCode { code }
@@ -317,85 +272,5 @@ pub const fn family_name(family: IpFamily) -> &'static str {
     match family {
         IpFamily::V4 => "IPv4",
         IpFamily::V6 => "IPv6",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    /// Those of `pkg/proxy/metrics/metrics.go` (Kubernetes 1.36) that exist here.
-    const KUBE_PROXY: &[&str] = &[
-        "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family}",
-        "kubeproxy_conntrack_reconciler_sync_duration_seconds_bucket{ip_family}",
-        "kubeproxy_network_programming_duration_seconds_bucket{ip_family}",
-        "kubeproxy_proxy_healthz_total{code}",
-        "kubeproxy_proxy_livez_total{code}",
-        "kubeproxy_sync_full_proxy_rules_duration_seconds_bucket{ip_family}",
-        "kubeproxy_sync_partial_proxy_rules_duration_seconds_bucket{ip_family}",
-        "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family}",
-        "kubeproxy_sync_proxy_rules_endpoint_changes_pending{}",
-        "kubeproxy_sync_proxy_rules_endpoint_changes_total{}",
-        "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family}",
-        "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family}",
-        "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family}",
-        "kubeproxy_sync_proxy_rules_service_changes_pending{}",
-        "kubeproxy_sync_proxy_rules_service_changes_total{}",
-    ];
-
-    /// Names with the names of their labels, without `le`, `_sum` and `_count`.
-    fn shapes(text: &str) -> BTreeSet<String> {
-        text.lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| line.rsplit_once(' ').map(|(series, _)| series))
-            .map(|series| {
-                let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-                let labels: Vec<&str> = labels
-                    .trim_end_matches('}')
-                    .split(',')
-                    .filter_map(|label| label.split_once('=').map(|(key, _)| key))
-                    .filter(|key| *key != "le")
-                    .collect();
-                (name, labels.join(","))
-            })
-            .filter(|(name, _)| !name.ends_with("_sum") && !name.ends_with("_count"))
-            .map(|(name, labels)| format!("{name}{{{labels}}}"))
-            .collect()
-    }
-
-    #[test]
-    fn names_and_labels_are_kube_proxys() {
-        let shapes = shapes(&Metrics::new().encode().unwrap());
-        let theirs: BTreeSet<String> = shapes
-            .iter()
-            .filter(|shape| shape.starts_with("kubeproxy_"))
-            .cloned()
-            .collect();
-        let wanted: BTreeSet<String> = KUBE_PROXY.iter().map(ToString::to_string).collect();
-        assert_eq!(theirs, wanted);
-        let foreign: Vec<_> = shapes
-            .iter()
-            .filter(|s| !s.starts_with("kubeproxy_") && !s.starts_with("causeway_"))
-            .collect();
-        assert!(foreign.is_empty(), "{foreign:?}");
-    }
-
-    #[test]
-    fn network_programming_has_kube_proxys_buckets() {
-        let text = Metrics::new().encode().unwrap();
-        let buckets: Vec<f64> = text
-            .lines()
-            .filter(|line| {
-                line.starts_with("kubeproxy_network_programming_duration_seconds_bucket")
-            })
-            .filter(|line| line.contains("IPv4"))
-            .filter_map(|line| line.split("le=\"").nth(1)?.split('"').next()?.parse().ok())
-            .filter(|bound: &f64| bound.is_finite())
-            .collect();
-        assert_eq!(buckets.len(), 80);
-        assert_eq!(&buckets[..4], [0.25, 0.5, 1.0, 2.0]);
-        assert_eq!(buckets[79], 300.0);
     }
 }

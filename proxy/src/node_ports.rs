@@ -19,13 +19,18 @@ pub struct NodePorts {
 }
 
 impl NodePorts {
-    /// No Node is known yet.
+    /// No Node is known yet. `node_ip`: `bindAddress`.
     pub const fn new(wanted: NodePortAddresses, node_ip: Option<IpAddr>) -> Self {
         Self {
             wanted,
             node_ip,
             node: Vec::new(),
         }
+    }
+
+    /// Takes another configuration.
+    pub fn configure(&mut self, wanted: NodePortAddresses, node_ip: Option<IpAddr>) {
+        (self.wanted, self.node_ip) = (wanted, node_ip);
     }
 
     /// The Node's `status.addresses`: internal ones first. Unusable ones are left out.
@@ -39,16 +44,46 @@ impl NodePorts {
     /// The addresses as they are now. Where the Node names none, the address from which this host
     /// would talk to the world stands in.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        match &self.wanted {
-            NodePortAddresses::Primary => Family::ALL
-                .into_iter()
-                .filter_map(|family| self.primary(family))
-                .collect(),
-            NodePortAddresses::Within(networks) => local_addresses()
-                .into_iter()
-                .filter(|ip| networks.iter().any(|network| network.contains(*ip)))
-                .collect(),
+        let mut addresses = BTreeSet::new();
+        if self.wanted.primary {
+            addresses.extend(
+                Family::ALL
+                    .into_iter()
+                    .filter_map(|family| self.primary(family)),
+            );
         }
+        let within = &self.wanted.within;
+        if !within.is_empty() {
+            let own = local_addresses().into_iter();
+            addresses.extend(own.filter(|ip| within.iter().any(|network| network.contains(*ip))));
+        }
+        addresses
+    }
+
+    /// Whether every address of `family` serves node ports.
+    fn is_everywhere(&self, family: Family) -> bool {
+        self.wanted.is_everywhere(unspecified(family))
+    }
+
+    /// Whether node ports are wanted on loopback addresses of IPv4.
+    pub fn names_localhost(&self) -> bool {
+        let localhost = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let mut within = self.wanted.within.iter();
+        within.any(|network| network.contains(localhost))
+    }
+
+    /// The same as addresses to listen on: the unspecified one where every address of a family
+    /// serves node ports.
+    pub fn listening(&self) -> BTreeSet<IpAddr> {
+        let (everywhere, others): (Vec<Family>, Vec<Family>) = Family::ALL
+            .into_iter()
+            .partition(|family| self.is_everywhere(*family));
+        let mut listening: BTreeSet<IpAddr> = everywhere.into_iter().map(unspecified).collect();
+        if !others.is_empty() {
+            let addresses = self.addresses().into_iter();
+            listening.extend(addresses.filter(|ip| others.contains(&Family::of(*ip))));
+        }
+        listening
     }
 
     fn primary(&self, family: Family) -> Option<IpAddr> {
@@ -57,6 +92,13 @@ impl NodePorts {
         // A Node with addresses of one family has none of the other.
         let unknown = self.node_ip.is_none() && self.node.is_empty();
         said.or_else(|| unknown.then(|| source_address(family)).flatten())
+    }
+}
+
+const fn unspecified(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 
@@ -108,7 +150,7 @@ mod tests {
 
     fn primary(node_ip: Option<&str>, node: &[&str]) -> Vec<String> {
         let ip = node_ip.map(|ip| ip.parse().unwrap());
-        let mut ports = NodePorts::new(NodePortAddresses::Primary, ip);
+        let mut ports = NodePorts::new(NodePortAddresses::primary(), ip);
         ports.set_node(&node.iter().map(ToString::to_string).collect::<Vec<_>>());
         ports.addresses().iter().map(ToString::to_string).collect()
     }

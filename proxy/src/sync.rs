@@ -4,26 +4,33 @@
 //! The first change goes at once; further ones are gathered for the minimum period. Nothing
 //! happens before the first full lists are in. What failed is tried again, each Service by itself.
 
+mod local;
 mod node;
+mod planes;
 mod record;
 mod retries;
+mod unusable;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lb_model::said::Event;
-use lb_model::{Complaint, Family, Model, ModelConfig};
-use tokio::sync::mpsc;
+use lb_model::{Model, ModelConfig};
+use tokio::sync::{mpsc, watch};
 
-use crate::backend::{DataPlane, Opened, PlaneSettings};
+use crate::backend::Opened;
 use crate::config::Settings;
-use crate::health::Health;
+use crate::health::{CheckPorts, Health, Status};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::node_ports::NodePorts;
 use crate::watch::Heard;
 
+pub use planes::{HostKernel, Kernel};
+
+use local::Local;
 use node::OwnNode;
+use planes::Planes;
 use record::Record;
 use retries::Retries;
 
@@ -32,50 +39,59 @@ const GULP: usize = 512;
 /// A pass over this many Services leaves memory behind that is worth giving back.
 const BIG_PASS: usize = 1000;
 
+/// Who learns what happens.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Counts it.
+    pub metrics: Metrics,
+    /// Answers /healthz.
+    pub health: Arc<Health>,
+    /// Answers /statusz.
+    pub status: Arc<Status>,
+    /// Serves the health-check node ports.
+    pub check_ports: watch::Sender<CheckPorts>,
+}
+
 /// The owner of the model and of the data plane.
 #[derive(Debug)]
 pub struct Syncer {
     model: Model,
-    plane: Box<dyn DataPlane>,
-    families: Vec<Family>,
-    masquerade_bit: u8,
-    min_period: Duration,
-    sync_period: Duration,
+    planes: Planes,
+    settings: Settings,
     node_ports: NodePorts,
     node: OwnNode,
+    local: Local,
     record: Record,
     retries: Retries,
     /// Since when a change waits.
     waiting: Option<Instant>,
-    /// The settings that the data plane has, by family.
-    told: Vec<PlaneSettings>,
     last_pass: Option<Instant>,
     last_check: Instant,
 }
 
 impl Syncer {
-    /// A syncer that has heard nothing yet.
-    pub fn new(settings: &Settings, opened: Opened, metrics: Metrics, health: Arc<Health>) -> Self {
+    /// A syncer that has heard nothing yet, with a data plane that came from `kernel`.
+    pub fn new(settings: &Settings, opened: Opened, kernel: Box<dyn Kernel>, told: Told) -> Self {
         let model = Model::new(ModelConfig {
             node_name: settings.node_name.clone(),
             detect_local: settings.detect_local.clone(),
-            masquerade_all: settings.masquerade_all,
+            masquerade_all: settings.section(opened.mode).masquerade_all,
         });
-        let Opened { plane, families } = opened;
         let now = Instant::now();
+        let planes = Planes::new(kernel, opened, now);
+        told.status.set_mode(planes.mode, &planes.families);
+        let node = OwnNode::new(now, &settings.detect_local);
+        told.status.set_waits_for(node.waits_for());
         Self {
             model,
-            plane,
-            record: Record::new(metrics, health, families.clone()),
-            families,
-            masquerade_bit: settings.masquerade_bit,
-            min_period: settings.timing.min_period,
-            sync_period: settings.timing.sync_period,
-            node_ports: NodePorts::new(settings.node_port_addresses.clone(), settings.node_ip),
-            node: OwnNode::new(now),
+            node_ports: NodePorts::new(settings.node_ports(planes.mode), settings.node_ip),
+            settings: settings.clone(),
+            node,
+            local: Local::new(told.check_ports.clone()),
+            record: Record::new(told, &planes.families),
+            planes,
             retries: Retries::default(),
             waiting: None,
-            told: Vec::new(),
             last_pass: None,
             last_check: now,
         }
@@ -83,7 +99,11 @@ impl Syncer {
 
     /// Runs until the sender is gone; the rules stay. Blocks in the data plane, so it wants a
     /// thread and a runtime of its own.
-    pub async fn run(mut self, mut heard: mpsc::Receiver<Heard>) {
+    pub async fn run(
+        mut self,
+        mut heard: mpsc::Receiver<Heard>,
+        mut settings: watch::Receiver<Settings>,
+    ) {
         let mut gulp = Vec::with_capacity(GULP);
         loop {
             let due = tokio::time::Instant::from_std(self.next_due());
@@ -95,10 +115,28 @@ impl Syncer {
                     }
                     gulp.drain(..).for_each(|heard| self.hear(heard));
                 }
+                Ok(()) = settings.changed() => {
+                    let settings = settings.borrow_and_update().clone();
+                    self.configure(settings, Instant::now());
+                }
                 () = tokio::time::sleep_until(due) => {}
             }
             self.act(Instant::now());
         }
+    }
+
+    /// Takes another configuration, which must not differ in what cannot change live
+    /// ([`Settings::restart_fields`]). It comes into force with a pass that is due at once.
+    pub fn configure(&mut self, settings: Settings, now: Instant) {
+        if self.planes.switch(&settings, now) {
+            self.record.mode(self.planes.mode, &self.planes.families);
+            // The new one begins with everything.
+            self.retries = Retries::default();
+        }
+        let node_ports = settings.node_ports(self.planes.mode);
+        self.node_ports.configure(node_ports, settings.node_ip);
+        self.settings = settings;
+        self.waiting.get_or_insert(now);
     }
 
     /// Takes one event in.
@@ -106,60 +144,50 @@ impl Syncer {
         let Heard {
             at,
             event,
-            complaints,
+            mut complaints,
         } = heard;
-        self.complain(&complaints);
-        let Some(event) = event else { return };
+        self.record.heard(event.as_ref());
+        let Some(event) = event else {
+            self.record.complain(&complaints);
+            return;
+        };
         match &event {
             Event::Node(node) => {
-                self.node.seen();
+                self.node.seen(!node.pod_cidrs.is_empty());
                 self.node_ports.set_node(&node.addresses);
                 self.record
                     .node_eligible(!node.deleting && !node.to_be_deleted);
-                self.waiting.get_or_insert(at);
             }
             Event::NodeGone => {
                 self.node.missing();
                 self.record.node_eligible(false);
-                self.waiting.get_or_insert(at);
             }
-            Event::ServiceListBegins | Event::SliceListBegins => {}
-            Event::Service(_) | Event::ServiceGone { .. } => {
-                self.record.service_event(at);
-                self.waiting.get_or_insert(at);
-            }
-            Event::Slice(_) | Event::SliceGone { .. } => {
-                self.record.slice_event(at);
-                self.waiting.get_or_insert(at);
-            }
-            Event::ServiceListEnds | Event::SliceListEnds => {
-                self.waiting.get_or_insert(at);
-            }
+            Event::Service(_) | Event::ServiceGone { .. } => self.record.service_event(at),
+            Event::Slice(_) | Event::SliceGone { .. } => self.record.slice_event(at),
+            Event::ServiceListBegins
+            | Event::SliceListBegins
+            | Event::ServiceListEnds
+            | Event::SliceListEnds => {}
         }
-        let complaints = self.model.apply(event);
-        self.complain(&complaints);
-    }
-
-    fn complain(&self, complaints: &[Complaint]) {
-        for complaint in complaints {
-            self.record.unusable_field();
-            tracing::warn!(
-                object = complaint.object,
-                field = complaint.field,
-                value = complaint.value,
-                accepted = complaint.accepted,
-                "a field that cannot be used is left out"
-            );
+        if !matches!(event, Event::ServiceListBegins | Event::SliceListBegins) {
+            self.waiting.get_or_insert(at);
         }
+        self.record.waits_for(self.node.waits_for());
+        complaints.extend(self.model.apply(event));
+        self.record.complain(&complaints);
     }
 
     /// When [`Syncer::act`] has something to do next, as far as is known now.
     pub fn next_due(&self) -> Instant {
-        let check = self.last_check + self.sync_period;
+        let check = self.last_check + self.section().timing.sync_period;
         let Some(change) = self.change_due() else {
             return check;
         };
         check.min(change)
+    }
+
+    const fn section(&self) -> &crate::config::PlaneSection {
+        self.settings.section(self.planes.mode)
     }
 
     /// When a change or a retry is due: not before the minimum period after the last pass, and not
@@ -172,21 +200,21 @@ impl Syncer {
             .into_iter()
             .flatten()
             .min()?;
-        let paced = self
-            .last_pass
-            .map_or(wanted, |last| wanted.max(last + self.min_period));
-        Some(
-            self.node
-                .awaited_until()
-                .map_or(paced, |until| paced.max(until)),
-        )
+        let Some(last) = self.last_pass else {
+            return Some(
+                self.node
+                    .awaited_until()
+                    .map_or(wanted, |until| wanted.max(until)),
+            );
+        };
+        Some(wanted.max(last + self.section().timing.min_period))
     }
 
     /// Does what is due at `now`.
     pub fn act(&mut self, now: Instant) {
         if self.change_due().is_some_and(|due| due <= now) {
             self.pass(now);
-        } else if self.last_check + self.sync_period <= now {
+        } else if self.last_check + self.section().timing.sync_period <= now {
             self.check(now);
         }
     }
@@ -197,7 +225,9 @@ impl Syncer {
         if self.last_pass.is_none() {
             return;
         }
-        let drifted = self.plane.check().unwrap_or_else(|error| {
+        let patience = self.section().timing.sync_period;
+        self.planes.clear_others(false, patience, now);
+        let drifted = self.planes.check().unwrap_or_else(|error| {
             tracing::warn!(%error, "the kernel does not tell whether our tables are intact");
             false
         });
@@ -205,60 +235,46 @@ impl Syncer {
             tracing::warn!("our tables were changed by somebody else; putting them right");
             self.record.drift();
         }
-        if drifted || self.wanted_settings() != self.told {
+        if drifted
+            || self
+                .planes
+                .outdated(&self.settings, &self.model, &self.node_ports)
+        {
             self.pass(now);
         }
     }
 
-    fn pass(&mut self, now: Instant) {
+    fn pass(&mut self, began: Instant) {
         let first = self.last_pass.is_none();
-        self.tell_settings(first);
+        if first {
+            self.node.warn_if_unknown();
+            self.record.waits_for(None);
+        }
+        self.planes
+            .tell(&self.settings, &self.model, &self.node_ports);
         let changes = self.model.take_changes();
-        let again = self.retries.take_due(now);
+        let again = self.retries.take_due(began);
         self.record.retried(again.len());
         let mut services = changes.services;
         services.extend(again);
-        let report = self.plane.sync(&self.model, &services);
+        let report = self.planes.plane.sync(&self.model, &services);
         let now = Instant::now();
         self.waiting = None;
         self.last_pass = Some(now);
         self.last_check = self.last_check.max(now);
         self.retries.settle(&services, &report, now);
         self.record
-            .pass(&report, &changes.trigger_times, services.len(), first);
+            .pass(&report, &changes.trigger_times, &services, first);
+        self.record.model_sizes(self.model.sizes());
+        let patience = self.section().timing.sync_period;
+        self.planes
+            .clear_others(report.complete(), patience, now.max(began));
+        self.local.listen(self.node_ports.listening());
+        let families = &self.planes.families;
+        self.local
+            .update(&self.model, &services, families, self.record.metrics());
         if first || services.len() >= BIG_PASS {
             memory::give_back();
         }
-    }
-
-    fn wanted_settings(&self) -> Vec<PlaneSettings> {
-        let node_port_addresses = self.node_ports.addresses();
-        let settings = self.families.iter().map(|family| PlaneSettings {
-            family: *family,
-            masquerade_bit: self.masquerade_bit,
-            detector: self.model.local_detector(*family),
-            node_port_addresses: node_port_addresses
-                .iter()
-                .copied()
-                .filter(|ip| Family::of(*ip) == *family)
-                .collect(),
-            localhost_node_ports: false,
-            tcp_be_liberal: false,
-        });
-        settings.collect()
-    }
-
-    fn tell_settings(&mut self, first: bool) {
-        if first {
-            self.node.warn_if_unknown();
-        }
-        let wanted = self.wanted_settings();
-        for settings in &wanted {
-            if !self.told.contains(settings) {
-                tracing::debug!(?settings, "settings of the data plane");
-                self.plane.set_settings(settings.clone());
-            }
-        }
-        self.told = wanted;
     }
 }

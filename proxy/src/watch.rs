@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use kind::Kind;
 
-pub use client::{ClientError, connect};
+pub use client::{ClientError, Connection, Patience, connect, connect_with};
 
 /// An event, and when it arrived here.
 #[derive(Debug)]
@@ -46,23 +46,23 @@ pub fn read(kind: &str, json: &str) -> Option<Heard> {
 
 /// Watches Services, EndpointSlices and Node `node_name`, for as long as `out` has a receiver.
 /// The API server may come and go: that is logged once, and tried again.
-pub fn start(client: &kube::Client, node_name: &str, out: &mpsc::Sender<Heard>) -> JoinSet<()> {
+pub fn start(api: &Connection, node_name: &str, out: &mpsc::Sender<Heard>) -> JoinSet<()> {
     let trouble = trouble::Trouble::default();
     let mut tasks = JoinSet::new();
     tasks.spawn(stream::watch::<service::Services>(
-        client.clone(),
+        api.clone(),
         stream::labelled("!service.kubernetes.io/service-proxy-name"),
         out.clone(),
         trouble.clone(),
     ));
     tasks.spawn(stream::watch::<slice::Slices>(
-        client.clone(),
+        api.clone(),
         stream::labelled("!service.kubernetes.io/headless"),
         out.clone(),
         trouble.clone(),
     ));
     tasks.spawn(stream::watch::<node::OwnNode>(
-        client.clone(),
+        api.clone(),
         stream::named(node_name),
         out.clone(),
         trouble,

@@ -1,5 +1,6 @@
-//! Golden files: each `config/NAME.yaml` and what it means, in `config/NAME.meaning`. With
-//! `UPDATE=1` in the environment they are written anew.
+//! Golden files: each `config/NAME.yaml`, what it means in `config/NAME.meaning`, and the whole
+//! configuration that `--write-config-to` makes of it in `config/NAME.written`. With
+//! `UPDATE_GOLDEN=1` in the environment they are written anew.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,37 +11,51 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use causeway_proxy::cli::Flags;
-use causeway_proxy::config::said::KubeProxyConfiguration;
-use causeway_proxy::config::{Settings, overlay, read_file};
+use causeway_proxy::config::{FLAGS, Loaded, Mode, Settings, Takes, load, read};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
 }
 
-/// Settings, warnings and errors of a file, as text.
-fn meaning(file: &Path) -> String {
-    let mut text = String::new();
-    match read_file(file) {
-        Err(error) => writeln!(text, "unusable: {error}").unwrap(),
-        Ok((said, warnings)) => {
-            for warning in warnings {
-                writeln!(text, "warning: {warning}").unwrap();
+fn text_of(name: &str) -> String {
+    std::fs::read_to_string(folder().join(name)).unwrap()
+}
+
+/// The configuration of `text` (none: no file) with flags over it.
+fn loaded(text: Option<&str>, arguments: &[&str]) -> Loaded {
+    let flags = Flags::read([&["causeway-proxy"], arguments].concat()).unwrap();
+    load(text, &flags, "Host-Name").unwrap()
+}
+
+/// Settings, warnings and errors of a file, as text, and the file written out where it is usable.
+fn meaning(text: &str) -> (String, Option<String>) {
+    let flags = Flags::read(["causeway-proxy"]).unwrap();
+    let mut out = String::new();
+    match load(Some(text), &flags, "Host-Name") {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                writeln!(out, "warning: {warning}").unwrap();
             }
-            match Settings::understand(&said, None, "Host-Name") {
-                Ok(settings) => writeln!(text, "{settings:#?}").unwrap(),
-                Err(invalid) => {
-                    for field in invalid.0 {
-                        writeln!(text, "refused: {field}").unwrap();
-                    }
-                }
-            }
+            writeln!(out, "{:#?}", loaded.settings).unwrap();
+            (out, Some(serde_saphyr::to_string(&loaded.config).unwrap()))
+        }
+        Err(error) => {
+            writeln!(out, "unusable: {error}").unwrap();
+            (out, None)
         }
     }
-    text
+}
+
+fn is_golden(file: &Path, now: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(file, now).unwrap();
+    }
+    let known = std::fs::read_to_string(file).unwrap_or_default();
+    assert_eq!(known, now, "{}", file.display());
 }
 
 #[test]
-fn files_mean_what_they_meant() {
+fn files_mean_what_they_meant_and_so_does_what_is_written_of_them() {
     let mut files = 0;
     for entry in std::fs::read_dir(folder()).unwrap() {
         let file = entry.unwrap().path();
@@ -48,27 +63,26 @@ fn files_mean_what_they_meant() {
             continue;
         }
         files += 1;
-        let golden = file.with_extension("meaning");
-        let now = meaning(&file);
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&golden, &now).unwrap();
-        }
-        let known = std::fs::read_to_string(&golden).unwrap_or_default();
-        assert_eq!(known, now, "{}", file.display());
+        let (now, written) = meaning(&std::fs::read_to_string(&file).unwrap());
+        is_golden(&file.with_extension("meaning"), &now);
+        let Some(written) = written else { continue };
+        is_golden(&file.with_extension("written"), &written);
+        let (again, twice) = meaning(&written);
+        let settings = now.lines().filter(|line| !line.starts_with("warning: "));
+        let known_again = again
+            .lines()
+            .filter(|line| !line.starts_with("warning: featureGates"));
+        assert!(settings.eq(known_again), "{}: {again}", file.display());
+        assert_eq!(twice, Some(written), "{}", file.display());
     }
-    assert_eq!(files, 7);
-}
-
-fn understood(arguments: &[&str], mut said: KubeProxyConfiguration) -> Settings {
-    let flags = Flags::read([&["causeway-proxy"], arguments].concat()).unwrap();
-    overlay(&mut said, &flags);
-    Settings::understand(&said, flags.master, "host").unwrap()
+    assert_eq!(files, 10);
 }
 
 #[test]
 fn flags_win_over_the_file() {
-    let (said, _) = read_file(&folder().join("everything.yaml")).unwrap();
-    let settings = understood(
+    let file = text_of("everything.yaml");
+    let Loaded { settings, .. } = loaded(
+        Some(&file),
         &[
             "--kubeconfig=/other",
             "--master=https://10.0.0.1:6443",
@@ -80,28 +94,105 @@ fn flags_win_over_the_file() {
             "--iptables-masquerade-bit=14",
             "--iptables-sync-period=20s",
             "--iptables-min-sync-period=1s",
+            "--iptables-localhost-nodeports",
             "--detect-local-mode=BridgeInterface",
             "--pod-bridge-interface=cni0",
             "--nodeport-addresses=primary",
+            "--conntrack-max-per-core=0",
+            "--conntrack-tcp-timeout-established=0",
+            "--conntrack-udp-timeout=40s",
+            "--conntrack-tcp-be-liberal=false",
+            "--oom-score-adj=-1000",
+            "--proxy-mode=iptables",
             "-v=6",
         ],
-        said,
     );
-    let expected = r#"Settings { node_name: "other", api: Api { kubeconfig: Some("/other"), master: Some("https://10.0.0.1:6443") }, mode: Nftables, timing: Timing { min_period: 1s, sync_period: 20s }, masquerade_bit: 14, masquerade_all: false, detect_local: Bridge("cni0"), node_ip: Some(10.0.0.7), node_port_addresses: Primary, healthz: None, metrics: Some(127.0.0.2:99), bind_hard_fail: false, logging: Logging { verbosity: 6, format: Json } }"#;
-    assert_eq!(format!("{settings:?}"), expected);
+    is_golden(&folder().join("flags.meaning"), &format!("{settings:#?}\n"));
+}
+
+#[test]
+fn every_flag_is_read_and_shows_in_the_configuration() {
+    let mut arguments = vec!["causeway-proxy".to_owned()];
+    for flag in FLAGS {
+        let value = match flag.takes {
+            Takes::Bool => "true",
+            Takes::Number => "7",
+            Takes::Fraction => "7.5",
+            Takes::Gates => "Some=true",
+            Takes::List => "10.0.0.0/8",
+            Takes::Text => "7s",
+        };
+        let value = match flag.name {
+            "proxy-mode" => "nftables",
+            "detect-local-mode" => "NodeCIDR",
+            "cluster-cidr" => "10.0.0.0/8",
+            "logging-format" => "json",
+            "bind-address" => "10.0.0.7",
+            "healthz-bind-address" | "metrics-bind-address" => "10.0.0.7",
+            _ => value,
+        };
+        arguments.push(format!("--{}={value}", flag.name));
+    }
+    let flags = Flags::read(&arguments).unwrap();
+    assert_eq!(flags.fields.len(), FLAGS.len());
+    let Loaded { config, .. } = load(None, &flags, "host").unwrap();
+    for (flag, value) in &flags.fields {
+        for path in flag.fields.iter().filter(|path| !path.contains(' ')) {
+            let found = path.split('.').fold(&config, |at, key| &at[key]);
+            if path.ends_with("BindAddress") {
+                assert_eq!(found, "10.0.0.7:7", "the deprecated port completes it");
+            } else {
+                assert_eq!(found, value, "--{}", flag.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_deprecated_ports_count_only_without_an_address() {
+    let server = |arguments: &[&str]| {
+        let settings = loaded(None, arguments).settings;
+        settings.healthz.map(|address| address.to_string())
+    };
+    assert_eq!(server(&["--healthz-port=99"]).unwrap(), "0.0.0.0:99");
+    assert_eq!(server(&["--healthz-port=0"]), None);
+    let both = ["--healthz-port=99", "--healthz-bind-address=[::1]:98"];
+    assert_eq!(server(&both).unwrap(), "[::1]:98");
+    let bare = ["--healthz-port=99", "--healthz-bind-address=::1"];
+    assert_eq!(server(&bare).unwrap(), "[::1]:99");
 }
 
 #[test]
 fn without_a_file_the_defaults_hold() {
-    let nothing = KubeProxyConfiguration::nothing();
-    let bare = understood(&[], nothing.clone());
-    let kubeadm = read_file(&folder().join("kubeadm.yaml")).unwrap().0;
-    let mut spelled_out = understood(&["--kubeconfig="], kubeadm);
-    spelled_out.detect_local = bare.detect_local.clone();
-    assert_eq!(bare, spelled_out);
-    let json = nothing.to_json().unwrap().to_string();
+    let bare = loaded(None, &[]);
+    let kubeadm = loaded(Some(&text_of("kubeadm.yaml")), &["--kubeconfig="]);
+    let mut spelled_out = kubeadm.settings;
+    spelled_out.detect_local = bare.settings.detect_local.clone();
+    assert_eq!(bare.settings, spelled_out);
+    assert_eq!(bare.settings.modes, [Mode::Nftables, Mode::Iptables]);
+}
+
+#[test]
+fn what_cannot_change_live_is_named() {
+    let settings = |yaml: &str| -> Settings {
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        let (said, _) = read(&format!("{head}{yaml}")).unwrap();
+        Settings::understand(&said, None, "host").unwrap()
+    };
+    let before = settings("mode: nftables");
+    let fields = |yaml: &str| before.restart_fields(&settings(yaml), Mode::Nftables);
+    let live = "mode: iptables\nnftables: {masqueradeBit: 9, syncPeriod: 1m}\nbindAddress: 10.0.0.7\n\
+                nodePortAddresses: [10.0.0.0/8]\nconntrack: {min: 1}\noomScoreAdj: 0\nlogging: {verbosity: 4}";
+    assert_eq!(fields(live), [""; 0]);
     assert_eq!(
-        json,
-        r#"{"apiVersion":"kubeproxy.config.k8s.io/v1alpha1","kind":"KubeProxyConfiguration"}"#
+        fields("mode: nftables\nmetricsBindAddress: 127.0.0.1:1\nclusterCIDR: 10.0.0.0/8"),
+        [
+            "detectLocalMode, detectLocal, clusterCIDR",
+            "metricsBindAddress"
+        ]
+    );
+    assert_eq!(
+        fields("mode: iptables\niptables: {masqueradeAll: true}"),
+        ["masqueradeAll"]
     );
 }

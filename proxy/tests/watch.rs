@@ -26,6 +26,8 @@ enum Streaming {
     Refused,
     /// Ignores the wish: an ordinary watch, whose initial list never ends.
     Ignored,
+    /// Refuses it, and answers the first lists with something that is no list.
+    NoList,
 }
 
 /// Serves on loopback until the test's process ends; gives the URL.
@@ -33,19 +35,32 @@ fn server(streaming: Streaming) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
+        let mut lists = NO_LISTS.iter();
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer(stream, streaming));
+            answer(stream, streaming, &mut lists);
         }
     });
     url
 }
 
-fn answer(mut stream: TcpStream, streaming: Streaming) {
+/// Answers to a list that are none.
+const NO_LISTS: [&str; 4] = [
+    r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{},"items":[]}"#,
+    "",
+    r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":500}"#,
+    r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"5"},"items":["#,
+];
+
+fn answer(
+    mut stream: TcpStream,
+    streaming: Streaming,
+    no_lists: &mut std::slice::Iter<'static, &'static str>,
+) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let request = lines.next().unwrap().unwrap();
     lines.find(|line| line.as_ref().unwrap().is_empty());
     let path = request.split(' ').nth(1).unwrap().to_owned();
-    let (code, body) = if path.contains("sendInitialEvents=true") && streaming == Streaming::Refused
+    let (code, body) = if path.contains("sendInitialEvents=true") && streaming != Streaming::Ignored
     {
         let message =
             "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
@@ -63,8 +78,16 @@ fn answer(mut stream: TcpStream, streaming: Streaming) {
             let event = format!("{{\"type\":\"ADDED\",\"object\":{object}}}\n");
             stream.write_all(event.as_bytes()).unwrap();
         }
-        thread::sleep(Duration::from_secs(60));
+        thread::spawn(move || {
+            thread::sleep(Duration::from_secs(60));
+            drop(stream);
+        });
         return;
+    } else if streaming == Streaming::NoList
+        && path.contains("/services")
+        && let Some(text) = no_lists.next()
+    {
+        ("200 OK", (*text).to_owned())
     } else {
         ("200 OK", page(&path).to_string())
     };
@@ -149,4 +172,14 @@ fn a_server_that_ignores_the_wish_is_listed_by_pages_after_a_while() {
         heard(Streaming::Ignored),
         ["list", "list", "a", "b", "c", "d", "e", "end", "late"]
     );
+}
+
+#[test]
+fn an_answer_that_is_no_list_is_no_empty_list() {
+    let heard = heard(Streaming::NoList);
+    let told: Vec<&str> = heard.iter().map(String::as_str).collect();
+    let begun = told.iter().filter(|what| **what == "list").count();
+    let said: Vec<&str> = told.into_iter().filter(|what| *what != "list").collect();
+    assert_eq!(said, ["a", "b", "c", "d", "e", "end", "late"]);
+    assert!(begun > NO_LISTS.len(), "{heard:?}");
 }

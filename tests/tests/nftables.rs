@@ -6,6 +6,8 @@
 mod changes;
 #[path = "nftables/faults.rs"]
 mod faults;
+#[path = "nftables/proxy.rs"]
+mod proxy;
 #[path = "nftables/restart.rs"]
 mod restart;
 #[path = "nftables/traffic.rs"]

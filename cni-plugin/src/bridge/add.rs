@@ -11,6 +11,7 @@ use nodekit::route::{Handle, Link, Mac};
 use super::config::Network;
 use super::device;
 use super::wanted::entries;
+use crate::bandwidth;
 use crate::call::Call;
 use crate::failure;
 use crate::identity::{HostEnd, pod_mac};
@@ -91,8 +92,11 @@ impl<'a> Target<'a> {
                 self.be_gateway(&mut route, &bridge, &plan, link.mac)
             })?;
         }
-        self.program(rollback, &mut route, &plan)?;
-        Ok(self.result(&bridge, &end, &link, above.as_ref(), plan))
+        self.program(rollback, &mut route, &plan, link.mac)?;
+        let limiter = self.limit(rollback, &mut route, &end)?;
+        let mut result = self.result(&bridge, &end, &link, above.as_ref(), plan);
+        result.interfaces.extend(limiter);
+        Ok(result)
     }
 
     /// The pod's end and the bridge's port, as they shall be, announced to the network.
@@ -140,6 +144,7 @@ impl<'a> Target<'a> {
         rollback: &mut Rollback<'a>,
         route: &mut Handle,
         plan: &Plan,
+        mac: Option<Mac>,
     ) -> Result<(), Error> {
         let network = self.network;
         let addresses: Vec<_> = plan.ips.iter().map(|ip| ip.address).collect();
@@ -150,7 +155,7 @@ impl<'a> Target<'a> {
             })?;
         }
         let link = guarded.as_deref();
-        let entries = entries(self.call, network, self.attachment, &addresses, link);
+        let entries = entries(self.call, network, self.attachment, &addresses, link, mac);
         if entries.is_empty() {
             return Ok(());
         }
@@ -166,6 +171,21 @@ impl<'a> Target<'a> {
                 portmap::forget_before(route, ports, &addresses)
             }),
         }
+    }
+
+    /// The pod's limits; gives the device that was made for them, if any.
+    fn limit(
+        &self,
+        rollback: &mut Rollback<'a>,
+        route: &mut Handle,
+        end: &HostEnd,
+    ) -> Result<Option<Interface>, Error> {
+        let Some(limits) = &self.network.limits else {
+            return Ok(None);
+        };
+        let port = route.link_by_name(&end.name).map_err(failure::kernel)?;
+        let network = self.call.config.name();
+        bandwidth::shape(rollback, route, &port, limits, network, self.attachment)
     }
 
     fn reserve(&self, rollback: &mut Rollback<'a>) -> Result<Plan, Error> {

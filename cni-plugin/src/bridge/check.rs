@@ -8,10 +8,13 @@ use nodekit::route::Handle;
 use super::config::Network;
 use super::device;
 use super::wanted::entries;
+use crate::bandwidth;
 use crate::call::Call;
 use crate::failure;
+use crate::firewall::Policy;
+use crate::identity::HostEnd;
 use crate::ipam;
-use crate::pod::check::{changed, inside, interface, look_up, told};
+use crate::pod::check::{changed, inside, interface, look_up, mac_told, told};
 use crate::tables::Tables;
 
 /// Sees whether an attachment still is as ADD's result says.
@@ -29,10 +32,12 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
         .filter(|ip| ip.interface == Some(index))
         .collect();
     check_host(&network, &result, &ips)?;
+    check_limits(call, &network, attachment)?;
     inside(&pod, interface_told, &ips, &result)?;
     ipam::check(call, attachment)?;
     let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
-    let entries = entries(call, &network, attachment, &addresses, None);
+    let mac = mac_told(interface_told);
+    let entries = entries(call, &network, attachment, &addresses, None, mac);
     if !entries.is_empty() {
         Tables::open()?.check(&entries)?;
     }
@@ -49,14 +54,26 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let mut route = Handle::open().map_err(failure::kernel)?;
     device::demand(&mut route, &network)
         .and_then(|()| device::find(&mut route, &network.bridge))
-        .and_then(|_| match network.masquerade || network.ports.is_some() {
-            true => Tables::open()?.probe(),
-            false => Ok(()),
+        .and_then(|_| {
+            let any = network.masquerade
+                || network.ports.is_some()
+                || network.spoof_check
+                || network.ingress != Policy::Open;
+            any.then(|| Tables::open()?.probe()).unwrap_or(Ok(()))
         })
         .map_err(|error| Error {
             code: Code::NOT_AVAILABLE,
             ..error
         })
+}
+
+fn check_limits(call: &Call, network: &Network, attachment: &Attachment) -> Result<(), Error> {
+    let Some(limits) = &network.limits else {
+        return Ok(());
+    };
+    let mut route = Handle::open().map_err(failure::kernel)?;
+    let port = look_up(&mut route, &HostEnd::of(attachment).name)?;
+    bandwidth::check_shape(&mut route, &port, limits, call.config.name(), attachment)
 }
 
 /// The bridge with its gateway addresses, and the host's ends as its ports.
@@ -75,6 +92,10 @@ fn check_host(network: &Network, result: &Success, ips: &[&IpConfig]) -> Result<
         .filter(|interface| above.as_ref() != Some(&interface.name));
     for told in ports {
         let link = look_up(&mut route, &told.name)?;
+        // What a chained plugin made, as the device that limits a pod's traffic.
+        if link.kind.as_deref() != Some("veth") {
+            continue;
+        }
         if link.master != Some(bridge.index) {
             return Err(changed(format!(
                 "{} is no port of bridge {name}",

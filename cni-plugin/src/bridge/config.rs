@@ -3,7 +3,9 @@
 use cni_types::{Attachment, Cidr, Dns, Error, MacAddress, Object, PluginConfig};
 
 use super::vlans::Vlans;
+use crate::bandwidth::Limits;
 use crate::call::Call;
+use crate::firewall::Policy;
 use crate::ipam::Ipam;
 use crate::keys;
 use crate::portmap;
@@ -26,10 +28,16 @@ pub(crate) struct Network {
     pub(crate) not_masqueraded: Vec<Cidr>,
     /// Host ports, for the combined type.
     pub(crate) ports: Option<portmap::Config>,
+    /// Who may connect to the pod, for the combined type.
+    pub(crate) ingress: Policy,
+    /// How fast the pod may send and receive, for the combined type.
+    pub(crate) limits: Option<Limits>,
     pub(crate) mtu: Option<u32>,
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
     pub(crate) promiscuous: bool,
+    /// Frames of a pod that have another source address than its own are dropped.
+    pub(crate) spoof_check: bool,
     /// Absent for a bridge that knows of no VLANs.
     pub(crate) vlans: Option<Vlans>,
     /// The pod's interface is left down.
@@ -48,6 +56,7 @@ impl Network {
         let config = &call.config;
         let object = config.object();
         refuse_unsupported(&object)?;
+        let combined = call.is_combined();
         let on = |key| Ok::<_, Error>(object.boolean(key)?.unwrap_or_default());
         let default_gateway = on("isDefaultGateway")?;
         let promiscuous = on("promiscMode")?;
@@ -67,14 +76,24 @@ impl Network {
             force_address: on("forceAddress")?,
             masquerade: on("ipMasq")?,
             not_masqueraded: keys::cidrs(&object, "nonMasqueradeCIDRs")?,
-            ports: match call.is_combined() {
-                true => portmap::Config::read(call)?,
-                false => None,
-            },
+            ports: combined
+                .then(|| portmap::Config::read(call))
+                .transpose()?
+                .flatten(),
+            ingress: combined
+                .then(|| Policy::read(&object))
+                .transpose()?
+                .flatten()
+                .unwrap_or(Policy::Open),
+            limits: combined
+                .then(|| Limits::read(config))
+                .transpose()?
+                .flatten(),
             mtu: keys::mtu(&object)?,
             hairpin,
             isolated: on("portIsolation")?,
             promiscuous,
+            spoof_check: on("macspoofchk")?,
             vlans: Vlans::read(&object)?,
             pod_down,
             dad: on("enabledad")?,
@@ -110,9 +129,6 @@ pub(crate) fn bridge_name(config: &PluginConfig) -> Result<String, Error> {
 /// Options that this plugin does not have must not be passed over: whoever set them relies on
 /// them.
 fn refuse_unsupported(object: &Object<'_>) -> Result<(), Error> {
-    if object.boolean("macspoofchk")?.unwrap_or_default() {
-        return Err(object.unsupported("macspoofchk", "false"));
-    }
     keys::demand_nftables(object)
 }
 
@@ -174,7 +190,6 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_with_key_and_value() {
         for (key, value) in [
-            ("macspoofchk", json!(true)),
             ("ipMasqBackend", json!("iptables")),
             ("ipam", json!({"type": "dhcp"})),
         ] {

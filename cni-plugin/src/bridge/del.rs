@@ -7,6 +7,7 @@ use cni_types::{Attachment, Error};
 use nodekit::route::Handle;
 
 use super::wanted;
+use crate::bandwidth;
 use crate::call::Call;
 use crate::failure;
 use crate::identity::HostEnd;
@@ -57,7 +58,14 @@ fn delete_links(call: &Call, attachment: &Attachment, netns: Option<&Path>) -> R
     });
     let mut route = Handle::open().map_err(failure::kernel)?;
     let on_host = pod::delete_host_end(&mut route, &HostEnd::of(attachment));
-    failure::joined(in_pod.err().into_iter().chain(on_host.err()).collect())
+    // Under the name `bridge` it is another plugin's.
+    let limits = if call.is_combined() {
+        bandwidth::delete(&mut route, call.config.name(), attachment)
+    } else {
+        Ok(())
+    };
+    let done = [in_pod, on_host, limits];
+    failure::joined(done.into_iter().filter_map(Result::err).collect())
 }
 
 /// The addresses of the runtime's record of ADD, where it has one that can be read.

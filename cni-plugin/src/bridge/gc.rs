@@ -7,6 +7,7 @@ use nodekit::route::Handle;
 
 use super::config::bridge_name;
 use super::device;
+use crate::bandwidth;
 use crate::call::Call;
 use crate::failure;
 use crate::ipam;
@@ -21,10 +22,20 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let kept = call.config.valid_attachments()?;
     let done = [
         delete_links(call, &kept),
+        delete_limits(call, &kept),
         Tables::open().and_then(|mut tables| tables.keep_only(call.config.name(), &kept)),
         ipam::gc(call, &kept),
     ];
     failure::joined(done.into_iter().filter_map(Result::err).collect())
+}
+
+/// The devices that limit pods' traffic. Under the name `bridge` they are another plugin's.
+fn delete_limits(call: &Call, kept: &BTreeSet<Attachment>) -> Result<(), Error> {
+    if !call.is_combined() {
+        return Ok(());
+    }
+    let mut route = Handle::open().map_err(failure::kernel)?;
+    bandwidth::keep_only(&mut route, call.config.name(), kept)
 }
 
 /// The ports of this network's bridge that were made here.

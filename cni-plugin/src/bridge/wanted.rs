@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 
 use cni_types::{Attachment, Cidr, Error};
+use nodekit::route::Mac;
 
 use super::config::Network;
 use crate::call::Call;
-use crate::identity::HostEnd;
-use crate::tables::{Entries, Owner, Tables};
-use crate::{masquerade, portmap};
+use crate::firewall::{self, Ingress};
+use crate::identity::{HostEnd, mac_of};
+use crate::pod::check::mac_told;
+use crate::tables::{Entries, Key, Owner, Tables};
+use crate::{keys, masquerade, portmap, spoof};
 
 /// All of it, for ADD and CHECK. `guarded` is the link by which the node's own loopback addresses
 /// lead to the pod's ports.
@@ -18,17 +21,47 @@ pub(super) fn entries(
     attachment: &Attachment,
     addresses: &[Cidr],
     guarded: Option<&str>,
+    mac: Option<Mac>,
 ) -> Entries {
     let name = call.config.name();
     let end = HostEnd::of(attachment).name;
-    let mut entries = Entries::new(Owner::new(name, attachment).with_link(Some(end)));
+    let mut entries = Entries::new(Owner::new(name, attachment).with_link(Some(end.clone())));
     if network.masquerade {
         masquerade::enter(&mut entries, name, addresses, &network.not_masqueraded);
     }
     if let Some(ports) = &network.ports {
         portmap::enter(&mut entries, name, ports, addresses, guarded);
     }
+    let ingress = Ingress {
+        policy: network.ingress,
+        bridge: &network.bridge,
+        port: &end,
+        addresses: &addresses
+            .iter()
+            .map(|cidr| cidr.address())
+            .collect::<Vec<_>>(),
+    };
+    firewall::enter(&mut entries, &ingress);
+    if let Some(mac) = mac.filter(|_| network.spoof_check) {
+        spoof::enter(&mut entries, &end, mac);
+    }
     entries
+}
+
+/// Where the elements of the spoof check are, by every Ethernet address that the pod may have had.
+fn spoof_keys(call: &Call, attachment: &Attachment, addresses: &[IpAddr]) -> Vec<Key> {
+    if !matches!(call.config.object().boolean("macspoofchk"), Ok(Some(true))) {
+        return Vec::new();
+    }
+    let result = call.config.prev_result(call.version).ok().flatten();
+    let told = result.and_then(|result| {
+        let mut interfaces = result.interfaces.iter();
+        mac_told(interfaces.find(|interface| interface.name == attachment.ifname)?)
+    });
+    let said = keys::mac(call).ok().flatten().map(|mac| Mac(mac.0));
+    let derived = addresses.iter().map(|address| mac_of(*address));
+    let macs = told.into_iter().chain(said).chain(derived);
+    spoof::keys(&HostEnd::of(attachment).name, macs)
 }
 
 /// Takes away whatever the attachment has, for DEL: by the keys that follow from its addresses and
@@ -56,6 +89,11 @@ pub(super) fn remove(
         if !others && !ports.is_empty() {
             keys.extend(portmap::keys(&ports, addresses));
         }
+        if !others {
+            let port = HostEnd::of(attachment).name;
+            keys.extend(firewall::keys(addresses, [port.as_str()]));
+        }
+        keys.extend(spoof_keys(call, attachment, addresses));
         tables.remove(&owner, &keys)
     };
     portmap::forget_after(&removed?, addresses)

@@ -8,7 +8,7 @@ use cni_types::{Args, Cidr, Code, Dns, Error, IpRange, Object, PluginConfig, Rou
 use super::range::{Range, RangeSet};
 
 /// Where reservations are kept unless `dataDir` says otherwise.
-const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// Keys of CNI_ARGS that are known; the others are refused unless `IgnoreUnknown` is set.
 pub(crate) const KNOWN_ARGS: [&str; 2] = ["IP", "MAC"];

@@ -176,33 +176,13 @@ impl Store {
         Ok(())
     }
 
-    /// Every reservation. What cannot be read or understood is reported on standard error and
-    /// left as it is: its address stays taken.
+    /// Every reservation, as [`reservations`].
     pub(crate) fn all(&self) -> Result<Vec<Reservation>, Error> {
-        let entries = fs::read_dir(&self.folder).map_err(failed("list", &self.folder))?;
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(failed("list", &self.folder))?;
-            let Some(address) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            match self.read(address) {
-                Ok(reservation) => found.push(reservation),
-                Err(why) => eprintln!(
-                    "causeway-cni: {} is no reservation: {why}; its address stays taken",
-                    entry.path().display()
-                ),
-            }
-        }
-        Ok(found)
+        reservations(&self.folder)
     }
 
     fn read(&self, address: IpAddr) -> Result<Reservation, String> {
-        Reservation::parse(address, &read_plain(&self.file_of(address))?)
+        read(address, &self.file_of(address))
     }
 
     /// Gives back everything an attachment holds, and says what that was.
@@ -260,6 +240,38 @@ impl Store {
             _ => Ok(()),
         }
     }
+}
+
+/// Every reservation of a network's folder. What cannot be read or understood is reported on
+/// standard error and left as it is: its address stays taken.
+///
+/// # Errors
+/// Code 5 when the folder cannot be listed.
+pub(crate) fn reservations(folder: &Path) -> Result<Vec<Reservation>, Error> {
+    let entries = fs::read_dir(folder).map_err(failed("list", folder))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("list", folder))?;
+        let Some(address) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        match read(address, &entry.path()) {
+            Ok(reservation) => found.push(reservation),
+            Err(why) => eprintln!(
+                "causeway-cni: {} is no reservation: {why}; its address stays taken",
+                entry.path().display()
+            ),
+        }
+    }
+    Ok(found)
+}
+
+fn read(address: IpAddr, path: &Path) -> Result<Reservation, String> {
+    Reservation::parse(address, &read_plain(path)?)
 }
 
 /// The content of a small plain file; of a larger one its beginning, which is too long. Anything

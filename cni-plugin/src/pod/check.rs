@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cni_types::{Attachment, Code, Error, Interface, IpConfig, Success};
 use nodekit::netns::NetNs;
-use nodekit::route::{Handle, Link, RouteFilter};
+use nodekit::route::{Handle, Link, Mac, RouteFilter};
 
 use super::to_network;
 use crate::call::Call;
@@ -44,6 +44,11 @@ pub(crate) fn interface<'a>(
             netns.display()
         ))
     })
+}
+
+/// The Ethernet address of an interface in a result.
+pub(crate) fn mac_told(interface: &Interface) -> Option<Mac> {
+    interface.mac.parse().ok()
 }
 
 /// A link that must be there.

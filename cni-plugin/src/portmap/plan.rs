@@ -27,8 +27,8 @@ const PORTS: &str = "host-ports";
 /// The same for one address.
 const PORTS_OF_ADDRESS: &str = "host-ports-of-address";
 /// From the same keys to the pod's address and port.
-const TARGETS: &str = "host-port-targets";
-const TARGETS_OF_ADDRESS: &str = "host-port-targets-of-address";
+pub(super) const TARGETS: &str = "host-port-targets";
+pub(super) const TARGETS_OF_ADDRESS: &str = "host-port-targets-of-address";
 /// From the address of a pod with host ports to the network's chain that masquerades.
 const PODS: &str = "host-port-pods";
 

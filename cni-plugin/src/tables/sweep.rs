@@ -50,6 +50,16 @@ impl Tables {
         self.delete_unused_chains(&tag, &left)
     }
 
+    /// Every element of these sets that has an owner.
+    ///
+    /// # Errors
+    /// Code 100 with the kernel's refusal.
+    pub(crate) fn owned(&mut self, sets: &[&str]) -> Result<Vec<(Owner, Element)>, Error> {
+        let contents = self.contents()?.into_iter();
+        let wanted = contents.filter(|contents| sets.contains(&contents.set.as_str()));
+        Ok(wanted.flat_map(|contents| contents.elements).collect())
+    }
+
     /// Every owner in the tables, with all the elements that are its, by family and set.
     ///
     /// # Errors

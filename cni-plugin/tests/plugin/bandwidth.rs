@@ -91,7 +91,7 @@ fn limits_are_the_references() {
         let config = attached.config(&both());
         let mut result = node.call("ADD", &attached.pod, &config).result();
         let ifb = result["interfaces"][3]["name"].as_str().unwrap().to_owned();
-        assert_eq!(ifbs(&node.netns), [ifb.clone()]);
+        assert_eq!(ifbs(&node.netns), std::slice::from_ref(&ifb));
         let made = link(&node.netns, &ifb).unwrap();
         assert_eq!(
             result["interfaces"][3]["mac"],
@@ -363,4 +363,70 @@ fn without_limits_the_result_is_passed_on() {
     let (code, text) = node.call("ADD", &attached.pod, &elsewhere).error();
     assert!(code == 7 && text.contains(attached.host_end()), "{text}");
     assert_eq!(ifbs(&node.netns), [""; 0]);
+}
+
+#[test]
+fn the_combined_type_limits_in_its_one_call() {
+    let node = Node::new();
+    let containerds = json!({"runtimeConfig": {"bandwidth": {
+        "IngressRate": 8000, "IngressBurst": u32::MAX, "EgressRate": 8000, "EgressBurst": u32::MAX,
+    }}});
+    let config = node.config(&["10.1.0.0/24"], &containerds);
+    let pod = Pod::new("pod");
+    let result = node.call("ADD", &pod, &config).result();
+    let made = ifbs(&node.netns);
+    assert_eq!(result["interfaces"][3]["name"], made[0]);
+    assert_eq!(result["ips"][0]["interface"], 2);
+    let mut told = config.clone();
+    told["prevResult"] = result;
+    node.call("CHECK", &pod, &told).result();
+    let index = link(&node.netns, &made[0]).unwrap().index;
+    let delete = || Handle::open().unwrap().delete_link(index).unwrap();
+    node.netns.run(delete).unwrap();
+    let (code, text) = node.call("CHECK", &pod, &told).error();
+    assert!(code == 102 && text.contains(&made[0]), "{code} {text}");
+    node.call("DEL", &pod, &config).result();
+
+    // The last DEL may know of neither limits nor namespace.
+    let bare = node.config(&["10.1.0.0/24"], &json!({}));
+    node.call("ADD", &pod, &config).result();
+    node.call_with("DEL", "pod", "", &bare.to_string(), &[])
+        .result();
+    assert_eq!(ifbs(&node.netns), [""; 0]);
+    node.call("ADD", &pod, &config).result();
+    let mut gc = bare.clone();
+    gc["cniVersion"] = "1.1.0".into();
+    gc["cni.dev/attachments"] = json!([]);
+    node.call("GC", &pod, &gc).result();
+    assert_eq!(ifbs(&node.netns), [""; 0]);
+    node.assert_empty();
+
+    // Under the reference's name limits are another plugin's.
+    let mut bridge = config;
+    bridge["type"] = "bridge".into();
+    let pod = Pod::new("another");
+    node.call("ADD", &pod, &bridge).result();
+    assert_eq!(ifbs(&node.netns), [""; 0]);
+}
+
+#[test]
+fn the_whole_chain_is_checked_and_deleted() {
+    let node = Node::new();
+    let attached = Attached::new(&node, "pod");
+    let limits = attached.config(&both());
+    let last = node.call("ADD", &attached.pod, &limits).result();
+    let with = |mut config: Value| {
+        config["prevResult"] = last.clone();
+        config
+    };
+    let bridge = with(node.config(&["10.1.0.0/24", "fd01::/64"], &json!({"type": "bridge"})));
+    let limits = with(limits);
+    for config in [&bridge, &limits] {
+        node.call("CHECK", &attached.pod, config).result();
+    }
+    for config in [&limits, &bridge] {
+        node.call("DEL", &attached.pod, config).result();
+    }
+    assert_eq!(ifbs(&node.netns), [""; 0]);
+    assert_eq!(node.ports(), [""; 0]);
 }

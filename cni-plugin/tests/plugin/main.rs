@@ -12,6 +12,10 @@ mod crash;
 #[cfg(test)]
 mod delegation;
 #[cfg(test)]
+mod exceptions;
+#[cfg(test)]
+mod firewall;
+#[cfg(test)]
 mod garbage;
 #[cfg(test)]
 mod many;
@@ -19,6 +23,10 @@ mod many;
 mod masquerade;
 #[cfg(test)]
 mod node;
+#[cfg(test)]
+mod operator;
+#[cfg(test)]
+mod ports;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
@@ -30,6 +38,10 @@ mod refusals;
 #[cfg(test)]
 mod reservations;
 #[cfg(test)]
+mod spoof;
+#[cfg(test)]
 mod tracer;
 #[cfg(test)]
 mod tuning;
+#[cfg(test)]
+mod vlans;

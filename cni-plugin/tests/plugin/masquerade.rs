@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::node::{Node, Pod, address, seen_from};
 
 /// A machine beside the node, which knows its way to the pods' subnets.
-fn outside(node: &Node, networks: [(&str, &str, &str); 2]) -> NetNs {
+pub(crate) fn outside(node: &Node, networks: [(&str, &str, &str); 2]) -> NetNs {
     let outside = NetNs::anonymous().unwrap();
     node.netns
         .run(|| {
@@ -55,7 +55,7 @@ fn outside(node: &Node, networks: [(&str, &str, &str); 2]) -> NetNs {
     outside
 }
 
-const NETWORKS: [(&str, &str, &str); 2] = [
+pub(crate) const NETWORKS: [(&str, &str, &str); 2] = [
     ("192.0.2.1/24", "192.0.2.9/24", "10.1.0.0/24"),
     ("2001:db8::1/64", "2001:db8::9/64", "fd01::/64"),
 ];

@@ -91,7 +91,10 @@ pub(crate) fn run(
     let mut input = child.stdin.take().unwrap();
     input.write_all(config.to_string().as_bytes()).unwrap();
     drop(input);
-    watch(pid, kill_after)
+    let traced = watch(pid, kill_after);
+    // It has been waited for; the handle must not think otherwise.
+    let _ = child.wait();
+    traced
 }
 
 fn watch(pid: Pid, kill_after: Option<usize>) -> Traced {

@@ -77,8 +77,9 @@ pub struct Complaint {
 pub struct Changes {
     /// Services whose frontends may differ now, the removed ones included.
     pub services: BTreeSet<ServiceName>,
-    /// Trigger times (RFC 3339) of the EndpointSlices behind the changes, for the latency metric.
-    pub trigger_times: Vec<String>,
+    /// Families and trigger times (RFC 3339) of the EndpointSlices behind the changes, for the
+    /// latency metric.
+    pub trigger_times: Vec<(Family, String)>,
     /// Service events since then, for the metrics.
     pub service_events: u64,
     /// EndpointSlice events since then.
@@ -101,7 +102,7 @@ pub struct Model {
     claims: Claims,
     services: Listing,
     slices: Listing,
-    trigger_times: Vec<(ServiceName, String)>,
+    trigger_times: Vec<(ServiceName, Family, String)>,
     detector_changed: bool,
 }
 
@@ -226,9 +227,12 @@ impl Model {
             let service = ServiceName::new(&said.namespace, &said.service);
             let node = &self.config.node_name;
             let slice = Slice::read(name.as_str().into(), said, node, &mut door);
+            let family = slice.as_ref().map(|slice| slice.family);
             let slice = slice.map(|slice| (&service, slice));
-            if self.trackers.set_slice(&name, slice, list) {
-                self.note_trigger_time(service, said, &mut door);
+            if self.trackers.set_slice(&name, slice, list)
+                && let Some(family) = family
+            {
+                self.note_trigger_time((service, family), said, &mut door);
             }
             return;
         }
@@ -285,9 +289,11 @@ impl Model {
     pub fn take_changes(&mut self) -> Changes {
         let services = self.trackers.take_changed();
         let times = std::mem::take(&mut self.trigger_times).into_iter();
-        let trigger_times = times.filter(|(service, _)| services.contains(service));
+        let trigger_times = times.filter(|(service, ..)| services.contains(service));
         Changes {
-            trigger_times: trigger_times.map(|(_, time)| time).collect(),
+            trigger_times: trigger_times
+                .map(|(_, family, time)| (family, time))
+                .collect(),
             services,
             service_events: std::mem::take(&mut self.services.events),
             slice_events: std::mem::take(&mut self.slices.events),
@@ -297,7 +303,7 @@ impl Model {
 
     fn note_trigger_time(
         &mut self,
-        service: ServiceName,
+        (service, family): (ServiceName, Family),
         said: &said::EndpointSlice,
         door: &mut Door<'_>,
     ) {
@@ -308,10 +314,15 @@ impl Model {
                 door.complain(field, time, "a time as RFC 3339 describes it");
             }
             Some(time) if self.trigger_times.len() < MAX_TRIGGER_TIMES => {
-                self.trigger_times.push((service, time.clone()));
+                self.trigger_times.push((service, family, time.clone()));
             }
             _ => {}
         }
+    }
+
+    /// How many Services are known, with or without EndpointSlices, and how many EndpointSlices.
+    pub fn sizes(&self) -> (usize, usize) {
+        self.trackers.sizes()
     }
 
     /// Every Service that this proxy serves, by name.

@@ -7,6 +7,8 @@
 
 #[path = "iptables/counts.rs"]
 mod counts;
+#[path = "iptables/goldens.rs"]
+mod goldens;
 #[path = "iptables/model.rs"]
 mod model;
 #[path = "iptables/node.rs"]

@@ -33,6 +33,8 @@ struct State {
     planned: Vec<(u64, Errno)>,
     /// Commits that fail by chance.
     chance: Option<Chance>,
+    /// Inputs of iptables that are refused: what they contain, and whether the line is named.
+    refused: Option<(String, bool)>,
     /// The last operation that is let through.
     dies_after: Option<u64>,
 }
@@ -78,9 +80,16 @@ impl Faults {
         self.with(|state| state.dies_after = Some(state.operations + operations));
     }
 
+    /// Inputs of iptables with `text` in them are refused from now on, by naming the first such line
+    /// (`named`), or not saying why, as legacy iptables does when the kernel is the one to refuse.
+    pub fn refuse_input(&self, text: &str, named: bool) {
+        self.with(|state| state.refused = Some((text.to_owned(), named)));
+    }
+
     /// Nothing fails any more.
     pub fn heal(&self) {
         self.with(|state| {
+            state.refused = None;
             state.planned.clear();
             state.chance = None;
             state.dies_after = None;
@@ -116,16 +125,30 @@ impl Faults {
 
     /// Asked before each run of a program that applies `input`: its middle line fails.
     pub(crate) fn restore(&self, program: &str, input: &str) -> Result<(), xtables::Error> {
+        let refused = |line, said| xtables::Error::Refused {
+            program: program.to_owned(),
+            code: Some(1),
+            line,
+            said,
+        };
         match self.next_change() {
-            Outcome::Done => Ok(()),
-            Outcome::Refused(errno) => Err(xtables::Error::Refused {
-                program: program.to_owned(),
-                code: Some(1),
-                line: Some(input.lines().count() / 2),
-                said: format!("injected fault: {errno}"),
-            }),
-            Outcome::Dead => Err(not_run(program)),
+            Outcome::Done => {}
+            Outcome::Refused(errno) => {
+                let middle = input.lines().count() / 2;
+                return Err(refused(Some(middle), format!("injected fault: {errno}")));
+            }
+            Outcome::Dead => return Err(not_run(program)),
         }
+        let Some((text, named)) = self.with(|state| state.refused.clone()) else {
+            return Ok(());
+        };
+        let line = input.lines().position(|line| line.contains(&text));
+        line.map_or(Ok(()), |line| {
+            Err(refused(
+                named.then_some(line + 1),
+                "injected fault".to_owned(),
+            ))
+        })
     }
 
     /// Asked before each run of a program that lists.

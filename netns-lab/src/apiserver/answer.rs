@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response};
 use serde_json::Value;
 
@@ -38,7 +38,11 @@ pub(crate) async fn answer(
     serving: Arc<Serving>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
+    let authorization = request.headers().get(AUTHORIZATION);
+    let authorization = authorization.and_then(|header| header.to_str().ok());
+    let known = serving.misbehaviour.knows(authorization);
     let result = match serving.misbehaviour.refusal() {
+        _ if !known => Err(Refusal::new(401, "Unauthorized", "Unauthorized")),
         Some(code) => Err(Refusal::new(code, "InternalError", "refused on purpose")),
         None => respond(serving, request).await,
     };

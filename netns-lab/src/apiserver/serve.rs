@@ -153,6 +153,11 @@ async fn converse(stream: TcpStream, serving: Arc<Serving>) -> io::Result<()> {
                 if changed.is_err() || now.cut != told.cut {
                     return Ok(());
                 }
+                if now.mute != told.mute {
+                    // Nobody looks at it any more, but it is not closed before the end.
+                    let _ = orders.wait_for(|orders| orders.stop).await;
+                    return Ok(());
+                }
                 told = now;
             }
         }

@@ -132,13 +132,12 @@ impl EbpfBackend {
         Ok(backend)
     }
 
-    /// Removes everything, the packets' tables included.
+    /// Removes programs and maps. The packets' tables are the nftables data plane's.
     ///
     /// # Errors
     /// Something is left.
     pub fn cleanup(options: &Options) -> Result<(), BackendError> {
-        pins::remove(&options.pins).map_err(refused)?;
-        NftablesBackend::cleanup()
+        pins::remove(&options.pins).map_err(refused)
     }
 
     fn take(&mut self, settings: PlaneSettings) {

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use lb_model::{Family, LocalDetector, Model, ServiceName};
 
-use super::ebpf::EbpfBackend;
-use super::{BackendError, IptablesBackend, NftablesBackend, PassReport, ebpf};
+use super::ebpf::{self, EbpfBackend};
+use super::{BackendError, IptablesBackend, NftablesBackend, PassReport};
 use crate::config::Mode;
 use crate::metrics::family_name;
 
@@ -46,18 +46,55 @@ pub trait DataPlane: fmt::Debug {
 /// A data plane that was opened.
 #[derive(Debug)]
 pub struct Opened {
+    /// Which one.
+    pub mode: Mode,
     /// It.
     pub plane: Box<dyn DataPlane>,
     /// The families that it serves.
     pub families: Vec<Family>,
 }
 
-/// Opens the data plane of `mode` on the calling thread for the families that `settings` name, or
-/// for the one of them that the kernel can do.
+/// Opens the first data plane of `modes` that this kernel can do, on the calling thread. `settings`
+/// gives those of both families; where the kernel can do one family only, the other is not served.
 ///
 /// # Errors
-/// The kernel can do none of them.
+/// The kernel can do none of them: why not the first.
 pub fn open(
+    modes: &[Mode],
+    settings: impl Fn(Mode) -> Vec<PlaneSettings>,
+    ebpf: &ebpf::Options,
+) -> Result<Opened, OpenError> {
+    let mut first = None;
+    for mode in modes {
+        match open_families(*mode, settings(*mode), ebpf) {
+            Ok(opened) => return Ok(opened),
+            Err(source) => {
+                let error = OpenError {
+                    mode: *mode,
+                    source,
+                };
+                if modes.len() > 1 {
+                    tracing::warn!(%error, "this data plane is not to be had");
+                }
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.unwrap_or(OpenError {
+        mode: Mode::Nftables,
+        source: BackendError::Lacks(None),
+    }))
+}
+
+/// Why no data plane could be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("mode {mode}: {source}")]
+pub struct OpenError {
+    mode: Mode,
+    source: BackendError,
+}
+
+fn open_families(
     mode: Mode,
     mut settings: Vec<PlaneSettings>,
     ebpf: &ebpf::Options,
@@ -66,7 +103,11 @@ pub fn open(
         match open_all(mode, settings.clone(), ebpf) {
             Ok(plane) => {
                 let families = settings.iter().map(|one| one.family).collect();
-                return Ok(Opened { plane, families });
+                return Ok(Opened {
+                    mode,
+                    plane,
+                    families,
+                });
             }
             Err(error) => {
                 let lacking = error.unusable_family().filter(|_| settings.len() > 1);

@@ -1,7 +1,7 @@
 //! From YAML to what was said: strict first, lenient with a warning where only unknown or
 //! repeated fields stand in the way (as kube-proxy does).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
@@ -40,18 +40,6 @@ pub enum ReadError {
         /// The one accepted.
         accepted: &'static str,
     },
-}
-
-/// Reads the file at `path`; gives warnings besides.
-///
-/// # Errors
-/// See [`ReadError`].
-pub fn read_file(path: &Path) -> Result<(KubeProxyConfiguration, Vec<String>), ReadError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ReadError::File {
-        path: path.to_owned(),
-        source,
-    })?;
-    read(&text)
 }
 
 /// Reads YAML (or JSON, which is YAML); gives warnings besides.

@@ -15,7 +15,7 @@ pub struct KubeProxyConfiguration {
     pub api_version: Option<String>,
     /// `KubeProxyConfiguration`.
     pub kind: Option<String>,
-    /// Feature gates by name. No effect.
+    /// Feature gates by name. No effect but a warning about unknown ones.
     pub feature_gates: Option<BTreeMap<String, bool>>,
     /// How the API server is talked to.
     pub client_connection: Option<ClientConnection>,
@@ -54,9 +54,9 @@ pub struct KubeProxyConfiguration {
     pub cluster_cidr: Option<String>,
     /// CIDRs, or `primary`.
     pub node_port_addresses: Option<Vec<String>>,
-    /// No effect yet.
+    /// How readily the kernel kills this process, −1000 to 1000.
     pub oom_score_adj: Option<i64>,
-    /// No effect yet.
+    /// What the kernel's connection tracking is set to.
     pub conntrack: Option<Conntrack>,
     /// No effect: the watches never relist without need.
     pub config_sync_period: Option<String>,
@@ -179,7 +179,7 @@ pub struct DetectLocal {
     pub interface_name_prefix: Option<String>,
 }
 
-/// `conntrack`. No effect yet.
+/// `conntrack`. A 0 leaves the kernel's value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Conntrack {

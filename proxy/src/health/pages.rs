@@ -9,6 +9,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::state::{Health, ProxyHealth};
+use super::status::Status;
 use crate::metrics::{Metrics, by_code};
 
 /// From a path to an answer; `None`: no such page.
@@ -37,24 +38,36 @@ pub fn healthz_pages(health: Arc<Health>, metrics: Metrics) -> Pages {
     })
 }
 
-/// `/metrics`, `/proxyMode`, `/configz` (the configuration in effect) and `/healthz`.
-pub fn metrics_pages(metrics: Metrics, mode: String, config: &serde_json::Value) -> Pages {
-    let configz = serde_json::json!({ "kubeproxy.config.k8s.io": config }).to_string();
+/// `/metrics`, `/metrics/slis`, and the pages about the daemon itself.
+pub fn metrics_pages(metrics: Metrics, health: Arc<Health>, status: Arc<Status>) -> Pages {
+    const PLAIN: &str = "text/plain; charset=utf-8";
+    const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Arc::new(move |path| match path {
-        "/metrics" => metrics.encode().ok().map(|text| {
-            page(
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                text,
-            )
-        }),
-        "/proxyMode" => Some(page("text/plain; charset=utf-8", mode.clone())),
-        "/configz" => Some(page("application/json", configz.clone())),
-        "/healthz" => Some(page("text/plain; charset=utf-8", "ok".to_owned())),
+        "/metrics" => metrics
+            .encode(status.mode())
+            .ok()
+            .map(|text| page(OPENMETRICS, text)),
+        "/metrics/slis" => Some(page(OPENMETRICS, slis(health.livez().1))),
+        "/proxyMode" => Some(page(PLAIN, status.mode().to_string())),
+        "/configz" => Some(page("application/json", status.configz())),
+        "/flagz" => Some(page(PLAIN, status.flagz())),
+        "/statusz" => Some(page(PLAIN, status.statusz())),
+        "/healthz" => Some(page(PLAIN, "ok".to_owned())),
         _ => None,
     })
 }
 
-const fn status(good: bool) -> StatusCode {
+/// KEP-3466: the health checks as metrics.
+fn slis(good: bool) -> String {
+    format!(
+        "# HELP kubernetes_healthcheck Result of the health check, 1 for good\n\
+         # TYPE kubernetes_healthcheck gauge\n\
+         kubernetes_healthcheck{{name=\"proxier\",type=\"livez\"}} {}\n# EOF\n",
+        u8::from(good)
+    )
+}
+
+pub(super) const fn status(good: bool) -> StatusCode {
     if good {
         StatusCode::OK
     } else {
@@ -72,7 +85,7 @@ fn json(answer: &impl Serialize) -> String {
     serde_json::to_string(answer).unwrap_or_default()
 }
 
-fn page(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+pub(super) fn page(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

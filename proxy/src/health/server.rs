@@ -1,6 +1,7 @@
-//! A small HTTP server: GET and HEAD, no bodies read.
+//! A small HTTP server: GET and HEAD, no bodies read, everything bounded.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +12,24 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::pages::Pages;
 
 /// How long until an address that could not be bound is tried again.
-const BIND_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// Who sends no request within this is hung up on.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// Who takes no answer within this is hung up on, too: no connection lives longer.
+const CONNECTION_ENDS: Duration = Duration::from_secs(300);
+/// Headers of a request, in bytes; more is answered with 431.
+const MOST_HEADERS: usize = 16 * 1024;
 /// Connections at once; more wait in the backlog.
 const MOST_CONNECTIONS: usize = 32;
+const BACKLOG: i32 = 128;
 
 /// An address could not be bound, and `bindAddressHardFail` is set.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +37,7 @@ const MOST_CONNECTIONS: usize = 32;
 pub struct BindError {
     field: &'static str,
     address: SocketAddr,
-    source: std::io::Error,
+    source: io::Error,
 }
 
 /// Serves `pages` on `address` for ever. Where the address cannot be bound, it is logged and tried
@@ -59,30 +67,62 @@ pub async fn serve(
             }
         }
     };
-    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    Ok(accept(&listener, &pages).await)
+}
+
+/// Listens on `address` and, where that is any IPv6 address, on no IPv4 address besides.
+///
+/// # Errors
+/// As `bind(2)` and `listen(2)`.
+pub(super) fn listen_in_one_family(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Answers whoever connects, for ever; dropped, it ends all connections.
+pub(super) async fn accept(listener: &TcpListener, pages: &Pages) -> Infallible {
+    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut connections = JoinSet::new();
     loop {
-        let permit = Arc::clone(&connections).acquire_owned().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        while connections.try_join_next().is_some() {}
+        // Never closed, so there is always a permit some day.
+        let permit = Arc::clone(&permits).acquire_owned().await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let pages = Arc::clone(pages);
+                connections.spawn(async move {
+                    let talk = tokio::time::timeout(CONNECTION_ENDS, talk(stream, &pages));
+                    if talk.await.is_err() {
+                        tracing::debug!("a connection lasted too long");
+                    }
+                    drop(permit);
+                });
+            }
             Err(error) => {
-                tracing::debug!(field, %error, "a connection was not accepted");
+                tracing::debug!(%error, "a connection was not accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
             }
-        };
-        let pages = Arc::clone(&pages);
-        tokio::spawn(async move {
-            let service = service_fn(|request| std::future::ready(answer(&request, &pages)));
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(REQUEST_WITHIN)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            if let Err(error) = served {
-                tracing::trace!(%error, "a client went away");
-            }
-            drop(permit);
-        });
+        }
+    }
+}
+
+async fn talk(stream: TcpStream, pages: &Pages) {
+    let service = service_fn(|request| std::future::ready(answer(&request, pages)));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_WITHIN)
+        .max_buf_size(MOST_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::trace!(%error, "a client went away");
     }
 }
 

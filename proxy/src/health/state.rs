@@ -15,13 +15,13 @@ use crate::metrics::family_name;
 /// the timeout.
 #[derive(Debug)]
 pub struct Health {
-    /// A change that waits longer than this is a fault: 2 × syncPeriod.
-    timeout: Duration,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
+    /// A change that waits longer than this is a fault: 2 × syncPeriod.
+    timeout: Duration,
     families: BTreeMap<Family, Programmed>,
     /// Until the Node is known, it counts as eligible: a starting proxy takes no node away.
     node_eligible: bool,
@@ -60,13 +60,18 @@ impl Health {
     /// Healthy until a change waits longer than `timeout`.
     pub fn new(timeout: Duration) -> Self {
         let inner = Inner {
+            timeout,
             families: BTreeMap::new(),
             node_eligible: true,
         };
         Self {
-            timeout,
             inner: Mutex::new(inner),
         }
+    }
+
+    /// Healthy until a change waits longer than `timeout`, from now on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.lock().timeout = timeout;
     }
 
     /// A change waits for `family`.
@@ -119,7 +124,7 @@ impl Health {
             .map(|(family, state, last_updated)| {
                 let late = state
                     .oldest_pending
-                    .is_some_and(|at| at.elapsed() >= self.timeout);
+                    .is_some_and(|at| at.elapsed() >= inner.timeout);
                 let health = FamilyHealth {
                     last_updated: last_updated.to_string(),
                     healthy: !late,

@@ -1,14 +1,18 @@
 //! What a pass leaves in metrics, health and log.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::jiff::Timestamp;
-use lb_model::Family;
+use lb_model::said::Event;
+use lb_model::{Complaint, Family, ServiceName};
 
-use crate::backend::{FamilyReport, FlowReport, PassReport};
-use crate::health::Health;
-use crate::metrics::{Metrics, by_family};
+use crate::backend::{FamilyReport, FlowReport, PassReport, RestoreReport};
+use crate::config::Mode;
+use crate::metrics::{Metrics, by_family, by_kind, by_table};
+
+use super::Told;
+use super::unusable::Unusable;
 
 /// Arrival times kept for the latency histogram; a burst beyond it is counted by its first ones.
 const MOST_ARRIVALS: usize = 10_000;
@@ -16,9 +20,12 @@ const MOST_ARRIVALS: usize = 10_000;
 /// The books.
 #[derive(Debug)]
 pub(super) struct Record {
-    metrics: Metrics,
-    health: Arc<Health>,
+    told: Told,
+    /// Those served.
     families: Vec<Family>,
+    /// What the first pass was last said to wait for.
+    waits_for: Option<&'static str>,
+    unusable: Unusable,
     /// When the events arrived that are not in the kernel yet.
     arrivals: Vec<Instant>,
     /// Changes from before are no measure of how fast this process is.
@@ -26,33 +33,63 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(metrics: Metrics, health: Arc<Health>, families: Vec<Family>) -> Self {
+    pub(super) fn new(told: Told, families: &[Family]) -> Self {
         Self {
-            metrics,
-            health,
-            families,
+            told,
+            families: families.to_vec(),
+            waits_for: None,
+            unusable: Unusable::default(),
             arrivals: Vec::new(),
             started: Timestamp::now(),
         }
     }
 
-    pub(super) fn node_eligible(&self, eligible: bool) {
-        self.health.set_node_eligible(eligible);
+    pub(super) const fn metrics(&self) -> &Metrics {
+        &self.told.metrics
     }
 
-    pub(super) fn unusable_field(&self) {
-        self.metrics.unusable_fields.inc();
+    pub(super) fn node_eligible(&self, eligible: bool) {
+        self.told.health.set_node_eligible(eligible);
+    }
+
+    pub(super) fn mode(&mut self, mode: Mode, families: &[Family]) {
+        self.families = families.to_vec();
+        self.told.status.set_mode(mode, families);
+    }
+
+    pub(super) fn waits_for(&mut self, what: Option<&'static str>) {
+        if self.waits_for != what {
+            self.told.status.set_waits_for(what);
+            self.waits_for = what;
+        }
+    }
+
+    pub(super) fn model_sizes(&self, (services, slices): (usize, usize)) {
+        for (kind, count) in [("Service", services), ("EndpointSlice", slices)] {
+            let gauge = self.metrics().model_objects.get_or_create(&by_kind(kind));
+            gauge.set(as_i64(count));
+        }
+    }
+
+    /// `event` arrived; `None`: even its object cannot be used.
+    pub(super) fn heard(&mut self, event: Option<&Event>) {
+        self.unusable.heard(event, &self.told);
+    }
+
+    /// What cannot be used of what was heard.
+    pub(super) fn complain(&mut self, complaints: &[Complaint]) {
+        self.unusable.complain(complaints, &self.told);
     }
 
     pub(super) fn service_event(&mut self, at: Instant) {
-        self.metrics.service_changes.inc();
-        self.metrics.service_changes_pending.inc();
+        self.metrics().service_changes.inc();
+        self.metrics().service_changes_pending.inc();
         self.queued(at);
     }
 
     pub(super) fn slice_event(&mut self, at: Instant) {
-        self.metrics.endpoint_changes.inc();
-        self.metrics.endpoint_changes_pending.inc();
+        self.metrics().endpoint_changes.inc();
+        self.metrics().endpoint_changes_pending.inc();
         self.queued(at);
     }
 
@@ -63,8 +100,8 @@ impl Record {
         }
         if first {
             for family in &self.families {
-                self.health.queued(*family);
-                self.metrics
+                self.told.health.queued(*family);
+                self.metrics()
                     .last_queued
                     .get_or_create(&by_family(*family))
                     .set(unix_seconds());
@@ -73,21 +110,23 @@ impl Record {
     }
 
     pub(super) fn retried(&self, services: usize) {
-        self.metrics.retries.inc_by(services as u64);
+        self.metrics().retries.inc_by(services as u64);
     }
 
     pub(super) fn drift(&self) {
-        self.metrics.drift.inc();
+        self.metrics().drift.inc();
     }
 
     /// A pass over `services` Services is done.
     pub(super) fn pass(
         &mut self,
         report: &PassReport,
-        trigger_times: &[String],
-        services: usize,
+        trigger_times: &[(Family, String)],
+        services: &BTreeSet<ServiceName>,
         first: bool,
     ) {
+        self.not_programmed(report, services);
+        let services = services.len();
         for (family, report) in &report.families {
             self.family(*family, report, trigger_times);
         }
@@ -95,19 +134,19 @@ impl Record {
             self.flows(*family, flows);
         }
         let operations = report.operations();
-        self.metrics.operations.observe(as_f64(operations));
+        self.metrics().operations.observe(as_f64(operations));
         if operations > 0 {
-            self.metrics
+            self.metrics()
                 .last_operations
                 .set(i64::try_from(operations).unwrap_or(i64::MAX));
         }
         if report.complete() {
-            self.metrics.service_changes_pending.set(0);
-            self.metrics.endpoint_changes_pending.set(0);
+            self.metrics().service_changes_pending.set(0);
+            self.metrics().endpoint_changes_pending.set(0);
             // The first lists are old news: they say nothing about how fast a change is.
             let arrivals = std::mem::take(&mut self.arrivals);
             for at in arrivals.iter().filter(|_| !first) {
-                self.metrics
+                self.metrics()
                     .event_to_kernel
                     .observe(at.elapsed().as_secs_f64());
             }
@@ -124,20 +163,22 @@ impl Record {
         }
     }
 
-    fn family(&self, family: Family, report: &FamilyReport, trigger_times: &[String]) {
+    fn family(&self, family: Family, report: &FamilyReport, trigger_times: &[(Family, String)]) {
         let label = by_family(family);
         let seconds = report.duration.as_secs_f64();
-        self.metrics
+        self.metrics()
             .sync_duration
             .get_or_create(&label)
             .observe(seconds);
         let by_extent = if report.full {
-            &self.metrics.full_sync_duration
+            &self.metrics().full_sync_duration
         } else {
-            &self.metrics.partial_sync_duration
+            &self.metrics().partial_sync_duration
         };
         by_extent.get_or_create(&label).observe(seconds);
-        self.metrics.transactions.inc_by(report.transactions as u64);
+        self.metrics()
+            .transactions
+            .inc_by(report.transactions as u64);
         for (service, error) in &report.failed {
             tracing::warn!(%service, ?family, %error, "not programmed; trying again");
         }
@@ -145,37 +186,70 @@ impl Record {
             tracing::warn!(?family, %error, "leftovers not removed; trying again");
         }
         if report.failed.is_empty() && report.leftovers.is_none() {
-            self.health.updated(family);
-            self.metrics
+            self.told.health.updated(family);
+            self.metrics()
                 .last_sync
                 .get_or_create(&label)
                 .set(unix_seconds());
         } else {
-            self.metrics.sync_failures.get_or_create(&label).inc();
+            self.metrics().sync_failures.get_or_create(&label).inc();
         }
-        // Which family a trigger time belongs to is not known: it counts where something was done.
-        if report.operations > 0 {
-            let histogram = self.metrics.network_programming.get_or_create(&label);
-            let now = Timestamp::now();
-            for since in trigger_times
-                .iter()
-                .filter_map(|time| time.parse::<Timestamp>().ok())
-            {
-                if since >= self.started {
-                    histogram.observe(now.duration_since(since).as_secs_f64().max(0.0));
-                }
+        if report.leftovers.is_some() {
+            self.metrics().cleanup_failures.get_or_create(&label).inc();
+        }
+        if let Some(restore) = &report.restore {
+            self.restore(family, restore);
+        }
+        // As kube-proxy: every changed slice counts, whether or not it changed a rule.
+        let histogram = self.metrics().network_programming.get_or_create(&label);
+        let now = Timestamp::now();
+        let own = trigger_times.iter().filter(|(of, _)| *of == family);
+        for since in own.filter_map(|(_, time)| time.parse::<Timestamp>().ok()) {
+            if since >= self.started {
+                histogram.observe(now.duration_since(since).as_secs_f64().max(0.0));
             }
         }
+    }
+
+    fn restore(&self, family: Family, restore: &RestoreReport) {
+        let (label, metrics) = (by_family(family), self.metrics());
+        for (counter, count) in [
+            (&metrics.restore_failures, restore.failures),
+            (&metrics.partial_restore_failures, restore.partial_failures),
+        ] {
+            counter.get_or_create(&label).inc_by(count);
+        }
+        for (gauges, counts) in [
+            (&metrics.rules, &restore.rules),
+            (&metrics.rules_written, &restore.rules_written),
+        ] {
+            for (table, count) in counts {
+                let gauge = gauges.get_or_create(&by_table(family, table));
+                gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
+    /// The Services that `report` failed, of those that the pass looked at.
+    fn not_programmed(&self, report: &PassReport, services: &BTreeSet<ServiceName>) {
+        let failed: BTreeMap<ServiceName, String> = report
+            .families
+            .values()
+            .flat_map(|family| &family.failed)
+            .map(|(service, error)| (service.clone(), error.to_string()))
+            .collect();
+        let count = self.told.status.set_failing(services.iter(), failed);
+        self.metrics().not_programmed.set(as_i64(count));
     }
 
     fn flows(&self, family: Family, flows: &FlowReport) {
         let label = by_family(family);
         let seconds = flows.duration.as_secs_f64();
-        self.metrics
+        self.metrics()
             .conntrack_duration
             .get_or_create(&label)
             .observe(seconds);
-        let counter = self.metrics.conntrack_deleted.get_or_create_owned(&label);
+        let counter = self.metrics().conntrack_deleted.get_or_create_owned(&label);
         counter.inc_by(flows.deleted as u64);
         if let Some(error) = &flows.failed {
             tracing::warn!(?family, %error, "stale UDP flows not removed; trying again");
@@ -188,6 +262,10 @@ fn unix_seconds() -> f64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs_f64()
+}
+
+fn as_i64(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn as_f64(count: usize) -> f64 {

@@ -8,8 +8,45 @@ use kube::{Client, Config};
 
 use crate::config::Api;
 
-/// A server that does not even answer the handshake is given up after this.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the API server is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// A server that does not even answer the handshake is given up after this.
+    pub connect: Duration,
+    /// A connection on which nothing is heard for so long is given up. API servers send a bookmark
+    /// about once a minute (`defaultBookmarkFrequency` in the apiserver's watch cache) on every
+    /// watch that allows them, however quiet the cluster, and answer other requests within a
+    /// minute: longer silence means that nobody is there any more, or hangs.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            silence: Duration::from_secs(75),
+        }
+    }
+}
+
+/// A way to the API server that can be found anew.
+#[derive(Clone)]
+pub struct Connection {
+    api: Api,
+    patience: Patience,
+    pub(super) client: Client,
+}
+
+impl Connection {
+    /// The same server with the credentials as they are now: a file that names them may have been
+    /// written anew. (A token file is read again once a minute anyway.)
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub(super) async fn again(&self) -> Result<Self, ClientError> {
+        connect_with(&self.api, self.patience).await
+    }
+}
 
 /// Why there is no client. (An API server that does not answer is no reason: it is tried again.)
 #[derive(Debug, thiserror::Error)]
@@ -40,11 +77,19 @@ pub enum ClientError {
     Client(#[from] kube::Error),
 }
 
-/// A client for the API server that `api` names. Nothing is sent yet.
+/// A way to the API server that `api` names. Nothing is sent yet.
 ///
 /// # Errors
 /// See [`ClientError`].
-pub async fn connect(api: &Api) -> Result<Client, ClientError> {
+pub async fn connect(api: &Api) -> Result<Connection, ClientError> {
+    connect_with(api, Patience::default()).await
+}
+
+/// As [`connect`], with other patience.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn connect_with(api: &Api, patience: Patience) -> Result<Connection, ClientError> {
     let mut config = match (&api.kubeconfig, &api.master) {
         (Some(path), _) => {
             let refuse = |source| ClientError::Kubeconfig {
@@ -62,10 +107,15 @@ pub async fn connect(api: &Api) -> Result<Client, ClientError> {
     if let Some(url) = &api.master {
         config.cluster_url = parse_url(url)?;
     }
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.connect_timeout = Some(patience.connect);
+    config.read_timeout = Some(patience.silence);
     // The watches try again themselves, and say so.
     config.default_retry = false;
-    Ok(Client::try_from(config)?)
+    Ok(Connection {
+        api: api.clone(),
+        patience,
+        client: Client::try_from(config)?,
+    })
 }
 
 fn parse_url(url: &str) -> Result<hyper::Uri, ClientError> {

@@ -4,16 +4,17 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use kube::Api;
 use kube::runtime::utils::ResetTimerBackoff;
 use kube::runtime::watcher::{self, InitialListStrategy};
 use kube::runtime::{WatchStreamExt, watcher as kube_watcher};
-use kube::{Api, Client};
 use lb_model::said::Event;
 use tokio::sync::mpsc;
 
 use crate::backoff::Doubling;
 
 use super::Heard;
+use super::client::Connection;
 use super::kind::{Kind, Watched};
 use super::trouble::Trouble;
 
@@ -44,21 +45,40 @@ enum Then {
     Stop,
     /// The server does not do streaming lists (before Kubernetes 1.27, or switched off).
     ListByPages,
+    /// The server does not know us: the credentials may have changed.
+    Reconnect,
 }
 
 /// Watches kind `K` until `out` has no receiver. Streaming lists first, because they need the
 /// memory of one object instead of one page; pages where the server knows none.
 pub(super) async fn watch<K: Kind>(
-    client: Client,
+    mut connection: Connection,
     selection: watcher::Config,
     out: mpsc::Sender<Heard>,
     trouble: Trouble,
 ) {
     let mut config = selection.any_semantic().page_size(PAGE).streaming_lists();
-    while let Then::ListByPages = run::<K>(Api::all(client.clone()), &config, &out, &trouble).await
-    {
-        tracing::debug!(kind = K::NAME, "no streaming lists; listing by pages");
-        config.initial_list_strategy = InitialListStrategy::ListWatch;
+    let mut waits = Doubling::new(FIRST_WAIT, LONGEST_WAIT);
+    loop {
+        let started = Instant::now();
+        let api = Api::all(connection.client.clone());
+        match run::<K>(api, &config, &out, &trouble).await {
+            Then::Stop => return,
+            Then::ListByPages => {
+                tracing::debug!(kind = K::NAME, "no streaming lists; listing by pages");
+                config.initial_list_strategy = InitialListStrategy::ListWatch;
+            }
+            Then::Reconnect => {
+                if started.elapsed() > CALM {
+                    waits = Doubling::new(FIRST_WAIT, LONGEST_WAIT);
+                }
+                tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT)).await;
+                match connection.again().await {
+                    Ok(again) => connection = again,
+                    Err(error) => tracing::warn!(kind = K::NAME, %error, "reconnecting"),
+                }
+            }
+        }
     }
 }
 
@@ -87,6 +107,9 @@ async fn run<K: Kind>(
             Some(Err(error)) if streaming && refuses_streaming(&error) => return Then::ListByPages,
             Some(Err(error)) => {
                 trouble.met(K::NAME, &error);
+                if refuses_us(&error) && !out.is_closed() {
+                    return Then::Reconnect;
+                }
                 !out.is_closed()
             }
             Some(Ok(event)) => {
@@ -136,6 +159,17 @@ async fn say<K: Kind>(
         return true;
     }
     out.send(heard).await.is_ok()
+}
+
+/// 401: who we say we are is not, or no longer, known.
+fn refuses_us(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(cause)
+    | watcher::Error::WatchStartFailed(cause)
+    | watcher::Error::WatchFailed(cause)) = error
+    else {
+        return false;
+    };
+    matches!(cause, kube::Error::Api(status) if status.code == 401)
 }
 
 /// See [`super::read`].

@@ -5,11 +5,11 @@ use std::thread;
 
 use anyhow::Context;
 use k8s_cri::v1::{DnsConfig, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata};
-use serde_json::Value;
 
-use crate::containerd::{Containerd, NETWORKS, PLUGINS};
+use crate::containerd::Containerd;
 use crate::cri::Cri;
-use crate::network;
+use crate::image;
+use crate::network::{self, Network};
 use crate::node::Node;
 
 /// The runtime handler that works.
@@ -38,27 +38,21 @@ pub struct Pod {
 }
 
 impl Bed {
-    /// A node whose pods get their network by this configuration list.
+    /// A node whose pods get their network this way.
     ///
     /// # Errors
     /// When containerd doesn't start, or not with this network.
-    pub fn new(conflist: &Value) -> anyhow::Result<Self> {
+    pub fn new(network: Network<'_>) -> anyhow::Result<Self> {
         let node = Node::new()?;
-        network::install(&node, PLUGINS)?;
-        let bed = Self::without_network(node)?;
-        let path = format!("{NETWORKS}/10-pods.conflist");
-        bed.node.write(&path, &conflist.to_string())?;
-        Containerd::wait_for_network(&bed.cri)?;
-        Ok(bed)
-    }
-
-    fn without_network(node: Node) -> anyhow::Result<Self> {
+        network::install(&node, network)?;
         let (containerd, cri) = Containerd::install(&node)?;
-        Ok(Self {
+        let bed = Self {
             containerd: Some(containerd),
             cri,
             node,
-        })
+        };
+        Containerd::wait_for_network(&bed.cri)?;
+        Ok(bed)
     }
 
     /// What a pod of a name is asked to be.
@@ -91,8 +85,8 @@ impl Bed {
     /// When the pod or the container isn't made.
     pub fn pod(&self, wanted: &PodSandboxConfig) -> anyhow::Result<Pod> {
         let id = self.cri.run_pod(wanted, HANDLER)?;
-        let serve = "hostname >/www/index.html; exec httpd -f -p [::]:80 -h /www";
-        let container = self.cri.start(&id, wanted, &["sh", "-c", serve])?;
+        let container = self.cri.start(&id, wanted, &image::SERVE)?;
+        self.cri.exec(&container, &image::WAIT)?;
         let addresses = self.cri.addresses(&id)?;
         Ok(Pod {
             id,

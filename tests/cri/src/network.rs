@@ -1,20 +1,24 @@
 //! The network that runtimes are given, and what it leaves in the node.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 use nodekit::netns::NetNs;
 use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
 use serde_json::{Value, json};
 
-use crate::node::{Node, PATIENCE};
+use crate::containerd::{NAMESPACES, NETWORKS, PLUGINS};
+use crate::node::{Node, PATIENCE, said, wait_for};
 
-/// The folder of the networks' reservations.
-pub const RESERVATIONS: &str = "/run/cni/networks";
+/// The network's name.
+const NAME: &str = "pods";
+
+/// The folder of the network's reservations.
+const RESERVATIONS: &str = "/var/lib/cni/networks/pods";
 
 /// The node as seen from outside.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -33,61 +37,49 @@ pub fn plugin() -> anyhow::Result<PathBuf> {
     found.context("no causeway-cni beside this test: run `cargo build --workspace --bins` first")
 }
 
-/// Puts the plugin into a folder of the node, with links of the reference plugins' names.
+/// How the pods of a node get their network; the subnets are one of each family at most.
+#[derive(Debug, Clone, Copy)]
+pub enum Network<'a> {
+    /// One plugin for everything, configured by its own `install`.
+    Installed(&'a str),
+    /// A chain of the reference plugins' names.
+    Chained(&'a str),
+}
+
+/// Puts the plugin in place as an operator does, with a network for the runtime to find.
 ///
 /// # Errors
-/// As the file system's.
-pub fn install(node: &Node, folder: &str) -> anyhow::Result<()> {
-    let folder = node.file(folder);
-    fs::create_dir_all(&folder)?;
-    fs::copy(plugin()?, folder.join("causeway-cni"))?;
-    let names = [
-        "bandwidth",
-        "bridge",
-        "firewall",
-        "host-local",
-        "loopback",
-        "portmap",
-    ];
-    for name in names {
-        std::os::unix::fs::symlink("causeway-cni", folder.join(name))?;
+/// What `install` refuses.
+pub fn install(node: &Node, network: Network<'_>) -> anyhow::Result<()> {
+    let mut arguments = vec!["install", "--bin-dir", PLUGINS, "--links"];
+    match network {
+        Network::Installed(subnets) => {
+            arguments.extend(["--conf-dir", NETWORKS, "--pod-cidr", subnets]);
+            arguments.extend(["--name", NAME]);
+        }
+        Network::Chained(subnets) => {
+            let list = chained(subnets).to_string();
+            node.write(&format!("{NETWORKS}/10-pods.conflist"), &list)?;
+        }
     }
-    Ok(())
+    node.run(plugin()?, &arguments).map(drop)
 }
 
-/// A bridge network of one subnet per family, in one plugin: ports, masquerade and bandwidth included.
-#[must_use]
-pub fn combined(subnets: &[&str]) -> Value {
-    let mut bridge = bridge("causeway-cni", subnets);
-    bridge["capabilities"] = json!({"portMappings": true, "bandwidth": true, "dns": true});
-    conflist(&[bridge])
-}
-
-/// The same as a chain of the reference plugins' names.
-#[must_use]
-pub fn chained(subnets: &[&str]) -> Value {
-    conflist(&[
-        bridge("bridge", subnets),
-        json!({"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}),
-        json!({"type": "firewall", "backend": "nftables"}),
-        json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
-    ])
-}
-
-fn bridge(kind: &str, subnets: &[&str]) -> Value {
+fn chained(subnets: &str) -> Value {
     let ranges: Vec<_> = subnets
-        .iter()
+        .split(',')
         .map(|subnet| json!([{"subnet": subnet}]))
         .collect();
-    json!({
-        "type": kind, "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true,
-        "ipMasqBackend": "nftables", "hairpinMode": true,
-        "ipam": {"type": "host-local", "ranges": ranges, "dataDir": RESERVATIONS},
-    })
-}
-
-fn conflist(plugins: &[Value]) -> Value {
-    json!({"cniVersion": "1.0.0", "name": "pods", "plugins": plugins})
+    let plugins = [
+        json!({
+            "type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true,
+            "hairpinMode": true, "ipam": {"type": "host-local", "ranges": ranges},
+        }),
+        json!({"type": "portmap", "capabilities": {"portMappings": true}}),
+        json!({"type": "firewall"}),
+        json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
+    ];
+    json!({"cniVersion": "1.0.0", "name": NAME, "plugins": plugins})
 }
 
 /// A host beyond the node, one hop away by a link of its own.
@@ -129,7 +121,7 @@ fn address(link: &str, address: Ipv4Addr) -> anyhow::Result<()> {
 /// The addresses that the network has reserved.
 #[must_use]
 pub fn reserved(node: &Node) -> Vec<String> {
-    let mut names = node.names(&format!("{RESERVATIONS}/pods"));
+    let mut names = node.names(RESERVATIONS);
     names.retain(|name| name.parse::<IpAddr>().is_ok());
     names
 }
@@ -151,14 +143,70 @@ pub fn fetch(outside: &NetNs, port: u16) -> anyhow::Result<String> {
     })?
 }
 
-/// That nothing of any pod is left in the node: no namespace, link, reservation or element of
-/// a table.
+/// Waits until no call of the plugin is under way.
+///
+/// # Errors
+/// When one doesn't end.
+pub fn wait_for_calls(node: &Node) -> anyhow::Result<()> {
+    wait_for("calls to end", || {
+        let names = node.names("/proc").into_iter().map(|process| {
+            // Those that have ended meanwhile have no name any more.
+            let name = node.file(&format!("/proc/{process}/comm"));
+            std::fs::read_to_string(name).unwrap_or_default()
+        });
+        let calls = names.filter(|name| name.trim() == "causeway-cni").count();
+        ensure!(calls == 0, "{calls} are running");
+        Ok(())
+    })
+}
+
+/// Calls the plugin for an operation that is about no pod; gives what it printed.
+///
+/// # Errors
+/// The plugin's.
+pub fn ask(node: &Node, operation: &str, input: &Value) -> anyhow::Result<String> {
+    let mut command = node.command(plugin()?);
+    command
+        .env("CNI_COMMAND", operation)
+        .env("CNI_PATH", PLUGINS);
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process = pipes.stderr(Stdio::piped()).spawn()?;
+    let mut stdin = process.stdin.take().context("its input")?;
+    stdin.write_all(input.to_string().as_bytes())?;
+    drop(stdin);
+    said(&process.wait_with_output()?)
+}
+
+/// Has the plugin take away what belongs to no attachment but these, as a runtime of CNI 1.1 does.
+///
+/// # Errors
+/// The plugin's.
+pub fn collect_garbage(node: &Node, list: &str, kept: &[(&str, &str)]) -> anyhow::Result<()> {
+    let list: Value = serde_json::from_str(&std::fs::read_to_string(node.file(list))?)?;
+    let mut call = list["plugins"][0].clone();
+    call["cniVersion"] = "1.1.0".into();
+    call["name"] = list["name"].clone();
+    let attachment = |(id, name): &(&str, &str)| json!({"containerID": id, "ifname": name});
+    call["cni.dev/valid-attachments"] = kept.iter().map(attachment).collect();
+    ask(node, "GC", &call).map(drop)
+}
+
+/// That nothing of any pod is left in the node, neither a namespace nor what [`nothing_held`]
+/// looks for.
 ///
 /// # Errors
 /// What there is.
 pub fn nothing_left(node: &Node) -> anyhow::Result<()> {
-    let namespaces = node.names(crate::containerd::NAMESPACES);
+    let namespaces = node.names(NAMESPACES);
     ensure!(namespaces.is_empty(), "network namespaces: {namespaces:?}");
+    nothing_held(node)
+}
+
+/// That the plugin holds nothing for any pod: no link, reservation or element of a table.
+///
+/// # Errors
+/// What there is.
+pub fn nothing_held(node: &Node) -> anyhow::Result<()> {
     let reserved = reserved(node);
     ensure!(reserved.is_empty(), "reserved addresses: {reserved:?}");
     let links = node.netns().run(|| Handle::open()?.links())??;

@@ -1,6 +1,7 @@
 //! A node for one test: network, mount and process namespaces of its own, with an empty `/run` and
 //! `/var/lib`.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -106,11 +107,12 @@ impl Node {
 
     /// A program that will run in the node's namespaces.
     #[must_use]
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--target={}", self.init))
-            .args(["--net", "--mount", "--pid", "--", program]);
+            .args(["--net", "--mount", "--pid", "--"])
+            .arg(program);
         command
     }
 
@@ -118,9 +120,11 @@ impl Node {
     ///
     /// # Errors
     /// When it can't be started or doesn't succeed, with what it complained of.
-    pub fn run(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    pub fn run(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> anyhow::Result<String> {
+        let program = program.as_ref();
         let output = self.command(program).args(arguments).output()?;
-        said(&output).with_context(|| format!("{program} {}", arguments.join(" ")))
+        let call = || format!("{} {}", program.display(), arguments.join(" "));
+        said(&output).with_context(call)
     }
 }
 

@@ -55,9 +55,17 @@ impl<'a> Podman<'a> {
             name,
             &cgroup,
         ];
-        let serve = "hostname >/www/index.html; exec httpd -f -p 80 -h /www";
-        let command = [image::NAME, "sh", "-c", serve];
-        self.run(&[&fixed, more, &command].concat()).map(drop)
+        self.run(&[&fixed, more, &[image::NAME], &image::SERVE].concat())?;
+        self.wait(name)
+    }
+
+    /// Waits until a container serves.
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn wait(&self, name: &str) -> anyhow::Result<()> {
+        self.run(&[&["exec", name], &image::WAIT[..]].concat())
+            .map(drop)
     }
 
     /// Stops a container and removes it.

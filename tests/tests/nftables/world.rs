@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use causeway_proxy::backend::{NftablesBackend, PassReport, Settings};
+use causeway_proxy::backend::{DataPlane, PassReport};
 use lb_model::said::{EndpointSlice, Event, Service, ServicePort, SliceEndpoint, SlicePort};
 use lb_model::{DetectLocal, Family, Model, ModelConfig, ServiceName};
-use nodekit::faulty::Faults;
 
 use causeway_tests::packet_bed::{Bed, POD_PORT};
 
@@ -136,53 +135,22 @@ impl World {
             name: service.name.clone(),
         });
     }
-
-    /// What the table of `family` depends on.
-    pub(crate) fn settings(&self, bed: &Bed, family: Family) -> Settings {
-        Settings {
-            family,
-            masquerade_bit: 14,
-            detector: self.model.local_detector(family),
-            node_port_addresses: BTreeSet::from([bed.node.ip(family)]),
-        }
-    }
-
-    fn all_settings(&self, bed: &Bed) -> Vec<Settings> {
-        Family::ALL
-            .map(|family| self.settings(bed, family))
-            .to_vec()
-    }
 }
 
-/// A proxy's backend on the node.
-pub(crate) struct Proxy<'a> {
+/// A proxy's data plane on the node.
+pub(crate) struct Proxy<'a, P> {
     bed: &'a Bed,
-    pub(crate) backend: NftablesBackend,
+    pub(crate) backend: P,
     pending: BTreeSet<ServiceName>,
 }
 
-impl<'a> Proxy<'a> {
-    pub(crate) fn start(bed: &'a Bed, world: &World) -> Self {
-        let settings = world.all_settings(bed);
-        let open = || NftablesBackend::open(settings);
-        let backend = bed.node.netns.run(open).unwrap().unwrap();
+impl<'a, P: DataPlane + Send> Proxy<'a, P> {
+    pub(crate) fn over(bed: &'a Bed, backend: P) -> Self {
         Self {
             bed,
             backend,
             pending: BTreeSet::new(),
         }
-    }
-
-    /// With a kernel that fails as `faults` says; `None` if it fails already.
-    pub(crate) fn start_faulty(bed: &'a Bed, world: &World, faults: &Faults) -> Option<Self> {
-        let settings = world.all_settings(bed);
-        let open = || NftablesBackend::with_faults(settings, faults.clone());
-        let backend = bed.node.netns.run(open).unwrap().ok()?;
-        Some(Self {
-            bed,
-            backend,
-            pending: BTreeSet::new(),
-        })
     }
 
     /// One pass, which may fail.

@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use causeway_tests::proxy_bed::{Bed, PORTS, answer, wait_for};
-use netns_lab::apiserver::{Deletion, Resource};
+use causeway_proxy::config::Api;
+use causeway_proxy::watch::{Patience, connect_with, start};
+use causeway_tests::proxy_bed::{Bed, PORTS, answer, objects, wait_for, wait_until};
+use lb_model::said::Event;
+use netns_lab::apiserver::{ApiServer, Deletion, Resource, Store, StoreOptions};
+use serde_json::{Value, json};
 
 use super::{PATIENCE, put};
 
@@ -68,7 +72,7 @@ fn after_410_everything_is_listed_again_and_what_left_is_removed() {
     misbehaviour.drop_connections();
     misbehaviour.hang_watches(false);
     wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
-    causeway_tests::proxy_bed::wait_until("end of what left", PATIENCE, || {
+    wait_until("end of what left", PATIENCE, || {
         bed.netns.run(|| answer(gone)).unwrap().is_none()
     })
     .unwrap();
@@ -96,4 +100,121 @@ fn errors_and_slow_lists_change_nothing_in_the_kernel() {
             .unwrap()
             .contains("the API server cannot be watched")
     );
+}
+
+#[test]
+fn new_credentials_are_taken_up_and_old_ones_cost_nothing() {
+    let bed = Bed::new().unwrap();
+    let token = bed.folder().join("token");
+    std::fs::write(&token, "first").unwrap();
+    let path = bed.folder().join("kubeconfig");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["users"][0]["user"] = json!({"tokenFile": token});
+    std::fs::write(&path, config.to_string()).unwrap();
+    let misbehaviour = bed.server().unwrap().misbehaviour();
+    misbehaviour.accept_only(Some("first"));
+    let web = put(&bed, "web", 0, 2, PORTS[0]);
+    let proxy = bed.proxy(&[]).unwrap();
+    wait_for(&bed.netns, web, PORTS[0], PATIENCE).unwrap();
+
+    misbehaviour.accept_only(Some("second"));
+    misbehaviour.drop_connections();
+    put(&bed, "web", 0, 2, PORTS[1]);
+    wait_until("refusal", PATIENCE, || {
+        proxy.log().unwrap().contains("Unauthorized")
+    })
+    .unwrap();
+    assert_eq!(bed.netns.run(|| answer(web)).unwrap(), Some(PORTS[0]));
+    std::fs::write(&token, "second").unwrap();
+    wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
+}
+
+#[test]
+fn lists_that_break_off_empty_nothing() {
+    let bed = Bed::new().unwrap();
+    let web = put(&bed, "web", 0, 2, PORTS[0]);
+    let last = put(&bed, "zulu", 1, 2, PORTS[0]);
+    let proxy = bed.proxy(&[]).unwrap();
+    for target in [web, last] {
+        wait_for(&bed.netns, target, PORTS[0], PATIENCE).unwrap();
+    }
+    // To a proxy that runs and to one that starts: neither may take half a list for the whole.
+    let misbehaviour = bed.server().unwrap().misbehaviour();
+    for objects in [0, 1] {
+        misbehaviour.break_off_lists(Some(objects));
+        bed.store.compact();
+        misbehaviour.drop_connections();
+        let targets = [web, last];
+        assert_eq!(failures(&bed, &targets, Duration::from_millis(400)), 0);
+    }
+    proxy.kill().unwrap();
+    let _proxy = bed.proxy(&[]).unwrap();
+    let targets = [web, last];
+    assert_eq!(failures(&bed, &targets, Duration::from_millis(800)), 0);
+    misbehaviour.break_off_lists(None);
+    put(&bed, "zulu", 1, 2, PORTS[1]);
+    wait_for(&bed.netns, last, PORTS[1], PATIENCE).unwrap();
+    assert_eq!(failures(&bed, &[web], Duration::from_millis(100)), 0);
+}
+
+#[test]
+fn a_name_with_several_addresses_is_tried_through() {
+    let bed = Bed::new().unwrap();
+    let web = put(&bed, "web", 0, 2, PORTS[0]);
+    // localhost is ::1 and 127.0.0.1, and nobody listens on the first.
+    let path = bed.folder().join("kubeconfig");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let named = config.replace("127.0.0.1", "localhost");
+    assert_ne!(named, config);
+    std::fs::write(&path, named).unwrap();
+    let _proxy = bed.proxy(&[]).unwrap();
+    wait_for(&bed.netns, web, PORTS[0], PATIENCE).unwrap();
+}
+
+#[test]
+fn connections_that_fall_silent_are_given_up_without_a_new_list() {
+    let store = Store::new(StoreOptions::default());
+    let server = ApiServer::start(store.clone()).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.serve(listener).unwrap();
+    let put = |name: &str, number| {
+        let service = objects::service(name, objects::cluster_ip(number));
+        store.seed(Resource::Service, [service]).unwrap();
+    };
+    put("first", 0);
+    let api = Api {
+        kubeconfig: None,
+        master: Some(format!("http://{address}")),
+    };
+    let patience = Patience {
+        silence: Duration::from_millis(700),
+        ..Patience::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let connection = connect_with(&api, patience).await.unwrap();
+        let (sender, mut heard) = tokio::sync::mpsc::channel(64);
+        let _watches = start(&connection, "node-1", &sender);
+        let mut next = async || {
+            let heard = tokio::time::timeout(PATIENCE, heard.recv()).await;
+            heard.unwrap().unwrap().event.unwrap()
+        };
+        let mut ended = 0;
+        while ended < 3 {
+            ended += usize::from(matches!(
+                next().await,
+                Event::ServiceListEnds | Event::SliceListEnds | Event::NodeGone
+            ));
+        }
+        for number in 1..4 {
+            server.misbehaviour().mute_connections();
+            let name = format!("late-{number}");
+            put(&name, number);
+            // The next that is heard of is the change: nothing is listed again.
+            assert!(matches!(next().await, Event::Service(service) if service.name == name));
+        }
+    });
 }

@@ -105,7 +105,8 @@ fn the_configuration_in_effect_can_be_written_and_read_again() {
         "{}",
         proxy.log().unwrap()
     );
-    let (said, warnings) = causeway_proxy::config::read_file(&file).unwrap();
+    let written = std::fs::read_to_string(&file).unwrap();
+    let (said, warnings) = causeway_proxy::config::read(&written).unwrap();
     assert_eq!(warnings, [""; 0]);
     assert_eq!(said.cluster_cidr.as_deref(), Some("10.240.0.0/12"));
     assert_eq!(said.logging.unwrap().verbosity, Some(2));

@@ -107,7 +107,7 @@ fn metrics_count_what_happens() {
 #[test]
 fn mode_and_configuration_are_shown() {
     let bed = Bed::new().unwrap();
-    let proxy = bed
+    let _proxy = bed
         .proxy(&["--cluster-cidr=10.240.0.0/12", "--oom-score-adj=-999"])
         .unwrap();
     wait_until("an answer", PATIENCE, || {
@@ -130,13 +130,12 @@ fn mode_and_configuration_are_shown() {
             .0
             .contains("404")
     );
-    let log = proxy.log().unwrap();
-    assert_eq!(
-        log.matches("these flags have no effect yet: --oom-score-adj")
-            .count(),
-        1,
-        "{log}"
-    );
+    assert_eq!(config["oomScoreAdj"], json!(-999));
+    assert_eq!(config["conntrack"]["maxPerCore"], json!(32768), "defaults, too");
+    let flags = get(&bed.netns, metrics(), "/flagz").unwrap().2;
+    assert!(flags.contains("\nclusterCIDR=10.240.0.0/12\n"), "{flags}");
+    let slis = get(&bed.netns, metrics(), "/metrics/slis").unwrap().2;
+    assert!(slis.contains("kubernetes_healthcheck{name=\"proxier\",type=\"livez\"} 1"));
 }
 
 #[test]

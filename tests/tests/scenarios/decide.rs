@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use causeway_proxy::config::NodePortAddresses;
+use causeway_proxy::config::Mode;
 use lb_model::{Family, Packet, Route, ServiceName};
 use lb_plan::nftables::{Affinity, Applied, Pass, Settings, Verdict, VirtualKernel, skeleton};
 
@@ -80,13 +80,13 @@ fn node_port_addresses(world: &World) -> BTreeSet<IpAddr> {
         "2001:db8:51::1",
     ];
     let own = own.map(|ip| ip.parse::<IpAddr>().unwrap());
-    match &world.settings.node_port_addresses {
-        NodePortAddresses::Primary => BTreeSet::from([own[0], own[1]]),
-        NodePortAddresses::Within(networks) => own
-            .into_iter()
-            .filter(|ip| networks.iter().any(|network| network.contains(*ip)))
-            .collect(),
-    }
+    let wanted = world.settings.node_ports(Mode::Nftables);
+    let primary = [own[0], own[1]];
+    let served = own.into_iter().filter(|ip| {
+        wanted.primary && primary.contains(ip)
+            || wanted.within.iter().any(|network| network.contains(*ip))
+    });
+    served.collect()
 }
 
 fn packets(case: &Case, world: &World) -> Vec<Packet> {

@@ -26,13 +26,22 @@ macro_rules! scenarios {
         const NAMES: &[&str] = &[$(stringify!($name)),*];
         $(
             mod $name {
-                use causeway_proxy::config::Mode;
+                use crate::packets::Plane;
+                use nodekit::xtables::Variant;
                 #[test]
                 fn without_a_kernel() { crate::decide::agree(stringify!($name)); }
                 #[test]
-                fn nftables() { crate::packets::send(stringify!($name), Mode::Nftables); }
+                fn nftables() { crate::packets::send(stringify!($name), Plane::Nftables); }
                 #[test]
-                fn ebpf() { crate::packets::send(stringify!($name), Mode::Ebpf); }
+                fn ebpf() { crate::packets::send(stringify!($name), Plane::Ebpf); }
+                #[test]
+                fn iptables() {
+                    crate::packets::send(stringify!($name), Plane::Iptables(Variant::Nft));
+                }
+                #[test]
+                fn iptables_legacy() {
+                    crate::packets::send(stringify!($name), Plane::Iptables(Variant::Legacy));
+                }
             }
         )*
     };

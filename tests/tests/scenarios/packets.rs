@@ -10,13 +10,14 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use causeway_proxy::backend::{self, DataPlane, PassReport, PlaneSettings};
+use causeway_proxy::backend::{self, ebpf, DataPlane, IptablesBackend, PassReport, PlaneSettings};
 use causeway_proxy::config::Mode;
 use causeway_proxy::node_ports::NodePorts;
 use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
 use lb_model::{Family, ServiceName};
 use nodekit::conntrack::{self, ConntrackSocket};
+use nodekit::xtables::{self, Variant, Xtables};
 
 use flow::Flow;
 
@@ -36,16 +37,51 @@ const TRIES_EACH: usize = 60;
 /// Beds that no test uses at the moment, as empty as they were made.
 static BEDS: Mutex<Vec<Bed>> = Mutex::new(Vec::new());
 
-/// Runs scenario `name` on the data plane of `mode`.
-pub(crate) fn send(name: &str, mode: Mode) {
+/// A data plane that is put to the test.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Plane {
+    Nftables,
+    Iptables(Variant),
+    Ebpf,
+}
+
+fn options(cell: Option<&Cell>) -> ebpf::Options {
+    cell.map(Cell::options).unwrap_or_default()
+}
+
+impl Plane {
+    const fn mode(self) -> Mode {
+        match self {
+            Self::Nftables => Mode::Nftables,
+            Self::Iptables(_) => Mode::Iptables,
+            Self::Ebpf => Mode::Ebpf,
+        }
+    }
+
+    fn open(self, settings: Vec<PlaneSettings>, cell: Option<&Cell>) -> Box<dyn DataPlane> {
+        match self {
+            Self::Nftables | Self::Ebpf => {
+                let ebpf = options(cell);
+                let opened = backend::open(&[self.mode()], |_| settings.clone(), &ebpf).unwrap();
+                assert_eq!(opened.families, Family::ALL);
+                opened.plane
+            }
+            // Both are installed here; a node has one.
+            Self::Iptables(variant) => Box::new(IptablesBackend::of(variant, settings).unwrap()),
+        }
+    }
+}
+
+/// Runs scenario `name` on `plane`.
+pub(crate) fn send(name: &str, plane: Plane) {
     let free = BEDS.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let bed = free.unwrap_or_else(Bed::new);
     // A data plane belongs to one thread, which is the node's here.
     let done = bed.node.netns.run(|| {
-        let cell = Cell::new();
-        Run::new(name, mode, &bed, &cell).all();
+        let cell = matches!(plane, Plane::Ebpf).then(Cell::new);
+        Run::new(name, plane, &bed, cell.as_ref()).all();
     });
-    done.unwrap_or_else(|error| panic!("{name}, {mode}: {error}"));
+    done.unwrap_or_else(|error| panic!("{name}, {plane:?}: {error}"));
     BEDS.lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(bed);
@@ -55,7 +91,7 @@ pub(crate) fn send(name: &str, mode: Mode) {
 struct Run<'a> {
     mode: Mode,
     bed: &'a Bed,
-    cell: &'a Cell,
+    cell: Option<&'a Cell>,
     scenario: file::Scenario,
     world: World,
     plane: Box<dyn DataPlane>,
@@ -64,19 +100,17 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(name: &str, mode: Mode, bed: &'a Bed, cell: &'a Cell) -> Self {
+    fn new(name: &str, plane: Plane, bed: &'a Bed, cell: Option<&'a Cell>) -> Self {
         let scenario = file::read(name);
         let world = World::new(&scenario.configuration);
         let told = world.plane_settings(&addresses(&world));
-        let opened = backend::open(mode, told.clone(), &cell.options()).unwrap();
-        assert_eq!(opened.families, Family::ALL);
         Self {
-            mode,
+            mode: plane.mode(),
             bed,
             cell,
             scenario,
             world,
-            plane: opened.plane,
+            plane: plane.open(told.clone(), cell),
             told,
             flows: BTreeMap::new(),
         }
@@ -84,7 +118,7 @@ impl<'a> Run<'a> {
 
     fn all(mut self) {
         self.sync();
-        let empty = ruleset();
+        let empty = ruleset(self.mode);
         let steps = std::mem::take(&mut self.scenario.steps);
         for (number, step) in steps.iter().enumerate() {
             self.world.step(step);
@@ -96,10 +130,14 @@ impl<'a> Run<'a> {
         self.flows.clear();
         self.world.clear();
         self.sync();
-        assert_eq!(ruleset(), empty, "left behind");
+        assert_eq!(ruleset(self.mode), empty, "left behind");
         assert_eq!(translated_flows(), 0, "UDP flows left behind");
-        backend::cleanup(self.mode, &self.cell.options()).unwrap();
-        assert_eq!(ruleset(), "", "left behind by cleanup");
+        // Before anything else: nothing may hang on what is gone.
+        drop(self.plane);
+        for mode in Mode::ALL.into_iter().filter(|mode| self.mode.uses(*mode)) {
+            backend::cleanup(mode, &options(self.cell)).unwrap();
+        }
+        assert_eq!(ruleset(self.mode), "", "left behind by cleanup");
     }
 
     /// As the daemon does it.
@@ -139,7 +177,7 @@ impl<'a> Run<'a> {
 }
 
 /// Who sends what where. There are no SCTP sockets everywhere: those packets only the walkers send.
-fn senders<'a>(bed: &'a Bed, cell: &'a Cell, case: &Case) -> Vec<Sender<'a>> {
+fn senders<'a>(bed: &'a Bed, cell: Option<&'a Cell>, case: &Case) -> Vec<Sender<'a>> {
     let mut senders = Vec::new();
     for who in &case.from {
         let host = match who {
@@ -167,7 +205,7 @@ fn senders<'a>(bed: &'a Bed, cell: &'a Cell, case: &Case) -> Vec<Sender<'a>> {
 #[derive(Clone, Copy)]
 pub(super) struct Sender<'a> {
     host: &'a Host,
-    cell: &'a Cell,
+    cell: Option<&'a Cell>,
     who: Who,
     to: SocketAddr,
     transport: Transport,
@@ -183,9 +221,9 @@ impl Sender<'_> {
     /// Runs `act` where the sender's processes are: those of the node and its pods are inside the
     /// node's cgroup.
     fn there<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        match self.who {
-            Who::Node | Who::Pod(_) => self.cell.inside(act),
-            Who::Client | Who::Stranger => act(),
+        match (self.who, self.cell) {
+            (Who::Node | Who::Pod(_), Some(cell)) => cell.inside(act),
+            _ => act(),
         }
     }
 
@@ -344,19 +382,40 @@ fn is_the_nodes(ip: IpAddr) -> bool {
 /// Where node ports are served on this thread's host.
 fn addresses(world: &World) -> BTreeSet<IpAddr> {
     let mut ports = NodePorts::new(
-        world.settings.node_port_addresses.clone(),
+        world.settings.node_ports(Mode::Nftables),
         world.settings.node_ip,
     );
     ports.set_node(&["192.0.2.1".to_owned(), "2001:db8:2::1".to_owned()]);
     ports.addresses()
 }
 
-/// Everything that any data plane has in this thread's namespace.
-fn ruleset() -> String {
-    let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
-    let output = output.unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
+/// Everything that the data plane of `mode` has in this thread's namespace.
+fn ruleset(mode: Mode) -> String {
+    match mode {
+        Mode::Nftables => {
+            let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        }
+        Mode::Iptables => {
+            let mut ours = String::new();
+            for variant in Variant::ALL {
+                for family in [xtables::Family::Ip, xtables::Family::Ip6] {
+                    let programs = Xtables::of(family, variant).unwrap();
+                    let mut keep = |line: &str| {
+                        // Without counters.
+                        let line = line.split(" [").next().unwrap_or(line);
+                        if line.contains("KUBE-") {
+                            ours.push_str(&format!("{variant} {family:?} {line}\n"));
+                        }
+                    };
+                    programs.save(None, &mut keep).unwrap();
+                }
+            }
+            ours
+        }
+    }
 }
 
 /// UDP flows that are translated to somewhere else.

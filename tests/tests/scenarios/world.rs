@@ -44,7 +44,7 @@ impl World {
             model: Model::new(ModelConfig {
                 node_name: settings.node_name.clone(),
                 detect_local: settings.detect_local.clone(),
-                masquerade_all: settings.masquerade_all,
+                masquerade_all: settings.nftables.masquerade_all,
             }),
             settings,
             there: BTreeSet::new(),
@@ -112,7 +112,7 @@ impl World {
     pub(crate) fn plane_settings(&self, addresses: &BTreeSet<IpAddr>) -> Vec<PlaneSettings> {
         let settings = Family::ALL.map(|family| PlaneSettings {
             family,
-            masquerade_bit: self.settings.masquerade_bit,
+            masquerade_bit: self.settings.nftables.masquerade_bit,
             detector: self.model.local_detector(family),
             node_port_addresses: addresses
                 .iter()

@@ -10,19 +10,28 @@ use serde_json::json;
 
 use super::*;
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 11] = [
     Step::Reserve,
     Step::Bridge,
     Step::Veth,
     Step::Pod,
     Step::Gateway,
     Step::Tables,
+    Step::LimitIncoming,
+    Step::Ifb,
+    Step::LimitOutgoing,
+    Step::Hook,
+    Step::Redirect,
 ];
 
 fn call(dir: &Path) -> Call {
     let config = json!({
         "cniVersion": "1.0.0", "name": "net", "bridge": "br0", "isDefaultGateway": true,
-        "ipMasq": true,
+        "type": "causeway-cni", "ipMasq": true, "ingressPolicy": "same-bridge",
+        "runtimeConfig": {"bandwidth": {
+            "IngressRate": 1_000_000, "IngressBurst": u32::MAX, "EgressRate": 1_000_000,
+            "EgressBurst": u32::MAX,
+        }},
         "ipam": {
             "type": "host-local", "dataDir": dir,
             "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd01::/64"}]],
@@ -51,7 +60,7 @@ fn state(dir: &Path) -> (Vec<String>, Vec<String>, usize) {
     let links = Handle::open().unwrap().links().unwrap();
     let veths = links
         .into_iter()
-        .filter(|l| l.kind.as_deref() == Some("veth"))
+        .filter(|l| matches!(l.kind.as_deref(), Some("veth" | "ifb")))
         .map(|l| l.name);
     let files = std::fs::read_dir(dir.join("net")).unwrap();
     let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -61,9 +70,9 @@ fn state(dir: &Path) -> (Vec<String>, Vec<String>, usize) {
     reserved.sort();
     let mut nft = NftSocket::open().unwrap();
     let count = |family| {
-        nft.elements(family, "causeway-cni", "masquerade-pods")
-            .unwrap()
-            .len()
+        let sets = ["masquerade-pods", "protected-pods"];
+        let counts = sets.map(|set| nft.elements(family, "causeway-cni", set).unwrap().len());
+        counts.iter().sum::<usize>()
     };
     let elements = [Family::Ip, Family::Ip6].map(count).iter().sum();
     (veths.collect(), reserved, elements)
@@ -79,7 +88,7 @@ fn whichever_step_fails_nothing_is_left() {
         let attachment = Attachment::new("neighbour", "eth0").unwrap();
         add(&call, &attachment, &path_of(&neighbour), &|_| Ok(())).unwrap();
         let before = state(dir.path());
-        assert_eq!((before.0.len(), before.1.len(), before.2), (1, 2, 2));
+        assert_eq!((before.0.len(), before.1.len(), before.2), (2, 2, 4));
 
         let pod = NetNs::anonymous().unwrap();
         let attachment = Attachment::new("pod", "eth0").unwrap();
@@ -101,7 +110,7 @@ fn whichever_step_fails_nothing_is_left() {
             assert_eq!(links.len(), 1, "after {failing}");
         }
         add(&call, &attachment, &path_of(&pod), &|_| Ok(())).unwrap();
-        assert_eq!(state(dir.path()).2, 4);
+        assert_eq!(state(dir.path()).2, 8);
     };
     node.run(in_node).unwrap();
 }

@@ -19,32 +19,34 @@ pub struct HealthCheck {
 }
 
 impl Model {
-    /// The health checks that this node must answer in `family`, by Service: those of type
-    /// LoadBalancer with `externalTrafficPolicy: Local`.
-    pub fn health_checks(&self, family: Family) -> Vec<HealthCheck> {
-        let checks = self
-            .trackers
-            .services()
-            .filter_map(|(name, known, service)| {
-                let port = NonZeroU16::new(service.health_check_port)?;
-                service.cluster_ip(family)?;
-                let mut ready = BTreeSet::new();
-                for slice in known.slices(family) {
-                    if service
-                        .ports
-                        .iter()
-                        .any(|port| slice.has_port(&port.name, port.protocol))
-                    {
-                        ready.extend(slice.local_ready());
-                    }
-                }
-                Some(HealthCheck {
-                    service: name.clone(),
-                    port,
-                    local_endpoints: ready.len(),
-                })
-            });
-        checks.collect()
+    /// The health check of `service` that this node must answer in `family`, if any: of those of
+    /// type LoadBalancer with `externalTrafficPolicy: Local`.
+    pub fn health_check(&self, service: &ServiceName, family: Family) -> Option<HealthCheck> {
+        let port = self.health_check_port(service, family)?;
+        let known = self.trackers.known(service)?;
+        let spec = known.service.as_deref()?;
+        let mut ready = BTreeSet::new();
+        for slice in known.slices(family) {
+            if spec
+                .ports
+                .iter()
+                .any(|port| slice.has_port(&port.name, port.protocol))
+            {
+                ready.extend(slice.local_ready());
+            }
+        }
+        Some(HealthCheck {
+            service: service.clone(),
+            port,
+            local_endpoints: ready.len(),
+        })
+    }
+
+    /// Whether one of the two traffic policies of `service` is Local.
+    pub fn has_local_policy(&self, service: &ServiceName) -> bool {
+        let known = self.trackers.known(service);
+        let spec = known.and_then(|known| known.service.as_deref());
+        spec.is_some_and(|spec| spec.internal_local || spec.external_local)
     }
 
     /// The port of the health check of `service` that this node must answer in `family`, if any.

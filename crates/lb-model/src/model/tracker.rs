@@ -71,6 +71,11 @@ impl Trackers {
         self.all.get(service).map(|tracker| &tracker.known)
     }
 
+    /// Names under which something is known, and EndpointSlices.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.all.len(), self.places.len())
+    }
+
     /// All Services, by name.
     pub(super) fn services(&self) -> impl Iterator<Item = (&ServiceName, &Known, &Service)> {
         self.all.iter().filter_map(|(name, tracker)| {

@@ -127,7 +127,7 @@ fn changes_name_only_what_was_touched() {
         changes.services.into_iter().collect::<Vec<_>>(),
         [name("web")]
     );
-    assert_eq!(changes.trigger_times, [time]);
+    assert_eq!(changes.trigger_times, [(Family::V4, time)]);
     assert_eq!(
         (
             changes.service_events,

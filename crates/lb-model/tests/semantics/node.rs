@@ -125,17 +125,13 @@ fn a_health_check_counts_ready_endpoints_on_this_node_once() {
         vec![checked("web")],
         vec![slice("a", "web", eps), two_ports],
     );
-    let checks = model.health_checks(Family::V4);
-    assert_eq!(checks.len(), 1);
+    let check = model.health_check(&name("web"), Family::V4).unwrap();
     assert_eq!(
-        (
-            checks[0].service.clone(),
-            checks[0].port.get(),
-            checks[0].local_endpoints
-        ),
+        (check.service, check.port.get(), check.local_endpoints),
         (name("web"), 32_000, 2)
     );
-    assert_eq!(model.health_checks(Family::V6), []);
+    assert_eq!(model.health_check(&name("web"), Family::V6), None);
+    assert!(model.has_local_policy(&name("web")));
 }
 
 #[test]
@@ -153,7 +149,8 @@ fn only_balanced_services_of_policy_local_are_checked() {
         ..checked("web")
     };
     for service in [cluster, node_port, none] {
-        assert_eq!(model(vec![service], vec![]).health_checks(Family::V4), []);
+        let model = model(vec![service], vec![]);
+        assert_eq!(model.health_check(&name("web"), Family::V4), None);
     }
 }
 
@@ -162,5 +159,6 @@ fn an_endpoint_of_no_port_of_the_service_does_not_count() {
     let mut admin = slice("a", "web", vec![endpoint("10.244.0.2", "here")]);
     admin.ports = vec![slice_port("admin", "TCP", 9999)];
     let model = model(vec![checked("web")], vec![admin]);
-    assert_eq!(model.health_checks(Family::V4)[0].local_endpoints, 0);
+    let check = model.health_check(&name("web"), Family::V4).unwrap();
+    assert_eq!(check.local_endpoints, 0);
 }

@@ -1,5 +1,7 @@
 //! The chains that are always there, and the way into them.
 
+use std::fmt;
+
 use ipnetwork::IpNetwork;
 use lb_model::{Family, LocalDetector};
 
@@ -54,18 +56,29 @@ impl Jump {
         jumps
     }
 
-    /// The rule itself, in kube-proxy's words, so that kube-proxy knows it again.
-    pub fn rule(&self) -> Rule {
-        let state = self.new_only.then_some(Match::State(State::New));
-        Rule::new(state, Target::Jump(self.to)).says(match (self.table, self.to) {
-            (_, Chain::ExternalServices) => "kubernetes externally-visible service portals",
-            (_, Chain::NodePorts) => "kubernetes health check service ports",
-            (_, Chain::KubeForward) => "kubernetes forwarding rules",
-            (_, Chain::ProxyFirewall) => "kubernetes load balancer firewall",
-            (_, Chain::KubePostrouting) => "kubernetes postrouting rules",
-            (_, Chain::Services) => "kubernetes service portals",
+    const fn words(&self) -> &'static str {
+        match self.to {
+            Chain::ExternalServices => "kubernetes externally-visible service portals",
+            Chain::NodePorts => "kubernetes health check service ports",
+            Chain::KubeForward => "kubernetes forwarding rules",
+            Chain::ProxyFirewall => "kubernetes load balancer firewall",
+            Chain::KubePostrouting => "kubernetes postrouting rules",
+            Chain::Services => "kubernetes service portals",
             _ => "",
-        })
+        }
+    }
+}
+
+/// The rule itself, in kube-proxy's words and order: so kube-proxy knows it again, and can remove it.
+impl fmt::Display for Jump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.new_only {
+            write!(f, "{} ", Match::State(State::New))?;
+        }
+        if !self.words().is_empty() {
+            write!(f, "-m comment --comment \"{}\" ", self.words())?;
+        }
+        write!(f, "-j {}", self.to)
     }
 }
 

@@ -101,7 +101,7 @@ impl<'a> Restore<'a> {
         for jump in Jump::all(settings) {
             if !found.has_jump(&jump) {
                 let section = restore.section(jump.table);
-                section.rule(NOBODY, "-I", jump.from, &jump.rule());
+                section.rule(NOBODY, "-I", jump.from, &jump);
             }
         }
         for table in Table::ALL {

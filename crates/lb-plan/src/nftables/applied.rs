@@ -70,6 +70,19 @@ impl AppliedFrontend {
             && self.sources == other.sources
     }
 
+    /// The same elements. (What else is known of an endpoint or of an address is not in them.)
+    fn leads_where(&self, other: &Self) -> bool {
+        let same = |ours: &[Endpoint], theirs: &[Endpoint]| {
+            ours.iter().map(target).eq(theirs.iter().map(target))
+        };
+        self.class == other.class
+            && self.affinity == other.affinity
+            && same(&self.cluster, &other.cluster)
+            && same(&self.local, &other.local)
+            && self.sources.len() == other.sources.len()
+            && self.sources.iter().all(|range| other.sources.contains(range))
+    }
+
     /// All endpoints; one that has a cluster and a local slot is named twice.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         self.cluster.iter().chain(&self.local)
@@ -165,6 +178,11 @@ impl<K: Copy + Eq + Hash + Ord> Shared<K> {
         if self.0.get(&key).is_some_and(|c| !c.present && c.users == 0) {
             self.0.remove(&key);
         }
+    }
+
+    /// Whether the kernel has the same here and there.
+    fn same_present(&self, other: &Self) -> bool {
+        self.all().count() == other.all().count() && self.all().all(|key| other.present(key))
     }
 
     /// What the kernel has.
@@ -342,6 +360,23 @@ impl Applied {
         if let (FrontendAddress::Vip { ip, .. }, true) = (address, frontend.cluster_ip) {
             self.cluster_ips.leave_it(*ip);
         }
+    }
+
+    /// Whether `found`, read back by [`Applied::adopt`], is what this says: the same elements and
+    /// chains, whoever they belong to.
+    pub fn is(&self, found: &Self) -> bool {
+        let same = |(address, known): (&FrontendAddress, &AppliedFrontend)| {
+            let found = found.frontends.get(address);
+            found.is_some_and(|found| known.leads_where(found))
+        };
+        found.strays.is_empty()
+            && self.strays.is_empty()
+            && self.frontends.len() == found.frontends.len()
+            && self.frontends.iter().all(same)
+            && self.chains.same_present(&found.chains)
+            && self.hairpins.same_present(&found.hairpins)
+            && self.cluster_ips.same_present(&found.cluster_ips)
+            && self.node_port_addresses == found.node_port_addresses
     }
 
     /// Notes whether the kernel has `chain`, and so uses the one that it leans on.

@@ -172,7 +172,7 @@ impl Chain {
     }
 
     /// The rules of a chain that comes and goes; none for the table's own.
-    pub(super) fn rules(&self, settings: &Settings) -> Vec<Rule> {
+    pub fn rules(&self, settings: &Settings) -> Vec<Rule> {
         match self {
             Self::Class(class) => class.rules(settings),
             Self::LearnFor(seconds) => vec![Rule::new([], [Statement::Remember(*seconds)])],

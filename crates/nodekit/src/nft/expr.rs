@@ -241,8 +241,6 @@ pub enum MetaKey {
     Iifname,
     /// Name of the device it leaves by, 16 bytes.
     Oifname,
-    /// The driver of the device it came in by, as `bridge`; 16 bytes.
-    Iifkind,
     /// The network protocol (`NFPROTO_*`), 1 byte.
     Nfproto,
     /// The transport protocol (`IPPROTO_*`), 1 byte.

@@ -35,6 +35,8 @@ struct Following {
     /// The newest version the client knows.
     told: u64,
     orders: watch::Receiver<Orders>,
+    /// Objects of the initial state after which this server breaks off.
+    most: usize,
     pieces: mpsc::Sender<Bytes>,
     gathered: Vec<u8>,
 }
@@ -59,6 +61,7 @@ impl Asked {
             bookmarks,
             told: version,
             orders: self.serving.misbehaviour.orders(),
+            most: self.serving.misbehaviour.list_break(),
             pieces,
             gathered: Vec::new(),
         };
@@ -135,8 +138,11 @@ impl Following {
         // A watch that hangs has not even sent its headers' first event.
         self.wait_while_hanging().await;
         if let Some((Listing { version, objects }, marked)) = initial {
-            for object in &objects {
+            for object in objects.iter().take(self.most) {
                 self.add("ADDED", object).await?;
+            }
+            if objects.len() > self.most {
+                return self.flush().await;
             }
             self.told = version;
             if marked {
@@ -161,8 +167,9 @@ impl Following {
             for event in &events {
                 self.tell(event).await?;
             }
-            if quiet && self.bookmarks && watch.position() > self.told {
-                self.told = watch.position();
+            // With or without news: clients know by it that the watch is alive.
+            if quiet && self.bookmarks {
+                self.told = self.told.max(watch.position());
                 self.bookmark(false);
             }
             self.flush().await?;

@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use lb_model::{FrontendAddress, Model, Protocol, ServiceName, ServicePort};
-use lb_plan::iptables::{Applied, LARGE, ServiceRules, Settings, Table, endpoints};
+use lb_plan::iptables::{
+    Applied, LARGE, NodePortAddresses, ServiceRules, Settings, Table, endpoints,
+};
+use nodekit::route::Handle;
 use nodekit::sysctl;
 use nodekit::xtables::{self, Xtables};
 
@@ -83,9 +86,16 @@ impl FamilyRules {
         }
     }
 
-    /// The addresses on which node ports are served, as far as they are known by name.
+    /// The addresses on which node ports are served now.
     pub(super) fn node_port_addresses(&self) -> BTreeSet<IpAddr> {
-        let mut addresses = self.settings.node_port_addresses.clone();
+        let said = &self.settings.node_port_addresses;
+        let mut addresses = match Settings::from(&self.settings).node_port_addresses {
+            NodePortAddresses::These(addresses) => addresses,
+            NodePortAddresses::EveryLocal => local_addresses().unwrap_or_else(|error| {
+                tracing::warn!(%error, "this host's addresses are unknown");
+                said.clone()
+            }),
+        };
         if Settings::from(&self.settings).serves_localhost() {
             addresses.insert(Ipv4Addr::LOCALHOST.into());
         }
@@ -229,6 +239,12 @@ impl FamilyRules {
             );
         }
     }
+}
+
+/// All addresses of this host, of both families.
+fn local_addresses() -> Result<BTreeSet<IpAddr>, nodekit::route::Error> {
+    let addresses = Handle::open()?.addresses(None)?.into_iter();
+    Ok(addresses.map(|address| address.address.ip()).collect())
 }
 
 /// Whether there are so many endpoints, when `services` are as `model` says, that rules for each of

@@ -5,25 +5,22 @@ use std::os::unix::fs::PermissionsExt;
 
 use causeway_cri_tests::bed::Bed;
 use causeway_cri_tests::containerd::PLUGINS;
-use causeway_cri_tests::network;
+use causeway_cri_tests::network::{self, Network};
 
 /// Notes each call, then does it.
 const RECORDER: &str = r#"#!/bin/sh
 echo "$CNI_COMMAND $CNI_IFNAME netns=$CNI_NETNS" >>/run/cni/calls
-exec /run/cni/plugin/causeway-cni
+exec "$(dirname "$0")/recorded"
 "#;
 
 #[test]
 fn the_second_deletion_comes_without_a_namespace_and_succeeds() {
-    let bed = Bed::new(&network::combined(&["10.1.0.0/24"])).unwrap();
-    network::install(&bed.node, "/run/cni/plugin").unwrap();
-    // It is replaced as an upgrade must: a new file under the old name.
-    let name = format!("{PLUGINS}/causeway-cni");
-    let new = format!("{name}.new");
-    bed.node.write(&new, RECORDER).unwrap();
-    let new = bed.node.file(&new);
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(new, bed.node.file(&name)).unwrap();
+    let bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
+    let plugin = bed.node.file(&format!("{PLUGINS}/causeway-cni"));
+    let behind = plugin.with_file_name("recorded");
+    fs::rename(&plugin, &behind).unwrap();
+    fs::write(&plugin, RECORDER).unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
 
     bed.pod(&bed.wanted("pod")).unwrap();
     bed.empty().unwrap();

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use causeway_cri_tests::bed::{Bed, HANDLER};
-use causeway_cri_tests::network;
+use causeway_cri_tests::network::{self, Network};
 
 #[test]
 fn thirty_pods_at_once_have_an_address_each() {
-    let bed = Bed::new(&network::combined(&["10.1.0.0/24"])).unwrap();
+    let bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
     let names: Vec<_> = (0..30).map(|number| format!("pod-{number}")).collect();
     let addresses: BTreeSet<String> = std::thread::scope(|scope| {
         let calls: Vec<_> = names

@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::Path;
 
+use anyhow::ensure;
 use causeway_cri_tests::bed::{Bed, HANDLER};
-use causeway_cri_tests::containerd::BROKEN_HANDLER;
-use causeway_cri_tests::network;
+use causeway_cri_tests::containerd::{BROKEN_HANDLER, NETWORKS};
+use causeway_cri_tests::network::{self, Network};
+use causeway_cri_tests::node::wait_for;
 
 #[test]
 fn a_full_range_refuses_until_a_pod_goes() {
     // Room for the gateway and one pod.
-    let bed = Bed::new(&network::combined(&["10.1.0.0/30"])).unwrap();
+    let bed = Bed::new(Network::Installed("10.1.0.0/30")).unwrap();
     let first = bed.cri.run_pod(&bed.wanted("first"), HANDLER).unwrap();
     let refusal = bed.cri.run_pod(&bed.wanted("second"), HANDLER).unwrap_err();
     let message = refusal.message();
@@ -26,7 +28,7 @@ fn a_full_range_refuses_until_a_pod_goes() {
 
 #[test]
 fn a_sandbox_that_fails_after_its_network_leaves_nothing_and_is_retried() {
-    let bed = Bed::new(&network::combined(&["10.1.0.0/24"])).unwrap();
+    let bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
     let wanted = bed.wanted("pod");
     for _ in 0..2 {
         bed.cri.run_pod(&wanted, BROKEN_HANDLER).unwrap_err();
@@ -39,7 +41,7 @@ fn a_sandbox_that_fails_after_its_network_leaves_nothing_and_is_retried() {
 
 #[test]
 fn pods_outlive_a_containerd_that_is_killed() {
-    let mut bed = Bed::new(&network::combined(&["10.1.0.0/24"])).unwrap();
+    let mut bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
     let names = ["a", "b", "c"].map(str::to_owned);
     let pods = bed.pods(&names).unwrap();
     bed.kill_containerd().unwrap();
@@ -60,8 +62,48 @@ fn pods_outlive_a_containerd_that_is_killed() {
 }
 
 #[test]
+fn what_a_killed_containerd_lost_sight_of_is_collected() {
+    let mut bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
+    let survivor = bed.pod(&bed.wanted("survivor")).unwrap();
+    let kept = [(survivor.id.as_str(), "eth0")];
+    // Some of these are cut off while the plugin works for them, or just after.
+    let containerd = bed.containerd.take().unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let bed = &bed;
+            let wanted = bed.wanted(&format!("pod-{number}"));
+            scope.spawn(move || bed.cri.run_pod(&wanted, HANDLER));
+        }
+        wait_for("the first reservation", || {
+            ensure!(network::reserved(&bed.node).len() > 1);
+            Ok(())
+        })
+        .unwrap();
+        containerd.kill().unwrap();
+    });
+    network::wait_for_calls(&bed.node).unwrap();
+    bed.restart_containerd().unwrap();
+    for pod in bed.cri.pods().unwrap() {
+        if pod != survivor.id {
+            bed.cri.stop_pod(&pod).unwrap();
+            bed.cri.remove_pod(&pod).unwrap();
+        }
+    }
+    let list = format!("{NETWORKS}/10-causeway.conflist");
+    network::collect_garbage(&bed.node, &list, &kept).unwrap();
+    assert_eq!(network::reserved(&bed.node), survivor.addresses);
+    let late = bed.pod(&bed.wanted("late")).unwrap();
+    assert_eq!(
+        bed.fetch(&late, &survivor.addresses[0]).unwrap(),
+        "survivor"
+    );
+    bed.empty().unwrap();
+    network::nothing_held(&bed.node).unwrap();
+}
+
+#[test]
 fn a_test_that_ends_with_pods_alive_leaves_nothing_on_the_machine() {
-    let bed = Bed::new(&network::combined(&["10.1.0.0/24"])).unwrap();
+    let bed = Bed::new(Network::Installed("10.1.0.0/24")).unwrap();
     bed.pod(&bed.wanted("pod")).unwrap();
     let hierarchies: Vec<_> = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().collect();
     let cgroup = bed.node.cgroup().split_off(1);

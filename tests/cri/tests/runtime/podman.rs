@@ -1,7 +1,6 @@
 //! The same network under podman.
 
-use causeway_cri_tests::containerd::{NETWORKS, PLUGINS};
-use causeway_cri_tests::network;
+use causeway_cri_tests::network::{self, Network};
 use causeway_cri_tests::node::Node;
 use causeway_cri_tests::podman::Podman;
 
@@ -9,10 +8,7 @@ use causeway_cri_tests::podman::Podman;
 fn podman_runs_containers_with_ports_of_the_host() {
     let node = Node::new().unwrap();
     let outside = network::outside(&node).unwrap();
-    network::install(&node, PLUGINS).unwrap();
-    let conflist = network::combined(&["10.1.0.0/24"]).to_string();
-    node.write(&format!("{NETWORKS}/10-pods.conflist"), &conflist)
-        .unwrap();
+    network::install(&node, Network::Installed("10.1.0.0/24")).unwrap();
     let podman = Podman::install(&node).unwrap();
 
     podman.serve("web", &["--publish=8080:80"]).unwrap();
@@ -27,6 +23,7 @@ fn podman_runs_containers_with_ports_of_the_host() {
 
     // Restarted, it gets a new namespace and keeps its port.
     podman.run(&["restart", "--time=0", "web"]).unwrap();
+    podman.wait("web").unwrap();
     assert_eq!(network::fetch(&outside, 8080).unwrap(), "web");
     for name in ["web", "other"] {
         podman.remove(name).unwrap();

@@ -296,7 +296,6 @@ fn meta_number(key: MetaKey) -> u32 {
         MetaKey::Oif => 5,
         MetaKey::Iifname => 6,
         MetaKey::Oifname => 7,
-        MetaKey::Iifkind => 26,
         MetaKey::Nfproto => 15,
         MetaKey::L4proto => 16,
     }

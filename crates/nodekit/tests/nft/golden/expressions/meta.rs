@@ -35,11 +35,6 @@ fn meta_and_comparisons() {
                     Expr::equal(R0, Value::new(b"veth")),
                     drop(),
                 ],
-                vec![
-                    meta(MetaKey::Iifkind),
-                    Expr::equal(R0, Value::interface("bridge")),
-                    drop(),
-                ],
                 vec![meta(MetaKey::Iif), Expr::equal(R0, number(1)), drop()],
                 vec![meta(MetaKey::Oif), Expr::equal(R0, number(1)), drop()],
                 vec![

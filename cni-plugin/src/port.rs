@@ -11,13 +11,13 @@ use crate::failure;
 ///
 /// # Errors
 /// Code 7 when the interface has no other end, or when the result names none.
-pub(super) fn of_pod(
+pub(crate) fn of_pod(
     route: &mut Handle,
     pod: &NetNs,
     ifname: &str,
     result: &Success,
 ) -> Result<Link, Error> {
-    let inside = pod.run(|| Handle::open()?.link_by_name(ifname));
+    let inside = pod.visit(|| Handle::open()?.link_by_name(ifname));
     let inside = inside
         .map_err(failure::namespace)?
         .map_err(failure::kernel)?;
@@ -31,15 +31,20 @@ pub(super) fn of_pod(
     let port = route
         .link_by_index(inside.peer.ok_or_else(no_pair)?)
         .map_err(failure::kernel)?;
-    let named = |interface: &&cni_types::Interface| {
-        interface.sandbox.is_empty() && interface.name == port.name
-    };
-    if result.interfaces.iter().find(named).is_none() {
-        let message = format!(
-            "prevResult has no interface {} of the host, which is the other end of {ifname}",
-            port.name
-        );
-        return Err(Error::new(Code::INVALID_CONFIG, message));
+    if on_host(result).any(|name| name == port.name) {
+        return Ok(port);
     }
-    Ok(port)
+    let message = format!(
+        "prevResult has no interface {} of the host, which is the other end of {ifname}",
+        port.name
+    );
+    Err(Error::new(Code::INVALID_CONFIG, message))
+}
+
+/// The names of a result's interfaces that are in this namespace.
+pub(crate) fn on_host(result: &Success) -> impl Iterator<Item = &str> {
+    let interfaces = result.interfaces.iter();
+    interfaces
+        .filter(|interface| interface.sandbox.is_empty())
+        .map(|interface| interface.name.as_str())
 }

@@ -1,0 +1,160 @@
+//! Pods with something that listens, and who reaches it.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use nodekit::netns::NetNs;
+use nodekit::nft::{Element, Family, NftSocket};
+use nodekit::sysctl::{self, Key};
+use serde_json::{Value, json};
+
+use crate::node::{Node, Pod};
+
+/// The container port.
+pub(super) const PORT: u16 = 80;
+
+/// How long to wait for what should come.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait for what should not.
+const GLIMPSE: Duration = Duration::from_millis(150);
+
+/// The sets of host ports.
+const SETS: [&str; 5] = [
+    "host-ports",
+    "host-ports-of-address",
+    "host-port-targets",
+    "host-port-targets-of-address",
+    "host-port-pods",
+];
+
+/// A pod that listens, by TCP and UDP, in both families.
+pub(super) struct Served {
+    pub(super) pod: Pod,
+    tcp: TcpListener,
+    udp: UdpSocket,
+}
+
+impl Served {
+    pub(super) fn new(id: &str) -> Self {
+        let pod = Pod::new(id);
+        let any: IpAddr = "::".parse().unwrap();
+        let bind = || {
+            (
+                TcpListener::bind((any, PORT)).unwrap(),
+                UdpSocket::bind((any, PORT)).unwrap(),
+            )
+        };
+        let (tcp, udp) = pod.netns.run(bind).unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        Self { pod, tcp, udp }
+    }
+
+    /// Whom the pod sees when `from` connects to `to`; `None` where nothing comes of it.
+    pub(super) fn by_tcp(&self, from: &NetNs, to: &str) -> Option<IpAddr> {
+        self.connect(from, to, PATIENCE)
+    }
+
+    /// That nobody comes through.
+    pub(super) fn is_closed(&self, from: &NetNs, to: &str) -> bool {
+        self.connect(from, to, GLIMPSE).is_none()
+    }
+
+    fn connect(&self, from: &NetNs, to: &str, patience: Duration) -> Option<IpAddr> {
+        let to: SocketAddr = to.parse().unwrap();
+        let connect = || TcpStream::connect_timeout(&to, patience);
+        // The kernel answers for the listener; whose it is shows in accepting.
+        let connected = from.run(connect).unwrap();
+        let accepted = self.tcp.accept();
+        match (connected, accepted) {
+            (Ok(_), Ok((_, peer))) => Some(peer.ip().to_canonical()),
+            (Err(_), Ok(_)) => panic!("half a connection to {to}"),
+            (_, Err(error)) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                None
+            }
+        }
+    }
+
+    /// Whom the pod sees when `client` sends to `to`, if the answer comes back.
+    pub(super) fn by_udp(&self, client: &UdpSocket, to: &str) -> Option<IpAddr> {
+        let to: SocketAddr = to.parse().unwrap();
+        let wait = Some(PATIENCE);
+        self.udp.set_read_timeout(wait).unwrap();
+        client.set_read_timeout(wait).unwrap();
+        client.send_to(b"?", to).ok()?;
+        let mut buffer = [0; 8];
+        let (_, peer) = self.udp.recv_from(&mut buffer).ok()?;
+        self.udp.send_to(b"!", peer).unwrap();
+        // An answer from elsewhere than asked is none.
+        let (_, answering) = client.recv_from(&mut buffer).ok()?;
+        assert_eq!(answering, to);
+        Some(peer.ip().to_canonical())
+    }
+}
+
+/// A client of UDP in a namespace.
+pub(super) fn client(of: &NetNs, ipv4: bool) -> UdpSocket {
+    let any: IpAddr = if ipv4 { "0.0.0.0" } else { "::" }.parse().unwrap();
+    of.run(|| UdpSocket::bind((any, 0)).unwrap()).unwrap()
+}
+
+/// Host port 8080 to the pods' port, of TCP and UDP.
+pub(super) fn both_protocols() -> Value {
+    json!([
+        {"hostPort": 8080, "containerPort": PORT, "protocol": "tcp"},
+        {"hostPort": 8080, "containerPort": PORT, "protocol": "udp"},
+    ])
+}
+
+/// A network of the combined type, in both families, with these host ports and further keys.
+pub(super) fn network(node: &Node, ports: &Value, more: &Value) -> Value {
+    let mut config = node.config(&["10.1.0.0/24", "fd01::/64"], more);
+    config["runtimeConfig"] = json!({"portMappings": ports});
+    config
+}
+
+/// Whether the bridge hands its frames to the hooks of IP (br_netfilter), as nodes of Kubernetes
+/// often have it.
+pub(super) fn bridge_calls(node: &Node, on: bool) {
+    let set = |name: &str| {
+        let key: Key = format!("net/bridge/bridge-nf-call-{name}").parse().unwrap();
+        sysctl::ensure(&key, if on { "1" } else { "0" }).unwrap();
+    };
+    let set = || ["iptables", "ip6tables"].iter().for_each(|name| set(name));
+    node.netns.run(set).unwrap();
+}
+
+/// All elements of host ports, of both families.
+pub(super) fn elements(node: &Node) -> Vec<Element> {
+    let read = || {
+        let mut nft = NftSocket::open().unwrap();
+        let mut all = Vec::new();
+        for family in [Family::Ip, Family::Ip6] {
+            for set in SETS {
+                all.extend(
+                    nft.elements(family, "causeway-cni", set)
+                        .unwrap_or_default(),
+                );
+            }
+        }
+        all
+    };
+    node.netns.run(read).unwrap()
+}
+
+/// The number of commits so far.
+pub(super) fn generation(node: &Node) -> u32 {
+    let read = || NftSocket::open().unwrap().generation().unwrap();
+    node.netns.run(read).unwrap()
+}
+
+/// Runs nft(8) on the node and gives what it prints.
+pub(super) fn nft(node: &Node, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new("nft");
+    command.args(arguments);
+    let output = node.netns.run(|| command.output().unwrap()).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}

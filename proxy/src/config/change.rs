@@ -1,0 +1,32 @@
+//! What a changed configuration asks for.
+
+use super::{Mode, Settings};
+
+impl Settings {
+    /// The fields in which `new` differs and that cannot change while the daemon runs with data
+    /// plane `mode`. Everything else changes live: the mode, periods, masquerade bits, node-port
+    /// addresses, `bindAddress`, the conntrack section, oomScoreAdj and the log's verbosity.
+    pub fn restart_fields(&self, new: &Self, mode: Mode) -> Vec<&'static str> {
+        // Decisions are made with it, so the model would have to be filled anew.
+        let masquerade_all = self.section(mode).masquerade_all;
+        let differs = |one: &Mode| new.section(*one).masquerade_all != masquerade_all;
+        let fields = [
+            ("hostnameOverride", self.node_name != new.node_name),
+            ("clientConnection", self.api != new.api),
+            (
+                "detectLocalMode, detectLocal, clusterCIDR",
+                self.detect_local != new.detect_local,
+            ),
+            ("masqueradeAll", new.modes.iter().any(differs)),
+            ("healthzBindAddress", self.healthz != new.healthz),
+            ("metricsBindAddress", self.metrics != new.metrics),
+            (
+                "bindAddressHardFail",
+                self.bind_hard_fail != new.bind_hard_fail,
+            ),
+            ("logging.format", self.logging.format != new.logging.format),
+        ];
+        let changed = fields.into_iter().filter(|(_, changed)| *changed);
+        changed.map(|(name, _)| name).collect()
+    }
+}

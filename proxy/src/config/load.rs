@@ -1,0 +1,70 @@
+//! File and flags together, at the start and whenever the file changes.
+
+use serde_json::Value;
+
+use super::said::KubeProxyConfiguration;
+use super::{FlagError, Invalid, ReadError, Settings, gate_warnings, overlay, read};
+use crate::cli::Flags;
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it means.
+    pub settings: Settings,
+    /// What it says, flags and defaults included.
+    pub config: Value,
+    /// What should be said about it.
+    pub warnings: Vec<String>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be used.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The flags cannot be laid over it.
+    #[error(transparent)]
+    Flags(#[from] FlagError),
+    /// Values cannot be used.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The configuration cannot be written as JSON.
+    #[error("the configuration as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Reads the configuration's file, if `--config` names one.
+///
+/// # Errors
+/// [`ReadError::File`].
+pub fn file_text(flags: &Flags) -> Result<Option<String>, ReadError> {
+    let Some(path) = &flags.config else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(path).map_err(|source| ReadError::File {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Some(text))
+}
+
+/// Understands the file's `text` (`None`: there is no file) with the flags over it.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load(text: Option<&str>, flags: &Flags, host_name: &str) -> Result<Loaded, LoadError> {
+    let (mut said, mut warnings) = match text {
+        Some(text) => read(text)?,
+        None => (KubeProxyConfiguration::nothing(), Vec::new()),
+    };
+    overlay(&mut said, &flags.fields)?;
+    warnings.extend(gate_warnings(&said));
+    let mut settings = Settings::understand(&said, flags.master.clone(), host_name)?;
+    settings.ebpf = flags.ebpf();
+    Ok(Loaded {
+        settings,
+        config: said.with_defaults().to_json()?,
+        warnings,
+    })
+}

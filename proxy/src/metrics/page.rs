@@ -1,0 +1,248 @@
+//! The page that Prometheus reads. Which metrics are on it depends on the data plane, as with
+//! kube-proxy.
+
+use std::fmt;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::Metrics;
+use crate::config::Mode;
+use crate::memory;
+
+impl Metrics {
+    /// The text that Prometheus reads (OpenMetrics 1.0) where data plane `mode` runs.
+    ///
+    /// # Errors
+    /// Never: a text takes every write.
+    pub fn encode(&self, mode: Mode) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        let theirs = registry.sub_registry_with_prefix("kubeproxy");
+        self.register_as_kube_proxy(theirs);
+        match mode {
+            Mode::Nftables => self.register_nftables(theirs),
+            Mode::Iptables => self.register_iptables(theirs),
+        }
+        register_process(registry.sub_registry_with_prefix("process"));
+        self.register_our_own(registry.sub_registry_with_prefix("causeway"));
+        let mut text = String::new();
+        text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+
+    /// The encoder adds `_total` to counters itself.
+    fn register_as_kube_proxy(&self, r: &mut Registry) {
+        let seconds = [
+            (
+                "sync_proxy_rules_duration_seconds",
+                "Duration of a pass, in seconds",
+                &self.sync_duration,
+            ),
+            (
+                "sync_full_proxy_rules_duration_seconds",
+                "Duration of a pass over everything, in seconds",
+                &self.full_sync_duration,
+            ),
+            (
+                "sync_partial_proxy_rules_duration_seconds",
+                "Duration of a pass over what changed, in seconds",
+                &self.partial_sync_duration,
+            ),
+            (
+                "network_programming_duration_seconds",
+                "From the change of a pod or Service to its rules, in seconds",
+                &self.network_programming,
+            ),
+            (
+                "conntrack_reconciler_sync_duration_seconds",
+                "Duration of a look at the UDP flows, in seconds",
+                &self.conntrack_duration,
+            ),
+        ];
+        for (name, help, metric) in seconds {
+            r.register(name, help, metric.clone());
+        }
+        self.register_timestamps(r);
+        self.register_changes(r);
+        r.register(
+            "conntrack_reconciler_deleted_entries",
+            "UDP flows deleted because their endpoint is gone",
+            self.conntrack_deleted.clone(),
+        );
+        r.register(
+            "sync_proxy_rules_no_local_endpoints_total",
+            "Service ports with a Local traffic policy and no endpoint on this node",
+            self.no_local_endpoints.clone(),
+        );
+        r.register(
+            "proxy_healthz",
+            "Answers of /healthz by status",
+            self.healthz.clone(),
+        );
+        r.register(
+            "proxy_livez",
+            "Answers of /livez by status",
+            self.livez.clone(),
+        );
+    }
+
+    fn register_nftables(&self, r: &mut Registry) {
+        r.register(
+            "sync_proxy_rules_nftables_sync_failures",
+            "Passes that the kernel refused, whole or in part",
+            self.sync_failures.clone(),
+        );
+        r.register(
+            "sync_proxy_rules_nftables_cleanup_failures",
+            "Passes that left something behind which nobody needs any more",
+            self.cleanup_failures.clone(),
+        );
+    }
+
+    fn register_iptables(&self, r: &mut Registry) {
+        r.register(
+            "sync_proxy_rules_iptables_restore_failures",
+            "Runs of iptables-restore that failed",
+            self.restore_failures.clone(),
+        );
+        r.register(
+            "sync_proxy_rules_iptables_partial_restore_failures",
+            "Runs of iptables-restore for a partial change that failed",
+            self.partial_restore_failures.clone(),
+        );
+        r.register(
+            "sync_proxy_rules_iptables_total",
+            "Rules in the kernel",
+            self.rules.clone(),
+        );
+        r.register(
+            "sync_proxy_rules_iptables_last",
+            "Rules written by the last pass",
+            self.rules_written.clone(),
+        );
+    }
+
+    fn register_timestamps(&self, r: &mut Registry) {
+        let timestamps = [
+            (
+                "sync_proxy_rules_last_timestamp_seconds",
+                "When a pass last succeeded",
+                &self.last_sync,
+            ),
+            (
+                "sync_proxy_rules_last_queued_timestamp_seconds",
+                "When a pass was last asked for",
+                &self.last_queued,
+            ),
+        ];
+        for (name, help, metric) in timestamps {
+            r.register(name, help, metric.clone());
+        }
+    }
+
+    fn register_changes(&self, r: &mut Registry) {
+        let pending = [
+            (
+                "endpoint",
+                "EndpointSlice",
+                &self.endpoint_changes_pending,
+                &self.endpoint_changes,
+            ),
+            (
+                "service",
+                "Service",
+                &self.service_changes_pending,
+                &self.service_changes,
+            ),
+        ];
+        for (name, kind, waiting, seen) in pending {
+            let name = format!("sync_proxy_rules_{name}_changes");
+            let help = format!("{kind} changes that are not in the kernel yet");
+            r.register(format!("{name}_pending"), help, waiting.clone());
+            r.register(name, format!("{kind} changes seen"), seen.clone());
+        }
+    }
+
+    fn register_our_own(&self, r: &mut Registry) {
+        r.register(
+            "event_to_kernel_seconds",
+            "From an event's arrival to the end of the pass that programmed it",
+            self.event_to_kernel.clone(),
+        );
+        r.register(
+            "sync_operations",
+            "Elements, chains and rules added or removed in a pass",
+            self.operations.clone(),
+        );
+        r.register(
+            "sync_last_operations",
+            "The same of the last pass that did something",
+            self.last_operations.clone(),
+        );
+        r.register(
+            "sync_transactions",
+            "Transactions sent to the kernel",
+            self.transactions.clone(),
+        );
+        r.register(
+            "sync_retries",
+            "Services tried again after a failure",
+            self.retries.clone(),
+        );
+        r.register(
+            "tables_replaced",
+            "Times that our tables were gone or changed by somebody else",
+            self.drift.clone(),
+        );
+        self.register_objects(r);
+    }
+
+    fn register_objects(&self, r: &mut Registry) {
+        r.register(
+            "unusable_fields",
+            "Fields of API objects that could not be used",
+            self.unusable_fields.clone(),
+        );
+        let counts = [
+            (
+                "objects_with_unusable_fields",
+                "API objects with fields that cannot be used",
+                &self.unusable_objects,
+            ),
+            (
+                "services_not_programmed",
+                "Services that the kernel does not have as wanted",
+                &self.not_programmed,
+            ),
+            (
+                "check_ports_not_served",
+                "Health-check node ports that could not be bound",
+                &self.check_ports_not_served,
+            ),
+        ];
+        for (name, help, metric) in counts {
+            r.register(name, help, metric.clone());
+        }
+        r.register(
+            "object_unusable_fields",
+            "Fields of this API object that cannot be used (of some objects only)",
+            self.unusable_object.clone(),
+        );
+        r.register(
+            "model_objects",
+            "API objects held in memory",
+            self.model_objects.clone(),
+        );
+    }
+}
+
+/// What every client library shows of its process.
+fn register_process(r: &mut Registry) {
+    let resident = Gauge::<i64>::default();
+    resident.set(memory::resident_bytes().unwrap_or(0));
+    r.register("resident_memory_bytes", "Resident memory", resident);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// Those of `pkg/proxy/metrics/metrics.go` (Kubernetes 1.36) that every data plane has. (Not here:
+/// the two counters of packets that kube-proxy reads from nfacct.)
+const KUBE_PROXY: &[&str] = &[
+    "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family}",
+    "kubeproxy_conntrack_reconciler_sync_duration_seconds_bucket{ip_family}",
+    "kubeproxy_network_programming_duration_seconds_bucket{ip_family}",
+    "kubeproxy_proxy_healthz_total{code}",
+    "kubeproxy_proxy_livez_total{code}",
+    "kubeproxy_sync_full_proxy_rules_duration_seconds_bucket{ip_family}",
+    "kubeproxy_sync_partial_proxy_rules_duration_seconds_bucket{ip_family}",
+    "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family}",
+    "kubeproxy_sync_proxy_rules_endpoint_changes_pending{}",
+    "kubeproxy_sync_proxy_rules_endpoint_changes_total{}",
+    "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family}",
+    "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family}",
+    "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family,traffic_policy}",
+    "kubeproxy_sync_proxy_rules_service_changes_pending{}",
+    "kubeproxy_sync_proxy_rules_service_changes_total{}",
+];
+const NFTABLES: &[&str] = &[
+    "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family}",
+    "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family}",
+];
+const IPTABLES: &[&str] = &[
+    "kubeproxy_sync_proxy_rules_iptables_last{ip_family,table}",
+    "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family}",
+    "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family}",
+    "kubeproxy_sync_proxy_rules_iptables_total{ip_family,table}",
+];
+const OURS: &[&str] = &[
+    "causeway_check_ports_not_served{}",
+    "causeway_event_to_kernel_seconds_bucket{}",
+    "causeway_model_objects{kind}",
+    "causeway_objects_with_unusable_fields{}",
+    "causeway_services_not_programmed{}",
+    "causeway_sync_last_operations{}",
+    "causeway_sync_operations_bucket{}",
+    "causeway_sync_retries_total{}",
+    "causeway_sync_transactions_total{}",
+    "causeway_tables_replaced_total{}",
+    "causeway_unusable_fields_total{}",
+    "process_resident_memory_bytes{}",
+];
+
+/// Names with the names of their labels, without `le`, `_sum` and `_count`.
+fn shapes(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' ').map(|(series, _)| series))
+        .map(|series| {
+            let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+            let labels: Vec<&str> = labels
+                .trim_end_matches('}')
+                .split(',')
+                .filter_map(|label| label.split_once('=').map(|(key, _)| key))
+                .filter(|key| *key != "le")
+                .collect();
+            (name, labels.join(","))
+        })
+        .filter(|(name, _)| !name.ends_with("_sum") && !name.ends_with("_count"))
+        .map(|(name, labels)| format!("{name}{{{labels}}}"))
+        .collect()
+}
+
+#[test]
+fn names_and_labels_are_kube_proxys_in_every_mode() {
+    for (mode, own) in [(Mode::Nftables, NFTABLES), (Mode::Iptables, IPTABLES)] {
+        let shapes = shapes(&Metrics::new().encode(mode).unwrap());
+        let wanted = KUBE_PROXY.iter().chain(own).chain(OURS);
+        assert_eq!(shapes, wanted.map(ToString::to_string).collect(), "{mode}");
+    }
+}
+
+#[test]
+fn network_programming_has_kube_proxys_buckets() {
+    let text = Metrics::new().encode(Mode::Nftables).unwrap();
+    let buckets: Vec<f64> = text
+        .lines()
+        .filter(|line| line.starts_with("kubeproxy_network_programming_duration_seconds_bucket"))
+        .filter(|line| line.contains("IPv4"))
+        .filter_map(|line| line.split("le=\"").nth(1)?.split('"').next()?.parse().ok())
+        .filter(|bound: &f64| bound.is_finite())
+        .collect();
+    assert_eq!(buckets.len(), 80);
+    assert_eq!(&buckets[..4], [0.25, 0.5, 1.0, 2.0]);
+    assert_eq!(buckets[79], 300.0);
+}

@@ -1,0 +1,93 @@
+//! What a change costs.
+
+use causeway_proxy::backend::PassReport;
+use lb_model::Family;
+
+use crate::proxy::{each_variant, rules};
+use crate::world::{Proxy, World, at, node_port, node_port_service, service};
+
+/// What the pass wrote, in each family the same.
+#[track_caller]
+fn wrote(report: &PassReport, lines: usize, filter: u64, nat: u64) {
+    for family in report.families.values() {
+        assert!(!family.full, "{report:?}");
+        assert_eq!(family.operations, lines, "{report:?}");
+        let restore = family.restore.as_ref().unwrap();
+        let written = ["filter", "nat"].map(|table| restore.rules_written.get(table).copied());
+        let written = written.map(Option::unwrap_or_default);
+        assert_eq!(written, [filter, nat]);
+        assert_eq!((restore.failures, restore.partial_failures), (0, 0));
+    }
+}
+
+#[test]
+fn a_change_writes_the_lines_of_its_service() {
+    each_variant(|bed, variant| {
+        let mut world = World::empty();
+        let mut proxy = Proxy::start(bed, &world, variant);
+        for n in 1..20 {
+            world.serve(bed, &node_port_service(n), &[1, 2]);
+        }
+        let report = proxy.sync(&mut world);
+        for (family, report) in &report.families {
+            let rules = &report.restore.as_ref().unwrap().rules;
+            // Each port: two ways in, two rules of what is external, three of the choice, four of
+            // the endpoints; and what always is there, with one way to node ports an address.
+            let addresses = if *family == Family::V4 { 2 } else { 1 };
+            assert_eq!(rules["nat"], 19 * 2 * (2 + 2 + 3 + 4) + 4 + addresses);
+        }
+        // One endpoint for another: each of two ports rewrites its choice, makes an endpoint and
+        // removes one; all in one table.
+        world.endpoints(bed, &node_port_service(7), &[1, 3]);
+        let report = proxy.sync(&mut world);
+        wrote(&report, 2 * (3 + 3 + 2 + 1) + 2, 0, 2 * (3 + 2));
+        for family in Family::ALL {
+            let reached = (0..40).map(|_| bed.client.tcp(at(family, 7)).unwrap().pod);
+            assert!(reached.into_iter().all(|pod| pod != 2));
+        }
+        // The same again is nothing.
+        world.endpoints(bed, &node_port_service(7), &[1, 3]);
+        let report = proxy.sync(&mut world);
+        assert!(
+            report
+                .families
+                .values()
+                .all(|family| family.transactions == 0)
+        );
+        // A new Service adds two rules to what all share: each port has one chain and two rules for
+        // its one endpoint, one chain and two rules for the choice.
+        world.serve(bed, &service(20), &[3]);
+        let report = proxy.sync(&mut world);
+        wrote(&report, 2 * (1 + 3 + 3) + 2, 0, 2 * (1 + 4));
+        assert_eq!(bed.client.tcp(at(Family::V6, 20)).unwrap().pod, 3);
+    });
+}
+
+#[test]
+fn services_that_come_and_go_leave_nothing() {
+    each_variant(|bed, variant| {
+        let mut world = World::empty();
+        let mut proxy = Proxy::start(bed, &world, variant);
+        proxy.sync(&mut world);
+        let empty = rules(bed, variant);
+        let mut sticky = node_port_service(1);
+        sticky.client_ip_affinity = true;
+        sticky.external_traffic_policy = "Local".into();
+        world.serve(bed, &sticky, &[1, 2, 3]);
+        world.serve(bed, &service(2), &[]);
+        proxy.sync(&mut world);
+        assert!(bed.client.tcp(node_port(bed, Family::V4, 1)).is_ok());
+        for pods in [&[3][..], &[], &[1]] {
+            world.endpoints(bed, &sticky, pods);
+            let report = proxy.sync(&mut world);
+            assert!(
+                report.families.values().all(|family| !family.full),
+                "{report:?}"
+            );
+        }
+        world.gone(&sticky);
+        world.gone(&service(2));
+        proxy.sync(&mut world);
+        assert_eq!(rules(bed, variant), empty);
+    });
+}
