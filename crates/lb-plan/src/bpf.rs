@@ -13,6 +13,9 @@ use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey};
 pub use applied::{Applied, Step};
 pub use wanted::{NodeAddresses, Wanted, wanted};
 
+/// Of a key.
+const UDP: u8 = lb_model::Protocol::Udp.number();
+
 /// A change of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -20,7 +23,7 @@ pub enum Operation {
     SetBackend(SlotKey, Backend),
     /// Take a slot away; it may be gone.
     DeleteBackend(SlotKey),
-    /// A set with affinity has this backend.
+    /// A set whose clients are remembered has this backend.
     AddMember(MemberKey),
     /// It doesn't any more; it may be gone.
     DeleteMember(MemberKey),

@@ -21,11 +21,12 @@ pub mod maps {
     pub const FRONTENDS: &str = "frontends";
     /// [`crate::SlotKey`] to [`crate::Backend`].
     pub const BACKENDS: &str = "backends";
-    /// [`crate::MemberKey`] to the slot: which backends a set with affinity has.
+    /// [`crate::MemberKey`] to 1: which backends a set has whose clients are remembered, which are
+    /// those with affinity and those of UDP.
     pub const MEMBERS: &str = "members";
     /// [`crate::AffinityKey`] to [`crate::Affinity`].
     pub const AFFINITY: &str = "affinity";
-    /// [`crate::FlowKey`] to [`crate::SlotKey`]: UDP sockets that are not connected.
+    /// [`crate::FlowKey`] to [`crate::Backend`]: UDP sockets that are not connected.
     pub const FLOWS: &str = "flows";
     /// [`crate::ReverseKey`] to [`crate::Original`].
     pub const REVERSE: &str = "reverse";
@@ -173,7 +174,7 @@ pub struct Original {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Counter {
-    /// Sockets sent to a backend by `connect`.
+    /// TCP sockets sent to a backend by `connect`.
     Connected = 0,
     /// Datagrams sent to a backend by `sendto` and its like.
     Sent = 1,

@@ -13,16 +13,16 @@ pub trait Tables {
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
     /// A place of a set.
     fn backend(&self, key: &SlotKey) -> Option<Backend>;
-    /// Whether a set with affinity has this backend.
+    /// Whether a set whose clients are remembered has this backend.
     fn is_member(&self, key: &MemberKey) -> bool;
     /// Where a client belongs.
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
     /// A client belongs there from now on.
     fn set_affinity(&self, key: &AffinityKey, value: &Affinity);
-    /// The slot that a socket sends to.
-    fn flow(&self, key: &FlowKey) -> Option<SlotKey>;
-    /// A socket sends to that slot from now on.
-    fn set_flow(&self, key: &FlowKey, value: &SlotKey);
+    /// The backend that a socket sends to.
+    fn flow(&self, key: &FlowKey) -> Option<Backend>;
+    /// A socket sends to that backend from now on.
+    fn set_flow(&self, key: &FlowKey, value: &Backend);
     /// What a socket believes to talk to.
     fn original(&self, key: &ReverseKey) -> Option<Original>;
     /// A socket believes that from now on; whether it could be remembered.
@@ -64,7 +64,8 @@ pub enum Answer {
     Refuse,
 }
 
-/// `connect`, of TCP and UDP.
+/// `connect` of TCP. Not of UDP: a socket that was sent to a backend for good would go on sending
+/// there when it is gone. Its packets are translated one by one, and moved on.
 #[inline(always)]
 pub fn connect(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
     let Some(frontend) = meant(tables, kernel, socket, aim) else {
@@ -84,7 +85,7 @@ pub fn connect(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: 
 }
 
 /// `sendto` and its like on a UDP socket that is not connected. A socket stays with its backend as
-/// long as the set does, as a flow does whose packets are tracked.
+/// long as the set has it, as a flow does whose packets are tracked.
 #[inline(always)]
 pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
     let Some(frontend) = meant(tables, kernel, socket, aim) else {
@@ -99,20 +100,17 @@ pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Ai
         frontend: *aim,
         zero: 0,
     };
-    if let Some(slot) = tables.flow(&flow)
-        && slot.set == frontend.set
-        && let Some(backend) = tables.backend(&slot)
+    if let Some(backend) = tables.flow(&flow)
+        && has(tables, &frontend, backend)
     {
         tables.count(Counter::Sent);
         return Answer::To(backend);
     }
-    let Some((backend, slot)) = choose_slot(tables, kernel, socket, &frontend) else {
+    let Some(backend) = choose(tables, kernel, socket, &frontend) else {
         tables.count(Counter::Torn);
         return Answer::NotOurs;
     };
-    if let Some(slot) = slot {
-        tables.set_flow(&flow, &slot);
-    }
+    tables.set_flow(&flow, &backend);
     tables.count(Counter::Sent);
     remember(tables, socket, aim, backend);
     Answer::To(backend)
@@ -166,6 +164,7 @@ fn remember(tables: &impl Tables, socket: Socket, aim: &Aim, backend: Backend) {
     }
 }
 
+/// The client's own backend, or any.
 #[inline(always)]
 fn choose(
     tables: &impl Tables,
@@ -173,19 +172,8 @@ fn choose(
     socket: Socket,
     frontend: &Frontend,
 ) -> Option<Backend> {
-    choose_slot(tables, kernel, socket, frontend).map(|(backend, _)| backend)
-}
-
-/// The client's own backend, or any. The slot is known in the second case only.
-#[inline(always)]
-fn choose_slot(
-    tables: &impl Tables,
-    kernel: &impl Kernel,
-    socket: Socket,
-    frontend: &Frontend,
-) -> Option<(Backend, Option<SlotKey>)> {
     if frontend.affinity_seconds == 0 {
-        return any(tables, kernel, frontend).map(|(backend, slot)| (backend, Some(slot)));
+        return any(tables, kernel, frontend);
     }
     let key = AffinityKey {
         netns: socket.netns,
@@ -195,7 +183,7 @@ fn choose_slot(
     let now = kernel.now();
     let backend = match tables.affinity(&key) {
         Some(known) if is_good(tables, frontend, &known, now) => known.backend,
-        _ => any(tables, kernel, frontend)?.0,
+        _ => any(tables, kernel, frontend)?,
     };
     let seen = Affinity {
         seen: now,
@@ -203,32 +191,31 @@ fn choose_slot(
         zero: 0,
     };
     tables.set_affinity(&key, &seen);
-    Some((backend, None))
+    Some(backend)
 }
 
 /// A client's backend counts as long as the time has not run out and the set has it.
 #[inline(always)]
 fn is_good(tables: &impl Tables, frontend: &Frontend, known: &Affinity, now: u64) -> bool {
     let lasts = u64::from(frontend.affinity_seconds) * NANOSECONDS;
-    now.wrapping_sub(known.seen) < lasts
-        && tables.is_member(&MemberKey {
-            set: frontend.set,
-            backend: known.backend,
-        })
+    now.wrapping_sub(known.seen) < lasts && has(tables, frontend, known.backend)
 }
 
 #[inline(always)]
-fn any(
-    tables: &impl Tables,
-    kernel: &impl Kernel,
-    frontend: &Frontend,
-) -> Option<(Backend, SlotKey)> {
+fn has(tables: &impl Tables, frontend: &Frontend, backend: Backend) -> bool {
+    tables.is_member(&MemberKey {
+        set: frontend.set,
+        backend,
+    })
+}
+
+#[inline(always)]
+fn any(tables: &impl Tables, kernel: &impl Kernel, frontend: &Frontend) -> Option<Backend> {
     // Multiply and shift: as even as the remainder, and no division that could be by zero.
     let slot = (u64::from(kernel.random()) * u64::from(frontend.count)) >> 32;
-    let key = SlotKey {
+    tables.backend(&SlotKey {
         set: frontend.set,
         // Below the count, which is 32 bits.
         slot: u32::try_from(slot).unwrap_or(0),
-    };
-    tables.backend(&key).map(|backend| (backend, key))
+    })
 }

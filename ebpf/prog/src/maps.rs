@@ -29,7 +29,7 @@ static MEMBERS_MAP: HashMap<MemberKey, u32> = HashMap::pinned(BACKENDS, BPF_F_NO
 static AFFINITY_MAP: LruHashMap<AffinityKey, Affinity> = LruHashMap::pinned(SOCKETS, 0);
 
 #[map(name = "flows")]
-static FLOWS_MAP: LruHashMap<FlowKey, SlotKey> = LruHashMap::pinned(SOCKETS, 0);
+static FLOWS_MAP: LruHashMap<FlowKey, Backend> = LruHashMap::pinned(SOCKETS, 0);
 
 #[map(name = "reverse")]
 static REVERSE_MAP: LruHashMap<ReverseKey, Original> = LruHashMap::pinned(SOCKETS, 0);
@@ -76,12 +76,12 @@ impl Tables for Maps {
         let _ = AFFINITY_MAP.insert(key, value, 0);
     }
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<SlotKey> {
+    fn flow(&self, key: &FlowKey) -> Option<Backend> {
         // SAFETY: as for the frontends.
         unsafe { FLOWS_MAP.get(key) }.copied()
     }
     #[inline(always)]
-    fn set_flow(&self, key: &FlowKey, value: &SlotKey) {
+    fn set_flow(&self, key: &FlowKey, value: &Backend) {
         let _ = FLOWS_MAP.insert(key, value, 0);
     }
     #[inline(always)]

@@ -193,7 +193,7 @@ impl Call {
 
     #[inline(always)]
     fn connect<F: Family>(&self) -> i32 {
-        if self.protocol() != TCP && self.protocol() != UDP {
+        if self.protocol() != TCP {
             return GO_ON;
         }
         let answer = connect(&Maps, &ThisMachine, self.socket(), &self.aim::<F>());

@@ -1,7 +1,7 @@
 //! The eBPF data plane: what a socket of this node aims at is translated once, as it connects.
-//! Packets that come to a frontend all the same (from outside, from sockets that are older than
-//! this daemon, from virtual machines, or because their source decides) are the nftables data
-//! plane's, which runs beside it.
+//! Packets that come to a frontend all the same (from outside, from connected UDP sockets, from
+//! virtual machines, or because their source decides) are the nftables data plane's, which runs
+//! beside it.
 //!
 //! The programs and their maps outlive the daemon by their pins: a restart finds what is there,
 //! and the new programs take over before the old ones go.
@@ -146,9 +146,14 @@ impl EbpfBackend {
         let own: BTreeSet<_> = own
             .flat_map(|one| one.node_port_addresses.iter().copied())
             .collect();
+        let here = self.settings.values().filter(|one| one.localhost_node_ports);
+        let loopback = here.map(|one| match one.family {
+            Family::V4 => Ipv4Addr::LOCALHOST.into(),
+            Family::V6 => Ipv6Addr::LOCALHOST.into(),
+        });
         let node = NodeAddresses {
+            loopback: loopback.collect(),
             own,
-            loopback: [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into(),
         };
         self.full |= node != self.node;
         self.node = node;

@@ -23,7 +23,7 @@ pub struct PlaneSettings {
     /// The addresses on which node ports are served. In iptables mode the unspecified one stands for
     /// every address of the node, whenever it comes.
     pub node_port_addresses: BTreeSet<IpAddr>,
-    /// Node ports answer on 127.0.0.1, too (iptables and IPv4 only).
+    /// Node ports answer on the loopback address, too (iptables: IPv4 only; nftables: never).
     pub localhost_node_ports: bool,
     /// `conntrack.tcpBeLiberal`: packets that connection tracking finds invalid are let through.
     pub tcp_be_liberal: bool,

@@ -21,7 +21,7 @@ impl Metrics {
         let theirs = registry.sub_registry_with_prefix("kubeproxy");
         self.register_as_kube_proxy(theirs);
         match mode {
-            Mode::Nftables => self.register_nftables(theirs),
+            Mode::Nftables | Mode::Ebpf => self.register_nftables(theirs),
             Mode::Iptables => self.register_iptables(theirs),
         }
         register_process(registry.sub_registry_with_prefix("process"));

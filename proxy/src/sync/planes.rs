@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lb_model::{Family, LocalDetector, Model};
 
-use crate::backend::{self, ebpf, BackendError, DataPlane, OpenError, Opened, PlaneSettings};
+use crate::backend::{self, BackendError, DataPlane, OpenError, Opened, PlaneSettings, ebpf};
 use crate::config::{Mode, Settings};
 use crate::node_ports::NodePorts;
 
@@ -43,10 +43,14 @@ impl Kernel for HostKernel {
     fn open(&mut self, modes: &[Mode], settings: &Settings) -> Result<Opened, OpenError> {
         self.wait();
         self.ebpf = settings.ebpf.clone();
-        backend::open(modes, |mode| {
-            let families = Family::ALL.map(|family| before_the_node(settings, mode, family));
-            families.to_vec()
-        }, &settings.ebpf)
+        backend::open(
+            modes,
+            |mode| {
+                let families = Family::ALL.map(|family| before_the_node(settings, mode, family));
+                families.to_vec()
+            },
+            &settings.ebpf,
+        )
     }
 
     fn clear_others(&mut self, kept: Mode) {
@@ -165,7 +169,7 @@ impl Planes {
         node_ports: &NodePorts,
     ) -> Vec<PlaneSettings> {
         let addresses = match self.mode {
-            Mode::Nftables => node_ports.addresses(),
+            Mode::Nftables | Mode::Ebpf => node_ports.addresses(),
             Mode::Iptables => node_ports.listening(),
         };
         let wanted = self.families.iter().map(|family| PlaneSettings {

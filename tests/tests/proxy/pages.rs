@@ -131,7 +131,11 @@ fn mode_and_configuration_are_shown() {
             .contains("404")
     );
     assert_eq!(config["oomScoreAdj"], json!(-999));
-    assert_eq!(config["conntrack"]["maxPerCore"], json!(32768), "defaults, too");
+    assert_eq!(
+        config["conntrack"]["maxPerCore"],
+        json!(32768),
+        "defaults, too"
+    );
     let flags = get(&bed.netns, metrics(), "/flagz").unwrap().2;
     assert!(flags.contains("\nclusterCIDR=10.240.0.0/12\n"), "{flags}");
     let slis = get(&bed.netns, metrics(), "/metrics/slis").unwrap().2;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey};
 use lb_model::ServiceName;
 
-use super::Operation;
 use super::wanted::Wanted;
+use super::{Operation, UDP};
 
 /// What is in the maps.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ struct Placed {
     backends: Vec<Backend>,
     affinity_seconds: u32,
     flags: u32,
+    /// Whether its members are there.
+    remembers: bool,
 }
 
 /// What may still be in the maps of sets that are not used again.
@@ -72,6 +74,7 @@ impl Placed {
             backends: Vec::new(),
             affinity_seconds: 0,
             flags: 0,
+            remembers: false,
         }
     }
 
@@ -97,10 +100,6 @@ impl Placed {
             set: self.set,
             backend,
         }
-    }
-
-    fn remembers(&self) -> bool {
-        self.affinity_seconds != 0
     }
 }
 
@@ -129,6 +128,7 @@ impl Applied {
                 backends: filled.collect(),
                 affinity_seconds: frontend.affinity_seconds,
                 flags: frontend.flags,
+                remembers: frontend.affinity_seconds != 0 || key.protocol == UDP,
             };
             applied.placed.insert(key, placed);
         }
@@ -224,7 +224,7 @@ impl Applied {
             for slot in used {
                 slots.remove(&slot);
             }
-            if placed.remembers() {
+            if placed.remembers {
                 for backend in &placed.backends {
                     members.remove(&placed.member(*backend));
                 }
@@ -252,7 +252,7 @@ impl Applied {
         if let Some(placed) = placed {
             leavings.take(placed);
         }
-        if !placed.is_some_and(Placed::remembers) && !self.torn.contains_key(&key) {
+        if !placed.is_some_and(|placed| placed.remembers) && !self.torn.contains_key(&key) {
             leavings.members.clear();
         }
         step.operations.push(Operation::DeleteFrontend(key));
@@ -274,6 +274,7 @@ impl Applied {
             } else {
                 0
             },
+            remembers: wanted.remembers(),
             ..old.clone()
         };
         let mut moves = Moves {
@@ -304,7 +305,7 @@ impl Moves<'_> {
         let count = wanted.backends.len();
         let kept: HashSet<_> = wanted.backends.iter().copied().collect();
         let present: HashSet<_> = self.old.backends.iter().copied().collect();
-        if self.new.remembers() && !self.old.remembers() {
+        if self.new.remembers && !self.old.remembers {
             let old = self.old.backends.iter().filter(|b| kept.contains(*b));
             let members = old.map(|backend| Operation::AddMember(self.new.member(*backend)));
             self.operations.extend(members);
@@ -327,7 +328,7 @@ impl Moves<'_> {
             let Some(backend) = missing.next().copied() else {
                 break;
             };
-            let remembers = self.new.remembers() || self.old.remembers();
+            let remembers = self.new.remembers || self.old.remembers;
             if remembers && !present.contains(&backend) {
                 let member = self.new.member(backend);
                 self.operations.push(Operation::AddMember(member));
@@ -354,11 +355,11 @@ impl Moves<'_> {
             let key = self.old.slot(slot);
             self.operations.push(Operation::DeleteBackend(key));
         }
-        if !self.old.remembers() {
+        if !self.old.remembers {
             return;
         }
         let mut gone: BTreeSet<_> = self.old.backends.iter().copied().collect();
-        if self.new.remembers() {
+        if self.new.remembers {
             gone.retain(|backend| !self.new.backends.contains(backend));
         } else {
             gone.extend(self.new.backends.iter().copied());

@@ -36,7 +36,7 @@ impl Maps {
                 self.backends[&SlotKey { set, slot }]
             })
             .collect();
-        if frontend.affinity_seconds != 0 {
+        if remembers(key, frontend) {
             for backend in &backends {
                 let set = frontend.set;
                 let backend = *backend;
@@ -51,17 +51,22 @@ impl Maps {
     /// Nothing is there but what the frontends count.
     fn is_tidy(&self) -> bool {
         let counted: usize = self.frontends.values().map(|f| f.count as usize).sum();
-        let remembered = self.frontends.values().filter(|f| f.affinity_seconds != 0);
-        let remembered: usize = remembered.map(|f| f.count as usize).sum();
+        let remembered = self.frontends.iter().filter(|(key, f)| remembers(key, f));
+        let remembered: usize = remembered.map(|(_, f)| f.count as usize).sum();
         self.backends.len() == counted && self.members.len() == remembered
     }
 }
 
+fn remembers(key: &FrontendKey, frontend: &Frontend) -> bool {
+    frontend.affinity_seconds != 0 || key.protocol == UDP
+}
+
+/// Numbers up to 1 are TCP's, the others UDP's.
 fn key(number: u8) -> FrontendKey {
     FrontendKey {
         address: mapped([10, 96, 0, number]),
         port: 80,
-        protocol: 6,
+        protocol: if number < 2 { 6 } else { UDP },
         zero: 0,
     }
 }

@@ -28,6 +28,14 @@ pub struct Wanted {
     pub node_only: bool,
 }
 
+impl Wanted {
+    /// Whether somebody is remembered with a backend, so that it must be known which the set has:
+    /// clients with affinity, and UDP sockets that are not connected.
+    pub(super) fn remembers(&self) -> bool {
+        self.affinity_seconds != 0 || self.key.protocol == super::UDP
+    }
+}
+
 /// What the maps shall have for a frontend; nothing where its packets must be seen, because what
 /// becomes of them depends on their source, or because there are no sockets to translate.
 ///

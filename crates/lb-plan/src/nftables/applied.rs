@@ -80,7 +80,10 @@ impl AppliedFrontend {
             && same(&self.cluster, &other.cluster)
             && same(&self.local, &other.local)
             && self.sources.len() == other.sources.len()
-            && self.sources.iter().all(|range| other.sources.contains(range))
+            && self
+                .sources
+                .iter()
+                .all(|range| other.sources.contains(range))
     }
 
     /// All endpoints; one that has a cluster and a local slot is named twice.

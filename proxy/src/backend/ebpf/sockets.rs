@@ -126,7 +126,8 @@ impl Sockets {
     /// endpoint's address, which is no frontend.
     pub(super) fn attach(&mut self) -> Result<(), Error> {
         for name in PROGRAMS {
-            let fresh = pins::link(&self.pins, &format!("{name}.new"));
+            // A bpffs takes no dot in a name.
+            let fresh = pins::link(&self.pins, &format!("{name}-new"));
             // Left by a daemon that was killed between the two.
             drop(fs::remove_file(&fresh));
             let pinned = attach(&mut self.ebpf, name, &self.cgroup)

@@ -162,7 +162,9 @@ impl Reader<'_> {
             "iptables" => return vec![Mode::Iptables],
             "ebpf" => return vec![Mode::Ebpf],
             "ipvs" => "nftables, iptables, ebpf, auto or nothing (ipvs is not built yet)",
-            "kernelspace" => "nftables, iptables, ebpf, auto or nothing (kernelspace is of Windows)",
+            "kernelspace" => {
+                "nftables, iptables, ebpf, auto or nothing (kernelspace is of Windows)"
+            }
             _ => "nftables, iptables, ebpf, auto or nothing",
         };
         self.refuse("mode", mode, accepted);
