@@ -89,20 +89,31 @@ fn make_room(
     delete_host_end(route, end)
 }
 
+/// The host's end, if there is one.
+///
+/// # Errors
+/// Code 101 when the name belongs to a link that was not made here.
+pub(crate) fn find_host_end(route: &mut Handle, end: &HostEnd) -> Result<Option<Link>, Error> {
+    let link = match route.link_by_name(&end.name) {
+        Ok(link) => link,
+        Err(error) if error.errno() == Some(Errno::ENODEV) => return Ok(None),
+        Err(error) => return Err(failure::kernel(error)),
+    };
+    if HostEnd::is_ours(&link.name, link.mac) && link.kind.as_deref() == Some("veth") {
+        return Ok(Some(link));
+    }
+    let message = format!("link {} is not of this plugin's making", link.name);
+    Err(Error::new(failure::CONFLICT, message))
+}
+
 /// Deletes the host's end, and by that the pair. Succeeds when there is none.
 ///
 /// # Errors
 /// Code 101 when the name belongs to a link that was not made here.
 pub(crate) fn delete_host_end(route: &mut Handle, end: &HostEnd) -> Result<(), Error> {
-    let link = match route.link_by_name(&end.name) {
-        Ok(link) => link,
-        Err(error) if error.errno() == Some(Errno::ENODEV) => return Ok(()),
-        Err(error) => return Err(failure::kernel(error)),
+    let Some(link) = find_host_end(route, end)? else {
+        return Ok(());
     };
-    if !HostEnd::is_ours(&link.name, link.mac) || link.kind.as_deref() != Some("veth") {
-        let message = format!("link {} is not of this plugin's making", link.name);
-        return Err(Error::new(failure::CONFLICT, message));
-    }
     match route.delete_link(link.index) {
         Err(error) if error.errno() != Some(Errno::ENODEV) => Err(failure::kernel(error)),
         _ => Ok(()),

@@ -170,3 +170,22 @@ fn a_link_takes_all_groups_and_a_longer_queue() {
     assert!(after.all_multicast);
     assert_eq!(after.tx_queue_len, before.tx_queue_len + 5);
 }
+
+#[test]
+fn links_are_deleted_together() {
+    let (mut pair, ifb) = redirected(&bucket(1_000_000, 100_000));
+    let links = [pair.link, ifb];
+    pair.handle.delete_links_together(&links).unwrap();
+    let left = pair.handle.links().unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let inside = Handle::open_in(&pair.there).unwrap().links().unwrap();
+    assert_eq!(inside.len(), 1, "the other end is gone, too");
+    let again = pair.handle.delete_links_together(&links).unwrap_err();
+    assert_eq!(again.errno(), Some(Errno::ENODEV));
+    // What can't be deleted keeps the others.
+    let (mut pair, ifb) = redirected(&bucket(1_000_000, 100_000));
+    let error = pair.handle.delete_links_together(&[1, ifb]).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::EOPNOTSUPP));
+    pair.handle.delete_links_together(&[9999, ifb]).unwrap();
+    assert!(pair.handle.link_by_index(ifb).is_err());
+}
