@@ -154,6 +154,9 @@ pub(super) fn be_gateway(
             replace(route, bridge, other.address, wanted, network)?;
         }
         add_address(route, bridge, wanted, network)?;
+        if !network.dad {
+            pod::await_own(route, wanted.ip())?;
+        }
     }
     forwarding::enable(address.address())
 }
