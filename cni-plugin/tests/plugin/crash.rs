@@ -14,7 +14,7 @@ use crate::tracer;
 const MOST: usize = 500;
 
 /// Everything that an attachment can have.
-fn config(node: &Node) -> Value {
+pub(crate) fn config_of_everything(node: &Node) -> Value {
     let more = json!({
         "ipMasq": true, "cniVersion": "1.1.0", "ingressPolicy": "isolated", "macspoofchk": true,
         "runtimeConfig": {
@@ -33,13 +33,13 @@ fn config(node: &Node) -> Value {
 
 /// The same without what only one pod of a node can have.
 fn config_of_others(node: &Node) -> Value {
-    let mut config = config(node);
+    let mut config = config_of_everything(node);
     config["runtimeConfig"]["portMappings"] = json!([]);
     config
 }
 
 /// Everything in the node's tables that has an owner.
-fn owned(node: &Node) -> Vec<String> {
+pub(crate) fn owned(node: &Node) -> Vec<String> {
     let owned = || {
         let mut nft = NftSocket::open().unwrap();
         let mut owned = Vec::new();
@@ -65,7 +65,13 @@ fn after_every_change(command: &str, prepare: impl Fn(&Node, &Pod), check: impl 
         let node = Node::new();
         let pod = Pod::new("a");
         prepare(&node, &pod);
-        let traced = tracer::run(&node, command, &pod, &config(&node), Some(changes));
+        let traced = tracer::run(
+            &node,
+            command,
+            &pod,
+            &config_of_everything(&node),
+            Some(changes),
+        );
         check(&node, &pod);
         if !traced.killed {
             assert!(
@@ -101,7 +107,11 @@ fn a_killed_add_is_cleaned_by_its_del() {
         "ADD",
         |_, _| {},
         |node, pod| {
-            assert!(node.call("DEL", pod, &config(node)).result().is_null());
+            assert!(
+                node.call("DEL", pod, &config_of_everything(node))
+                    .result()
+                    .is_null()
+            );
             assert_gone(node, pod);
         },
     );
@@ -135,10 +145,10 @@ fn a_killed_add_is_in_nobodys_way_and_is_cleaned_by_gc() {
 #[test]
 fn a_killed_del_is_ended_by_the_next() {
     let attach = |node: &Node, pod: &Pod| {
-        node.call("ADD", pod, &config(node)).result();
+        node.call("ADD", pod, &config_of_everything(node)).result();
     };
     after_every_change("DEL", attach, |node, pod| {
-        node.call("DEL", pod, &config(node)).result();
+        node.call("DEL", pod, &config_of_everything(node)).result();
         assert_gone(node, pod);
     });
 }
