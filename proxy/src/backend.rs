@@ -5,6 +5,7 @@
 
 mod conntrack;
 mod iptables;
+mod leftovers;
 mod nftables;
 mod plane;
 
@@ -17,6 +18,7 @@ use nodekit::{netlink, nft, xtables};
 
 pub use iptables::IptablesBackend;
 pub use lb_plan::nftables::Settings;
+pub use leftovers::remove_kube_proxy;
 pub use nftables::NftablesBackend;
 pub use plane::{DataPlane, OpenError, Opened, PlaneSettings, cleanup, open};
 

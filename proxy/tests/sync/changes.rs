@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use causeway_proxy::config::Mode;
+use k8s_openapi::jiff::Timestamp;
 use lb_model::Complaint;
 use lb_model::said::{Event, Node, Service, ServicePort};
 
@@ -206,4 +207,22 @@ fn policy_local_without_local_endpoints_is_counted_and_the_balancer_told() {
     let page = scene.metrics.encode(Mode::Nftables).unwrap();
     let series = r#"no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 0"#;
     assert!(page.contains(series), "{page}");
+}
+
+#[test]
+fn the_way_from_a_change_to_the_kernel_is_measured_in_the_family_of_its_slice() {
+    let mut scene = Scene::started("");
+    let Event::Slice(mut changed) = slice("web", 8081) else {
+        panic!("no slice");
+    };
+    let soon = std::time::SystemTime::now() + Duration::from_secs(1);
+    changed.trigger_time = Some(Timestamp::try_from(soon).unwrap().to_string());
+    scene.hear(Event::Slice(changed));
+    scene.syncer.act(Instant::now() + Duration::from_secs(1));
+    let page = scene.metrics.encode(Mode::Nftables).unwrap();
+    for (family, count) in [("IPv4", 1), ("IPv6", 0)] {
+        let name = "kubeproxy_network_programming_duration_seconds_count";
+        let series = format!("{name}{{ip_family=\"{family}\"}} {count}\n");
+        assert!(page.contains(&series), "{page}");
+    }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, answer, get, wait_for, wait_until};
 use nodekit::nft::{Family, NftSocket};
+use nodekit::xtables::{self, Table, Variant, Xtables};
 
 use super::{PATIENCE, put};
 
@@ -61,6 +62,24 @@ fn our_nft_tables(bed: &Bed) -> usize {
     both.iter().filter(|table| table.name == "causeway").count()
 }
 
+/// Chains of the iptables data plane, of both families and variants.
+fn our_chains(bed: &Bed) -> usize {
+    let count = |family, variant| {
+        let programs = Xtables::of(family, variant).unwrap();
+        let chains = programs.chains(Table::Nat).unwrap();
+        chains
+            .iter()
+            .filter(|name| name.starts_with("KUBE-"))
+            .count()
+    };
+    let all = || {
+        let families = [xtables::Family::Ip, xtables::Family::Ip6];
+        let of = |variant| families.map(|family| count(family, variant));
+        Variant::ALL.map(of).concat().iter().sum()
+    };
+    bed.netns.run(all).unwrap()
+}
+
 #[test]
 fn another_data_plane_takes_over_and_no_connection_notices() {
     let bed = Bed::new().unwrap();
@@ -85,11 +104,14 @@ fn another_data_plane_takes_over_and_no_connection_notices() {
             talk();
             let answer = bed.netns.run(|| answer(web)).unwrap();
             assert_eq!(answer, Some(PORTS[0]));
-            page(&bed, 10249, "/proxyMode") == mode && our_nft_tables(&bed) == tables
+            page(&bed, 10249, "/proxyMode") == mode
+                && our_nft_tables(&bed) == tables
+                && (tables > 0 || our_chains(&bed) > 0)
         })
         .unwrap_or_else(|error| panic!("{error}: {}", proxy.log().unwrap()));
         talk();
     }
+    wait_until("end of the chains", PATIENCE, || our_chains(&bed) == 0).unwrap();
     put(&bed, "web", 0, 2, PORTS[1]);
     wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
     talk();
