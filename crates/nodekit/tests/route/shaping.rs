@@ -38,6 +38,7 @@ fn a_token_bucket_is_kept_as_it_was_given() {
         here,
         mut handle,
         link,
+        there: _there,
         ..
     } = pair();
     for wanted in [
@@ -127,7 +128,7 @@ fn what_is_received_passes_the_others_queue_and_its_limit() {
         (1..100).contains(&arrived),
         "{arrived} of {PACKETS} arrived"
     );
-    let Qdisc { bytes, drops, .. } = pair.handle.qdisc(ifb, Side::Outgoing).unwrap().unwrap();
+    let Qdisc { bytes, drops } = pair.handle.qdisc(ifb, Side::Outgoing).unwrap().unwrap();
     assert!(
         bytes >= arrived * 1000 && u64::from(drops) >= PACKETS - 100,
         "{bytes} {drops}"
@@ -156,7 +157,11 @@ fn a_redirection_is_listed_and_ends_with_its_hook() {
 #[test]
 fn a_link_takes_all_groups_and_a_longer_queue() {
     let Pair {
-        mut handle, link, ..
+        mut handle,
+        link,
+        here: _here,
+        there: _there,
+        ..
     } = pair();
     let before = handle.link_by_index(link).unwrap();
     assert!(!before.all_multicast);
