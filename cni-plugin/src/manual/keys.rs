@@ -244,11 +244,15 @@ pub(super) const SECTIONS: &[Section] = &[
                 "matches that IPv4 packets must meet, in the words of nft or iptables",
             ),
             key("conditionsV6", "", "the same for IPv6"),
-            key("backend", "nftables", "only nftables"),
+            key(
+                "backend",
+                "nftables",
+                "nftables, or iptables, where each call runs their programs; as type portmap",
+            ),
             key(
                 "externalSetMarkChain",
                 "",
-                "refused: it names a chain of iptables",
+                "a chain of iptables that marks what is to be masqueraded; asks for that backend",
             ),
         ],
     },
