@@ -193,4 +193,7 @@ fn what_cannot_change_live_is_named() {
         fields("mode: iptables\niptables: {masqueradeAll: true}"),
         ["masqueradeAll"]
     );
+    let only_of_the_other = "mode: auto\nnftables: {masqueradeAll: false}\n\
+                             iptables: {masqueradeAll: true}";
+    assert_eq!(fields(only_of_the_other), [""; 0]);
 }

@@ -51,7 +51,12 @@ fn connection_tracking_is_set_as_far_as_the_host_allows() {
 fn init_only_sets_the_same_and_ends_without_an_api_server() {
     let mut bed = Bed::new().unwrap();
     bed.stop_server();
-    let flags = [&FLAGS[..], &["--init-only", "--proxy-mode=iptables"]].concat();
+    let more = [
+        "--init-only",
+        "--proxy-mode=iptables",
+        "--logging-format=json",
+    ];
+    let flags = [&FLAGS[..], &more].concat();
     let mut proxy = bed.proxy(&flags).unwrap();
     let status = proxy.wait(PATIENCE).unwrap();
     assert!(status.success(), "{}", proxy.log().unwrap());
@@ -60,4 +65,13 @@ fn init_only_sets_the_same_and_ends_without_an_api_server() {
         "3600"
     );
     assert_eq!(sysctl(&bed, "ipv4/conf/all/route_localnet"), "1");
+    let log = proxy.log().unwrap();
+    assert!(log.lines().count() > 1, "{log}");
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            line["level"].is_string() && line["timestamp"].is_string(),
+            "{line}"
+        );
+    }
 }
