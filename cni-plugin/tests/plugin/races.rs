@@ -49,11 +49,18 @@ fn fifty_pods_with_everything_on_an_empty_node() {
         answer.result();
     }
     assert_eq!((node.ports().len(), node.reserved().len()), (50, 100));
+    // A pair's end, and a device for its limits.
+    assert_eq!(links(&node).len(), 100);
     let all = owned(&node);
     for pod in &pods {
         let owner = format!(" {} eth0 net", pod.id);
         let mine: Vec<_> = all.iter().filter(|e| e.contains(&owner)).collect();
-        for set in ["host-ports:", "host-ports-of-address:", "masquerade-pods:"] {
+        for set in [
+            "host-ports:",
+            "host-ports-of-address:",
+            "masquerade-pods:",
+            "isolated-pods:",
+        ] {
             assert!(mine.iter().any(|e| e.starts_with(set)), "{set} {mine:?}");
         }
     }
