@@ -98,16 +98,11 @@ fn with_node_cidr_the_first_pass_waits_for_the_pod_cidrs() {
     }
     scene.syncer.act(Instant::now() + Duration::from_secs(60));
     assert_eq!(scene.passes(), 0);
-    assert!(
-        scene
-            .status
-            .statusz()
-            .contains("Waiting for: spec.podCIDRs")
-    );
+    assert!(scene.statusz().contains("Waiting for: spec.podCIDRs"));
     scene.hear(Event::Node(node("10.244.1.0/24")));
     scene.syncer.act(Instant::now());
     assert_eq!(scene.passes(), 1);
-    assert!(!scene.status.statusz().contains("Waiting"));
+    assert!(!scene.statusz().contains("Waiting"));
 }
 
 fn complaint(object: &str) -> Complaint {
@@ -139,11 +134,7 @@ fn an_object_that_cannot_be_used_is_named_until_it_is_mended_or_gone() {
         page()
     );
     let line = r#"  Service default/worse: spec.ports: "http"; accepted: ports"#;
-    assert!(
-        scene.status.statusz().contains(line),
-        "{}",
-        scene.status.statusz()
-    );
+    assert!(scene.statusz().contains(line), "{}", scene.statusz());
 
     scene.hear(service("bad", "10.96.0.9"));
     scene.hear(Event::ServiceGone {

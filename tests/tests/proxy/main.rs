@@ -9,6 +9,7 @@ mod api_server;
 mod check_ports;
 mod host;
 mod lifecycle;
+mod node;
 mod objects;
 mod pages;
 mod reload;
