@@ -19,7 +19,7 @@ use crate::rollback::{Rollback, Step};
 use crate::{failure, port};
 
 pub(crate) use check::check_shape;
-pub(crate) use ifb::{delete, keep_only};
+pub(crate) use ifb::{find, keep_only};
 pub(crate) use limits::Limits;
 
 /// Limits the attachment of the result before, which is passed on with the device added.
@@ -140,7 +140,10 @@ fn forget(link: u32, side: Side) -> Result<(), Error> {
 /// The kernel's refusal.
 pub(crate) fn del(call: &Call, attachment: &Attachment) -> Result<(), Error> {
     let mut route = Handle::open().map_err(failure::kernel)?;
-    delete(&mut route, call.config.name(), attachment)
+    match find(&mut route, call.config.name(), attachment)? {
+        Some(device) => ifb::delete_link(&mut route, device.index),
+        None => Ok(()),
+    }
 }
 
 /// Sees whether the limits are as the configuration has them.

@@ -19,7 +19,7 @@ use crate::call::Call;
 use crate::identity::HostEnd;
 use crate::rollback::{Rollback, Step};
 use crate::tables::{Entries, Owner, Tables};
-use crate::{failure, port};
+use crate::{failure, iptables, port};
 use config::{Backend, Config};
 use exceptions::Exceptions;
 
@@ -175,7 +175,7 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
             .map_err(not_available)?;
     }
     match config.backend {
-        Backend::Iptables { .. } => exceptions::probe().map_err(not_available),
+        Backend::Iptables { .. } => iptables::probe().map_err(not_available),
         Backend::Nftables => Ok(()),
     }
 }

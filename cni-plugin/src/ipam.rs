@@ -83,8 +83,9 @@ pub(crate) fn addresses_of(call: &Call, attachment: &Attachment) -> Result<Vec<I
     match Source::of(call)? {
         Source::HostLocal => host_local::held_by(&call.config, attachment),
         Source::Static => {
-            let config = static_ipam::Config::read(&call.config, &call.args)?;
-            Ok(config.addresses().collect())
+            // A configuration that says nothing gave none.
+            let config = static_ipam::Config::read(&call.config, &call.args);
+            Ok(config.map_or_else(|_| Vec::new(), |config| config.addresses().collect()))
         }
         Source::None | Source::External(_) => Ok(Vec::new()),
     }

@@ -18,6 +18,7 @@ mod host_local;
 mod identity;
 mod install;
 mod ipam;
+mod iptables;
 mod keys;
 mod loopback;
 mod manual;

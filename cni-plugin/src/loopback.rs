@@ -44,7 +44,7 @@ pub(crate) fn add(call: &Call, netns: &Path) -> Result<Success, Error> {
 }
 
 fn set_up(pod: &NetNs) -> Result<(Link, Vec<Address>), Error> {
-    let done = pod.run(|| {
+    let done = pod.visit(|| {
         let mut route = Handle::open()?;
         let link = route.link_by_name(LO)?;
         route.set_up(link.index)?;
@@ -61,7 +61,7 @@ fn set_up(pod: &NetNs) -> Result<(Link, Vec<Address>), Error> {
 pub(crate) fn check(call: &Call, netns: &Path) -> Result<(), Error> {
     let link = call
         .open_netns(netns)?
-        .run(|| Handle::open()?.link_by_name(LO));
+        .visit(|| Handle::open()?.link_by_name(LO));
     let link = link.map_err(failure::namespace)?.map_err(failure::kernel)?;
     if link.up {
         Ok(())

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use ipnetwork::IpNetwork;
 use nodekit::Errno;
 use nodekit::netns::NetNs;
 use nodekit::route::{
-    Address, Handle, Ipv6Settings, Link, LinkChange, Mac, Route, Scope, TABLE_MAIN, VethEnd,
-    VethPair,
+    Address, Handle, Ipv6Settings, Link, LinkChange, Mac, Route, RouteKind, Scope, TABLE_MAIN,
+    VethEnd, VethPair,
 };
 use nodekit::sysctl::{self, Key};
 
@@ -25,6 +26,9 @@ const DAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the bridge may take to see that a port carries.
 const PORT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long the kernel may take to take up an address of IPv6.
+const OWN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What an attachment's pair shall be.
 #[derive(Debug, Clone, Copy)]
@@ -89,20 +93,31 @@ fn make_room(
     delete_host_end(route, end)
 }
 
+/// The host's end, if there is one.
+///
+/// # Errors
+/// Code 101 when the name belongs to a link that was not made here.
+pub(crate) fn find_host_end(route: &mut Handle, end: &HostEnd) -> Result<Option<Link>, Error> {
+    let link = match route.link_by_name(&end.name) {
+        Ok(link) => link,
+        Err(error) if error.errno() == Some(Errno::ENODEV) => return Ok(None),
+        Err(error) => return Err(failure::kernel(error)),
+    };
+    if HostEnd::is_ours(&link.name, link.mac) && link.kind.as_deref() == Some("veth") {
+        return Ok(Some(link));
+    }
+    let message = format!("link {} is not of this plugin's making", link.name);
+    Err(Error::new(failure::CONFLICT, message))
+}
+
 /// Deletes the host's end, and by that the pair. Succeeds when there is none.
 ///
 /// # Errors
 /// Code 101 when the name belongs to a link that was not made here.
 pub(crate) fn delete_host_end(route: &mut Handle, end: &HostEnd) -> Result<(), Error> {
-    let link = match route.link_by_name(&end.name) {
-        Ok(link) => link,
-        Err(error) if error.errno() == Some(Errno::ENODEV) => return Ok(()),
-        Err(error) => return Err(failure::kernel(error)),
+    let Some(link) = find_host_end(route, end)? else {
+        return Ok(());
     };
-    if !HostEnd::is_ours(&link.name, link.mac) || link.kind.as_deref() != Some("veth") {
-        let message = format!("link {} is not of this plugin's making", link.name);
-        return Err(Error::new(failure::CONFLICT, message));
-    }
     match route.delete_link(link.index) {
         Err(error) if error.errno() != Some(Errno::ENODEV) => Err(failure::kernel(error)),
         _ => Ok(()),
@@ -206,6 +221,9 @@ impl PodEnd {
         if wanted.dad && wanted.ips.iter().any(|ip| ip.address.address().is_ipv6()) {
             settle(route, link.index)?;
         }
+        for ip in wanted.ips {
+            await_own(route, ip.address.address())?;
+        }
         for said in &wanted.routes {
             let through = Route {
                 link: said.link.or(Some(link.index)),
@@ -237,6 +255,26 @@ pub(crate) fn switch_off(link: &str, setting: &str) -> Result<(), Error> {
     match Key::ipv6_conf(link, setting).and_then(|key| sysctl::write(&key, "0")) {
         Err(error) if error.errno() != Some(Errno::ENOENT) => Err(failure::setting(error)),
         _ => Ok(()),
+    }
+}
+
+/// Waits until packets for an address of a link that is up are taken. The kernel sees to it for IPv6
+/// a moment after the address was added, also without looking for duplicates.
+pub(crate) fn await_own(route: &mut Handle, address: IpAddr) -> Result<(), Error> {
+    if address.is_ipv4() {
+        return Ok(());
+    }
+    let deadline = Instant::now() + OWN_PATIENCE;
+    loop {
+        match route.route_to(address) {
+            Ok(found) if found.kind == RouteKind::Local => return Ok(()),
+            // On a link without carrier it never is.
+            _ if Instant::now() >= deadline => return Ok(()),
+            Err(error) if error.errno() != Some(Errno::ENETUNREACH) => {
+                return Err(failure::kernel(error));
+            }
+            _ => thread::sleep(Duration::from_micros(100)),
+        }
     }
 }
 

@@ -6,21 +6,23 @@ mod config;
 mod listed;
 mod localhost;
 mod plan;
+mod rules;
 mod stale;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cni_types::{Attachment, Cidr, Error, PortMapping, Success};
+use cni_types::{Attachment, Cidr, Error, PortMapping, Protocol, Success};
 use nodekit::route::Handle;
 
 use crate::call::Call;
-use crate::failure;
 use crate::tables::{Entries, Key, Owner, Removed, Tables};
+use crate::{failure, iptables};
 pub(crate) use config::Config;
 pub(crate) use listed::{Listed, listed};
 pub(crate) use localhost::prepare;
 pub(crate) use plan::enter;
+use rules::Rules;
 pub(crate) use stale::forget_before;
 
 /// Has the runtime's host ports lead to the pod; gives the result before as it is.
@@ -38,6 +40,15 @@ pub(crate) fn add(call: &Call, attachment: &Attachment) -> Result<Success, Error
     let mut route = Handle::open().map_err(failure::kernel)?;
     let guarded = prepare(&mut route, &config, &pod.addresses)?;
     let network = call.config.name();
+    if let Some(options) = &config.iptables {
+        let rules = Rules::new(network, attachment);
+        rules.add(&config, options, &pod.addresses)?;
+        if let Err(error) = forget_before(&mut route, &config, &pod.addresses) {
+            rules.remove()?;
+            return Err(error);
+        }
+        return Ok(result);
+    }
     let owner = Owner::new(network, attachment).with_link(pod.host_end);
     let mut entries = Entries::new(owner);
     let link = guarded.as_deref();
@@ -73,7 +84,13 @@ pub(crate) fn del(call: &Call, attachment: &Attachment) -> Result<(), Error> {
     } else {
         tables.remove(&owner, &keys(&ports, &addresses))?
     };
-    forget_after(&removed, &addresses)
+    forget_after(&removed, &addresses)?;
+    if !config::is_iptables(call).unwrap_or_default() {
+        return Ok(());
+    }
+    Rules::new(call.config.name(), attachment).remove()?;
+    let udp = ports.iter().filter(|port| port.protocol == Protocol::Udp);
+    stale::forget_after(&udp.map(|port| port.host_port).collect(), &addresses)
 }
 
 /// Sees whether every host port still leads to the pod.
@@ -88,6 +105,9 @@ pub(crate) fn check(call: &Call, attachment: &Attachment) -> Result<(), Error> {
     };
     let addresses = Chained::read(&result, attachment).addresses;
     let network = call.config.name();
+    if let Some(options) = &config.iptables {
+        return Rules::new(network, attachment).check(&config, options, &addresses);
+    }
     let mut entries = Entries::new(Owner::new(network, attachment));
     enter(&mut entries, network, &config, &addresses, None);
     Tables::open()?.check(&entries)
@@ -99,7 +119,10 @@ pub(crate) fn check(call: &Call, attachment: &Attachment) -> Result<(), Error> {
 /// Code 2, 6 or 7 for the configuration, 50 when nf_tables does not answer.
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
     Config::read(call)?;
-    let answers = Tables::open().and_then(|mut tables| tables.probe());
+    let answers = match config::is_iptables(call)? {
+        true => iptables::probe(),
+        false => Tables::open().and_then(|mut tables| tables.probe()),
+    };
     answers.map_err(|error| Error {
         code: cni_types::Code::NOT_AVAILABLE,
         ..error
@@ -112,7 +135,13 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
 /// Code 7 without a list of attachments; 100 with the kernel's refusal.
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let kept = call.config.valid_attachments()?;
-    Tables::open()?.keep_only(call.config.name(), &kept)
+    let network = call.config.name();
+    let tables = Tables::open().and_then(|mut tables| tables.keep_only(network, &kept));
+    let rules = match config::is_iptables(call) {
+        Ok(true) => rules::keep_only(network, &kept),
+        other => other.map(drop),
+    };
+    failure::joined(tables.err().into_iter().chain(rules.err()).collect())
 }
 
 /// Where the elements of an attachment are, whose ports are known.

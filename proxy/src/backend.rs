@@ -6,6 +6,7 @@
 mod conntrack;
 pub mod ebpf;
 mod iptables;
+mod leftovers;
 mod nftables;
 mod plane;
 
@@ -18,6 +19,7 @@ use nodekit::{netlink, nft, xtables};
 
 pub use iptables::IptablesBackend;
 pub use lb_plan::nftables::Settings;
+pub use leftovers::remove_kube_proxy;
 pub use nftables::NftablesBackend;
 pub use plane::{DataPlane, OpenError, Opened, PlaneSettings, cleanup, open};
 

@@ -110,7 +110,7 @@ pub struct Metrics {
     pub transactions: Counter,
     /// `causeway_sync_retries_total`: passes for Services that failed before.
     pub retries: Counter,
-    /// `causeway_tables_replaced_total`: our tables were found gone or changed by somebody else.
+    /// `causeway_drift_repaired_total`: our tables were found gone or changed by somebody else.
     pub drift: Counter,
     /// `causeway_unusable_fields_total`: fields of API objects that could not be used.
     pub unusable_fields: Counter,

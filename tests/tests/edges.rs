@@ -12,18 +12,28 @@ use std::process::Command;
 /// Kubernetes).
 const PURE: &[(&str, &[&str])] = &[
     ("lb-model", &["ipnetwork"]),
-    ("lb-plan", &["ipnetwork", "lb-model", "sha2"]),
+    (
+        "lb-plan",
+        &["causeway-ebpf-abi", "ipnetwork", "lb-model", "sha2"],
+    ),
+    ("causeway-ebpf-abi", &[]),
+    ("causeway-ebpf-core", &["causeway-ebpf-abi"]),
     ("cni-types", &["serde", "serde_json"]),
 ];
 
 /// Edges between packages of this workspace, for all of them.
 const OWN: &[(&str, &[&str])] = &[
     ("lb-model", &[]),
-    ("lb-plan", &["lb-model"]),
+    ("causeway-ebpf-abi", &[]),
+    ("causeway-ebpf-core", &["causeway-ebpf-abi"]),
+    ("lb-plan", &["causeway-ebpf-abi", "lb-model"]),
     ("cni-types", &[]),
     ("nodekit", &[]),
     ("causeway-cni", &["cni-types", "nodekit"]),
-    ("causeway-proxy", &["lb-model", "lb-plan", "nodekit"]),
+    (
+        "causeway-proxy",
+        &["causeway-ebpf-abi", "lb-model", "lb-plan", "nodekit"],
+    ),
     ("netns-lab", &["nodekit"]),
     ("causeway-cri-tests", &["nodekit"]),
     ("causeway-vm", &["nodekit"]),

@@ -4,6 +4,8 @@
 
 #[path = "nftables/changes.rs"]
 mod changes;
+#[path = "nftables/drift.rs"]
+mod drift;
 #[path = "nftables/faults.rs"]
 mod faults;
 #[path = "nftables/proxy.rs"]

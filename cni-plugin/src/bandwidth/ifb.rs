@@ -103,27 +103,23 @@ pub(super) fn delete_made(identity: &Identity) -> Result<(), Error> {
     }
 }
 
-/// Takes away an attachment's device, also one that the reference plugin made. Succeeds when
-/// there is none.
+/// An attachment's device, also one that the reference plugin made; `None` when there is none.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub(crate) fn delete(
+pub(crate) fn find(
     route: &mut Handle,
     network: &str,
     attachment: &Attachment,
-) -> Result<(), Error> {
+) -> Result<Option<Link>, Error> {
     let identity = Identity::of(network, attachment);
     let link = match route.link_by_name(&identity.name) {
         Ok(link) => link,
-        Err(error) if error.errno() == Some(Errno::ENODEV) => return Ok(()),
+        Err(error) if error.errno() == Some(Errno::ENODEV) => return Ok(None),
         Err(error) => return Err(failure::kernel(error)),
     };
     let anothers = is_of_network(&link, network) && link.mac != Some(identity.mac);
-    if anothers || !is_named(&link) {
-        return Ok(());
-    }
-    delete_link(route, link.index)
+    Ok(Some(link).filter(|link| !anothers && is_named(link)))
 }
 
 /// Takes away the devices made here for attachments to this network that are not among the kept.
@@ -148,7 +144,7 @@ pub(crate) fn keep_only(
     failure::joined(errors)
 }
 
-fn delete_link(route: &mut Handle, index: u32) -> Result<(), Error> {
+pub(super) fn delete_link(route: &mut Handle, index: u32) -> Result<(), Error> {
     match route.delete_link(index) {
         Err(error) if error.errno() != Some(Errno::ENODEV) => Err(failure::kernel(error)),
         _ => Ok(()),

@@ -131,9 +131,7 @@ impl<'a> Target<'a> {
     ) -> Result<Option<Link>, Error> {
         let above = device::gateway(route, bridge, self.network)?;
         let link = above.as_ref().unwrap_or(bridge);
-        for gateway in plan.gateways()? {
-            device::be_gateway(route, link, gateway, self.network)?;
-        }
+        device::be_gateway(route, link, &plan.gateways()?, self.network)?;
         device::know(route, link, &plan.ips, mac)?;
         Ok(above)
     }

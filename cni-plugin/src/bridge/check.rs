@@ -59,7 +59,7 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
                 || network.ports.is_some()
                 || network.spoof_check
                 || network.ingress != Policy::Open;
-            any.then(|| Tables::open()?.probe()).unwrap_or(Ok(()))
+            if any { Tables::open()?.probe() } else { Ok(()) }
         })
         .map_err(|error| Error {
             code: Code::NOT_AVAILABLE,

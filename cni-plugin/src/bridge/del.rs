@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use cni_types::{Attachment, Error};
+use nodekit::Errno;
 use nodekit::route::Handle;
 
 use super::wanted;
@@ -52,20 +53,39 @@ fn masquerades(call: &Call) -> bool {
 }
 
 fn delete_links(call: &Call, attachment: &Attachment, netns: Option<&Path>) -> Result<(), Error> {
+    let mut route = Handle::open().map_err(failure::kernel)?;
+    // Under the name `bridge` limits are another plugin's.
+    let limited = if call.is_combined() {
+        delete_limited(&mut route, call.config.name(), attachment)
+    } else {
+        Ok(())
+    };
     let in_pod = call.open_netns_if_any(netns).and_then(|pod| match pod {
         Some(pod) => pod::delete_pod_end(&pod, &attachment.ifname),
         None => Ok(()),
     });
-    let mut route = Handle::open().map_err(failure::kernel)?;
     let on_host = pod::delete_host_end(&mut route, &HostEnd::of(attachment));
-    // Under the name `bridge` it is another plugin's.
-    let limits = if call.is_combined() {
-        bandwidth::delete(&mut route, call.config.name(), attachment)
-    } else {
-        Ok(())
-    };
-    let done = [in_pod, on_host, limits];
+    let done = [limited, in_pod, on_host];
     failure::joined(done.into_iter().filter_map(Result::err).collect())
+}
+
+/// The device that limits the pod's traffic, if any, and the pair with it: apart they would take
+/// the kernel twice the time.
+fn delete_limited(route: &mut Handle, network: &str, attachment: &Attachment) -> Result<(), Error> {
+    let Some(device) = bandwidth::find(route, network, attachment)? else {
+        return Ok(());
+    };
+    // What stands in the way there is told by the next step.
+    let port = pod::find_host_end(route, &HostEnd::of(attachment)).unwrap_or_default();
+    let links: Vec<_> = port
+        .iter()
+        .chain([&device])
+        .map(|link| link.index)
+        .collect();
+    match route.delete_links_together(&links) {
+        Err(error) if error.errno() != Some(Errno::ENODEV) => Err(failure::kernel(error)),
+        _ => Ok(()),
+    }
 }
 
 /// The addresses of the runtime's record of ADD, where it has one that can be read.

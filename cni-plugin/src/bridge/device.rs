@@ -135,27 +135,33 @@ fn settle_ipv6(link: &Link, dad: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives the bridge a gateway's address and lets the node forward its family.
+/// Gives the bridge, or the interface above it, the gateways' addresses and lets the node forward
+/// their families.
 pub(super) fn be_gateway(
     route: &mut Handle,
     bridge: &Link,
-    address: Cidr,
+    gateways: &[Cidr],
     network: &Network,
 ) -> Result<(), Error> {
-    let wanted = to_network(address)?;
-    let present = route
+    let held = route
         .addresses(Some(bridge.index))
         .map_err(failure::kernel)?;
-    if !present.iter().any(|held| held.address == wanted) {
-        for other in present
-            .iter()
-            .filter(|held| is_in_the_way(held.address, wanted))
-        {
-            replace(route, bridge, other.address, wanted, network)?;
+    let mut held: Vec<_> = held.into_iter().map(|held| held.address).collect();
+    for gateway in gateways {
+        let wanted = to_network(*gateway)?;
+        if !held.contains(&wanted) {
+            for other in held.extract_if(.., |held| is_in_the_way(*held, wanted)) {
+                replace(route, bridge, other, wanted, network)?;
+            }
+            add_address(route, bridge, wanted, network)?;
+            if !network.dad {
+                pod::await_own(route, wanted.ip())?;
+            }
+            held.push(wanted);
         }
-        add_address(route, bridge, wanted, network)?;
+        forwarding::enable(gateway.address())?;
     }
-    forwarding::enable(address.address())
+    Ok(())
 }
 
 fn add_address(

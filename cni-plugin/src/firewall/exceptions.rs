@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cni_types::{Attachment, Code, Error};
-use nodekit::xtables::{self, Family, Input, Table, Xtables};
+use cni_types::{Attachment, Error};
+use nodekit::xtables::{Family, Table};
 
 use crate::failure;
+use crate::iptables::{self, Listing, change, comment_of, words};
 use crate::tables::{Owner, network_tag};
 
 /// The chain of all pods' rules.
@@ -16,9 +17,6 @@ const CHAIN: &str = "CNI-FORWARD";
 /// The comments of the jumps, word by word as the reference has them, which looks for them.
 const JUMP: &str = "CNI firewall plugin rules";
 const ADMIN_JUMP: &str = "CNI firewall plugin admin overrides";
-
-/// How often it is tried against others that change the same things at once.
-const ATTEMPTS: usize = 8;
 
 /// What comments begin with. No word of an owner has the separator in it.
 const PREFIX: &str = "causeway-cni";
@@ -49,8 +47,8 @@ impl Exceptions {
     /// Code 100 with what iptables said; then no rule of the attachment's is there.
     pub(super) fn add(&self, admin_chain: &str, addresses: &[IpAddr]) -> Result<(), Error> {
         for (family, addresses) in by_family(addresses) {
-            let done = change(family, |listing| {
-                let mut rules = listing.missing_jumps(admin_chain);
+            let done = change(family, Table::Filter, |listing| {
+                let mut rules = missing_jumps(listing, admin_chain);
                 let wanted = addresses.iter().flat_map(|address| self.rules(*address));
                 rules.extend(
                     wanted
@@ -86,8 +84,8 @@ impl Exceptions {
     /// Code 102 naming the rule that isn't.
     pub(super) fn check(&self, admin_chain: &str, addresses: &[IpAddr]) -> Result<(), Error> {
         for (family, addresses) in by_family(addresses) {
-            let listing = Listing::read(&programs(family)?)?;
-            let mut missing = listing.missing_jumps(admin_chain);
+            let listing = iptables::read(family, Table::Filter)?;
+            let mut missing = missing_jumps(&listing, admin_chain);
             let wanted = addresses.iter().flat_map(|address| self.rules(*address));
             missing.extend(
                 wanted
@@ -124,15 +122,6 @@ fn reference_rules(address: IpAddr) -> [Vec<String>; 2] {
     ]
 }
 
-fn words(command: &str, rule: Vec<String>) -> Vec<String> {
-    [vec![command.to_owned()], rule].concat()
-}
-
-fn comment_of(rule: &[String]) -> Option<&String> {
-    let at = rule.iter().position(|word| word == "--comment")?;
-    rule.get(at + 1)
-}
-
 /// Takes the rules of this network's attachments away that are not among the kept.
 ///
 /// # Errors
@@ -150,20 +139,10 @@ pub(super) fn keep_only(network: &str, kept: &BTreeSet<Attachment>) -> Result<()
     })
 }
 
-/// Sees whether the programs are there.
-///
-/// # Errors
-/// Code 100 when they aren't.
-pub(super) fn probe() -> Result<(), Error> {
-    [Family::Ip, Family::Ip6]
-        .into_iter()
-        .try_for_each(|family| programs(family).map(drop))
-}
-
 fn remove_where(goes: &dyn Fn(&[String]) -> bool) -> Result<(), Error> {
     let mut errors = Vec::new();
     for family in [Family::Ip, Family::Ip6] {
-        let done = change(family, |listing| {
+        let done = change(family, Table::Filter, |listing| {
             let going = listing.rules.iter().filter(|rule| goes(rule));
             going.map(|rule| words("-D", rule.clone())).collect()
         });
@@ -180,123 +159,26 @@ fn by_family(addresses: &[IpAddr]) -> Vec<(Family, Vec<IpAddr>)> {
         .collect()
 }
 
-/// Carries out the commands that follow from what there is, all or none; again where somebody
-/// else was faster.
-fn change(family: Family, commands: impl Fn(&Listing) -> Vec<Vec<String>>) -> Result<(), Error> {
-    let programs = programs(family)?;
-    let mut refused = None;
-    for _ in 0..ATTEMPTS {
-        let commands = commands(&Listing::read(&programs)?);
-        if commands.is_empty() {
-            return Ok(());
-        }
-        let mut input = Input::default();
-        input.table(Table::Filter);
-        for command in &commands {
-            input.rule(command.iter().map(String::as_str));
-        }
-        match programs.restore(&input.finish()) {
-            Err(error @ xtables::Error::Refused { .. }) => refused = Some(failed(error)),
-            other => return other.map_err(failed),
+/// The commands that make chains and the jumps to them, first of all rules there.
+fn missing_jumps(listing: &Listing, admin_chain: &str) -> Vec<Vec<String>> {
+    let mut commands = Vec::new();
+    for chain in [CHAIN, admin_chain] {
+        if !listing.chains.contains(chain) {
+            commands.push(vec!["-N".to_owned(), chain.to_owned()]);
         }
     }
-    refused.map_or(Ok(()), Err)
-}
-
-fn programs(family: Family) -> Result<Xtables, Error> {
-    Xtables::find(family).map_err(failed)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
-fn failed(error: xtables::Error) -> Error {
-    let code = match error {
-        xtables::Error::Refused { code: Some(4), .. } => Code::TRY_AGAIN,
-        _ => failure::KERNEL,
-    };
-    Error::new(code, error.to_string())
-}
-
-/// What stands in the table `filter`.
-#[derive(Debug, Default)]
-struct Listing {
-    chains: BTreeSet<String>,
-    /// The rules of all chains, word by word, less the command `-A`.
-    rules: Vec<Vec<String>>,
-}
-
-impl Listing {
-    fn read(programs: &Xtables) -> Result<Self, Error> {
-        let mut listing = Self::default();
-        programs
-            .save(Some(Table::Filter), &mut |line| listing.take(line))
-            .map_err(failed)?;
-        Ok(listing)
-    }
-
-    fn take(&mut self, line: &str) {
-        if let Some(chain) = line.strip_prefix(':') {
-            self.chains
-                .extend(chain.split(' ').next().map(str::to_owned));
-        }
-        if let Some(rule) = line.strip_prefix("-A ") {
-            self.rules.push(split(rule));
+    for (from, comment, to) in [("FORWARD", JUMP, CHAIN), (CHAIN, ADMIN_JUMP, admin_chain)] {
+        let jump = [from, "-m", "comment", "--comment", comment, "-j", to].map(str::to_owned);
+        if !listing.rules.iter().any(|rule| *rule == jump) {
+            commands.push(words("-I", jump.to_vec()));
         }
     }
-
-    /// The commands that make chains and the jumps to them, first of all rules there.
-    fn missing_jumps(&self, admin_chain: &str) -> Vec<Vec<String>> {
-        let mut commands = Vec::new();
-        for chain in [CHAIN, admin_chain] {
-            if !self.chains.contains(chain) {
-                commands.push(vec!["-N".to_owned(), chain.to_owned()]);
-            }
-        }
-        for (from, comment, to) in [("FORWARD", JUMP, CHAIN), (CHAIN, ADMIN_JUMP, admin_chain)] {
-            let jump = [from, "-m", "comment", "--comment", comment, "-j", to].map(str::to_owned);
-            if !self.rules.iter().any(|rule| *rule == jump) {
-                commands.push(words("-I", jump.to_vec()));
-            }
-        }
-        commands
-    }
-}
-
-/// The words of a listed rule; those with a space in them stand in double quotes.
-fn split(rule: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = None::<String>;
-    let mut quoted = false;
-    let mut characters = rule.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' => {
-                quoted = !quoted;
-                word.get_or_insert_default();
-            }
-            '\\' => word.get_or_insert_default().extend(characters.next()),
-            ' ' if !quoted => words.extend(word.take()),
-            other => word.get_or_insert_default().push(other),
-        }
-    }
-    words.extend(word);
-    words
+    commands
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rules_are_split_into_their_words() {
-        let rule = r#"X -m comment --comment "CNI \"x\" rules" -j Y"#;
-        let comment = r#"CNI "x" rules"#;
-        assert_eq!(
-            split(rule),
-            ["X", "-m", "comment", "--comment", comment, "-j", "Y"]
-        );
-        assert_eq!(split(r#"X "" -j"#), ["X", "", "-j"]);
-        assert!(split("").is_empty());
-    }
 
     #[test]
     fn owners_and_the_references_rules_are_told_apart() {

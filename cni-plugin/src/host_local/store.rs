@@ -291,6 +291,8 @@ fn read_plain(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 #[cfg(test)]
+mod anything;
+#[cfg(test)]
 mod reboots;
 
 #[cfg(test)]

@@ -215,6 +215,48 @@ pub(super) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        title: "portmap",
+        text: "Host ports; chained, or part of causeway-cni. They come as runtimeConfig.portMappings.",
+        keys: &[
+            key(
+                "runtimeConfig.portMappings",
+                "",
+                "a list of {hostPort, containerPort, protocol, hostIP}; tcp, udp or sctp",
+            ),
+            key(
+                "snat",
+                "true",
+                "what would not be answered by way of the node is masqueraded: from the pod itself, from localhost",
+            ),
+            key(
+                "masqAll",
+                "false",
+                "all connections by a host port are masqueraded",
+            ),
+            key(
+                "markMasqBit",
+                "",
+                "packets with this bit of their mark, 0 to 31, are masqueraded too",
+            ),
+            key(
+                "conditionsV4",
+                "",
+                "matches that IPv4 packets must meet, in the words of nft or iptables",
+            ),
+            key("conditionsV6", "", "the same for IPv6"),
+            key(
+                "backend",
+                "nftables",
+                "nftables, or iptables, where each call runs their programs; as type portmap",
+            ),
+            key(
+                "externalSetMarkChain",
+                "",
+                "a chain of iptables that marks what is to be masqueraded; asks for that backend",
+            ),
+        ],
+    },
+    Section {
         title: "bandwidth",
         text: "Limits of a pod's traffic; chained, or part of causeway-cni. Rate and burst go together.",
         keys: &[

@@ -196,6 +196,27 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_one_that_the_sources_read() {
+        let mut sources = String::new();
+        let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut folders = vec![package.join("src"), package.join("../crates/cni-types/src")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !path.ends_with("manual/keys.rs") {
+                    sources.push_str(&std::fs::read_to_string(path).unwrap());
+                }
+            }
+        }
+        for key in SECTIONS.iter().flat_map(|section| section.keys) {
+            let (_, last) = key.name.rsplit_once('.').unwrap_or(("", key.name));
+            assert!(sources.contains(&format!("\"{last}\"")), "{}", key.name);
+        }
+    }
+
+    #[test]
     fn the_page_is_made_of_known_requests() {
         let page = page();
         for line in page.lines() {

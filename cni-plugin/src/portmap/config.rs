@@ -6,6 +6,7 @@ use cni_types::{Cidr, Code, Error, Object, PortMapping, Protocol};
 use nodekit::nft::Family;
 
 use super::condition::{self, Condition};
+use super::rules::Options;
 use crate::call::Call;
 
 /// The highest bit of a packet's mark.
@@ -16,6 +17,8 @@ const HIGHEST_BIT: u64 = 31;
 pub(crate) struct Config {
     pub(super) mappings: Vec<PortMapping>,
     pub(super) settings: Settings,
+    /// Where they are in iptables instead.
+    pub(super) iptables: Option<Options>,
 }
 
 /// What all ports of a network share.
@@ -38,10 +41,17 @@ impl Config {
     /// Code 2, 6 or 7 naming the key.
     pub(crate) fn read(call: &Call) -> Result<Option<Self>, Error> {
         let object = call.config.object();
-        refuse_backend(&object)?;
-        let settings = Settings::read(&object)?;
+        let iptables = match is_iptables(call)? {
+            true => Some(options(&object)?),
+            false => None,
+        };
+        let settings = Settings::read(&object, iptables.is_none())?;
         let mappings = mappings(call)?;
-        Ok((!mappings.is_empty()).then_some(Self { mappings, settings }))
+        Ok((!mappings.is_empty()).then_some(Self {
+            mappings,
+            settings,
+            iptables,
+        }))
     }
 
     /// Those that apply to a family.
@@ -55,33 +65,68 @@ impl Config {
 }
 
 impl Settings {
-    fn read(object: &Object<'_>) -> Result<Self, Error> {
+    fn read(object: &Object<'_>, with_conditions: bool) -> Result<Self, Error> {
+        let conditions = |key, family| match with_conditions {
+            true => condition::read(object, key, family),
+            false => Ok(Vec::new()),
+        };
         let bit = object.number("markMasqBit", HIGHEST_BIT)?;
         Ok(Self {
             snat: object.boolean("snat")?.unwrap_or(true),
             masquerade_all: object.boolean("masqAll")?.unwrap_or_default(),
             mark: bit.map(|bit| 1 << bit),
-            conditions_v4: condition::read(object, "conditionsV4", Family::Ip)?,
-            conditions_v6: condition::read(object, "conditionsV6", Family::Ip6)?,
+            conditions_v4: conditions("conditionsV4", Family::Ip)?,
+            conditions_v6: conditions("conditionsV6", Family::Ip6)?,
         })
     }
 }
 
-/// The backend `iptables` is another one's: rules made by it are not ours to find again.
-fn refuse_backend(object: &Object<'_>) -> Result<(), Error> {
-    if object.filled_text("externalSetMarkChain")?.is_some() {
-        if object.get("markMasqBit").is_some() {
-            let expected = "only one of externalSetMarkChain and markMasqBit";
-            return Err(object.invalid("externalSetMarkChain", expected));
+/// Whether the ports are in iptables: asked for, or implied by a chain of theirs. The combined
+/// type has all in one place.
+///
+/// # Errors
+/// Code 2, 6 or 7 naming the key.
+pub(super) fn is_iptables(call: &Call) -> Result<bool, Error> {
+    let object = call.config.object();
+    let chain = object.filled_text("externalSetMarkChain")?;
+    if chain.is_some() && object.get("markMasqBit").is_some() {
+        let expected = "only one of externalSetMarkChain and markMasqBit";
+        return Err(object.invalid("externalSetMarkChain", expected));
+    }
+    let backend = object.filled_text("backend")?;
+    match (backend, chain) {
+        (Some("nftables"), None) | (None, None) => Ok(false),
+        (Some("iptables"), _) if call.is_combined() => {
+            Err(object.unsupported("backend", "nftables, unless in the type portmap"))
         }
-        let expected = "none: chains to jump to are of iptables, and the backend is nftables";
-        return Err(object.unsupported("externalSetMarkChain", expected));
+        (Some("iptables"), _) => Ok(true),
+        (None, Some(_)) if !call.is_combined() => Ok(true),
+        (None | Some("nftables"), Some(_)) => {
+            let expected = "none: chains to jump to are of iptables, and the backend is nftables";
+            Err(object.unsupported("externalSetMarkChain", expected))
+        }
+        (Some(_), _) => Err(object.invalid("backend", "nftables or iptables")),
     }
-    match object.filled_text("backend")? {
-        None | Some("nftables") => Ok(()),
-        Some("iptables") => Err(object.unsupported("backend", "nftables")),
-        Some(_) => Err(object.invalid("backend", "nftables")),
-    }
+}
+
+fn options(object: &Object<'_>) -> Result<Options, Error> {
+    let conditions = |key| {
+        let words = object.texts(key)?;
+        let first = words.first().map_or("-", String::as_str);
+        if first.is_empty() || first.starts_with(['-', '!']) {
+            let filled = words.into_iter().filter(|word| !word.is_empty());
+            return Ok(filled.collect());
+        }
+        let expected = "words of iptables, which is the backend";
+        Err(object.invalid(key, expected))
+    };
+    Ok(Options {
+        set_mark: object
+            .filled_text("externalSetMarkChain")?
+            .map(str::to_owned),
+        conditions_v4: conditions("conditionsV4")?,
+        conditions_v6: conditions("conditionsV6")?,
+    })
 }
 
 /// The runtime's ports. A host port of 0 asks for none.

@@ -186,6 +186,7 @@ fn be_gateway(
             Err(error) if error.errno() == Some(Errno::EEXIST) => {}
             other => other.map_err(failure::kernel)?,
         }
+        pod::await_own(route, gateway)?;
         // In place of the route to a pod that had the address and whose pair is still there.
         let to_pod = Route {
             link: Some(link.index),

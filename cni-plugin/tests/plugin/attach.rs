@@ -55,13 +55,24 @@ fn ipv6_is_usable_at_once() {
     let config = node.config(&["fd01::/64"], &json!({}));
     let pod = Pod::new("a");
     node.call("ADD", &pod, &config).result();
-    // The bridge's own link-local address counts, too: by it the node looks for the pod.
+    // The bridge's own link-local address counts, too: by it the node looks for the pod. The kernel
+    // makes those of links without looking for others, a moment later.
     let bridge = link(&node.netns, "br0").unwrap().index;
-    for (netns, index) in [(&pod.netns, None), (&node.netns, Some(bridge))] {
-        let list = || Handle::open().unwrap().addresses(index).unwrap();
-        let addresses = netns.run(list).unwrap();
-        assert!(addresses.iter().any(|address| address.nodad));
-        assert!(!addresses.iter().any(|a| a.tentative), "{addresses:?}");
+    for (netns, name, index) in [
+        (&pod.netns, "eth0", None),
+        (&node.netns, "br0", Some(bridge)),
+    ] {
+        let look = || {
+            let addresses = Handle::open().unwrap().addresses(index).unwrap();
+            let key = sysctl::Key::ipv6_conf(name, "accept_dad").unwrap();
+            (addresses, sysctl::read(&key).unwrap())
+        };
+        let (addresses, looks_for_others) = netns.run(look).unwrap();
+        let mut given = addresses
+            .iter()
+            .filter(|address| u8::from(address.scope) == 0);
+        assert!(given.all(|a| a.nodad && !a.tentative), "{addresses:?}");
+        assert_eq!(looks_for_others, "0", "{name}");
     }
 }
 

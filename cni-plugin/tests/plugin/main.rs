@@ -26,11 +26,15 @@ mod node;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]
+mod pains;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
 mod ptp;
+#[cfg(test)]
+mod races;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::node::{Node, Pod, address, link};
 
 /// Runs `work` for every pod, so many at a time.
-fn at_once(pods: &[Pod], concurrency: usize, work: impl Fn(&Pod) + Sync) {
+pub(crate) fn at_once(pods: &[Pod], concurrency: usize, work: impl Fn(&Pod) + Sync) {
     let next = Mutex::new(pods.iter());
     thread::scope(|scope| {
         for _ in 0..concurrency {

@@ -3,6 +3,7 @@
 mod bed;
 mod claims;
 mod life;
+mod rules;
 
 use std::net::IpAddr;
 

@@ -60,8 +60,8 @@ pub(crate) struct Traced {
 
 impl Traced {
     /// Counts a call, and says whether it changes something.
-    fn note(&mut self, call: &Call) -> bool {
-        let changes = call.is_change();
+    fn note(&mut self, call: &Call, thread: Pid) -> bool {
+        let changes = call.is_change(thread);
         self.changes += usize::from(changes);
         self.lookups += usize::from(LOOKUPS.contains(&call.number));
         changes
@@ -115,7 +115,7 @@ fn watch(pid: Pid, kill_after: Option<usize>) -> Traced {
                     let call = Call::of(thread);
                     // How much of its start is seen differs from time to time.
                     reading |= call.number == libc::SYS_read && call.first == 0;
-                    if reading && traced.note(&call) && Some(traced.changes) == kill_after {
+                    if reading && traced.note(&call, thread) && Some(traced.changes) == kill_after {
                         kill(pid, Signal::SIGKILL).unwrap();
                     }
                 }
@@ -139,6 +139,7 @@ fn is_left(thread: Pid) -> bool {
 struct Call {
     number: libc::c_long,
     first: u64,
+    second: u64,
     third: libc::c_long,
 }
 
@@ -149,6 +150,7 @@ impl Call {
         Self {
             number: registers.orig_rax.cast_signed(),
             first: registers.rdi,
+            second: registers.rsi,
             third: registers.rdx.cast_signed(),
         }
     }
@@ -159,12 +161,28 @@ impl Call {
         Self {
             number: registers.regs[8].cast_signed(),
             first: registers.regs[0],
+            second: registers.regs[1],
             third: registers.regs[2].cast_signed(),
         }
     }
 
-    fn is_change(&self) -> bool {
+    fn is_change(&self, thread: Pid) -> bool {
+        if self.number == libc::SYS_sendto && self.asks(thread) {
+            return false;
+        }
         let makes = self.number == libc::SYS_openat && self.third & i64::from(libc::O_CREAT) != 0;
         makes || CHANGES.contains(&self.number) || OLD_CHANGES.contains(&self.number)
+    }
+
+    /// Whether it sends a netlink message that only asks: RTM_GET* (linux/rtnetlink.h: every
+    /// fourth number) or NFT_MSG_GET* (linux/netfilter/nf_tables.h) up to NFT_MSG_GETGEN.
+    fn asks(&self, thread: Pid) -> bool {
+        let header = ptrace::read(thread, self.second as ptrace::AddressType).unwrap();
+        let [_, _, _, _, number, subsystem, _, _] = header.to_ne_bytes();
+        match i32::from(subsystem) {
+            0 => number % 4 == 2,
+            libc::NFNL_SUBSYS_NFTABLES => number <= 16 && number % 3 == 1,
+            _ => false,
+        }
     }
 }

@@ -37,6 +37,20 @@ fn a_panic_inside_is_an_error_with_its_text() {
 }
 
 #[test]
+fn a_visit_ends_where_it_began_also_by_a_panic_and_inside_another() {
+    let here = || NetNs::current_identity().unwrap();
+    let before = here();
+    let (outer, inner) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
+    let seen = outer.visit(|| [here(), inner.visit(here).unwrap(), here()]);
+    let [outside, inside] = [&outer, &inner].map(NetNs::identity);
+    assert_eq!(seen.unwrap(), [outside, inside, outside]);
+    assert_eq!(here(), before);
+    let panicked = std::panic::catch_unwind(|| outer.visit(|| panic!("inside")));
+    assert!(panicked.is_err());
+    assert_eq!(here(), before);
+}
+
+#[test]
 fn a_worker_keeps_its_namespace_and_survives_a_panic() {
     let netns = NetNs::anonymous().unwrap();
     let worker = Worker::start(&netns).unwrap();

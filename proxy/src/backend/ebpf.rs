@@ -146,7 +146,10 @@ impl EbpfBackend {
         let own: BTreeSet<_> = own
             .flat_map(|one| one.node_port_addresses.iter().copied())
             .collect();
-        let here = self.settings.values().filter(|one| one.localhost_node_ports);
+        let here = self
+            .settings
+            .values()
+            .filter(|one| one.localhost_node_ports);
         let loopback = here.map(|one| match one.family {
             Family::V4 => Ipv4Addr::LOCALHOST.into(),
             Family::V6 => Ipv6Addr::LOCALHOST.into(),

@@ -7,9 +7,11 @@ mod read;
 mod rules;
 mod run;
 mod table;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use lb_model::{Family, Model, ServiceName};
 use lb_plan::nftables::{Settings, TABLE, probe, skeleton};
@@ -18,6 +20,7 @@ use nodekit::nft::{Batch, Error, NftSocket};
 use super::conntrack::Flows;
 use super::{BackendError, PassReport};
 use table::FamilyTable;
+use watch::Watch;
 
 /// The name of the table that is made and removed within one transaction to see what the kernel can
 /// do.
@@ -30,6 +33,7 @@ pub struct NftablesBackend {
     socket: Connection,
     tables: Vec<FamilyTable>,
     flows: Flows,
+    watch: Watch,
 }
 
 impl NftablesBackend {
@@ -72,6 +76,7 @@ impl NftablesBackend {
             socket,
             tables: settings.into_iter().map(FamilyTable::new).collect(),
             flows: Flows::open()?,
+            watch: Watch::default(),
         })
     }
 
@@ -83,6 +88,8 @@ impl NftablesBackend {
     /// Never fails as a whole: see [`PassReport::complete`].
     pub fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
         let mut report = PassReport::default();
+        let before = self.generation();
+        let mut commits = 0;
         for table in &mut self.tables {
             let family = table.settings.family;
             let outcome = match self.socket.get() {
@@ -92,9 +99,12 @@ impl NftablesBackend {
             if outcome.broken {
                 self.socket.close();
             }
+            commits += outcome.commits;
             self.flows.touch(family, outcome.report.full, outcome.udp);
             report.families.insert(family, outcome.report);
         }
+        let after = self.generation();
+        self.watch.passed(before, commits, after);
         let tables = self.tables.iter();
         let node_ports = tables.filter_map(|table| {
             let addresses = table.applied()?.node_port_addresses();
@@ -119,18 +129,33 @@ impl NftablesBackend {
         }
     }
 
-    /// Looks whether our tables are still there and still ours; if not, the next
-    /// [`NftablesBackend::sync`] looks at everything. Cheap: to be called from time to time. Gives
-    /// whether a sync is needed.
+    /// Looks whether our tables still hold what they should; if not, the next
+    /// [`NftablesBackend::sync`] looks at everything. To be called from time to time: costs next to
+    /// nothing unless somebody else changed something in this network namespace, and then, at most
+    /// [`watch::SHARE`]th of the time, a full reading. Gives whether a sync is needed.
     ///
     /// # Errors
     /// [`BackendError::Nft`].
     pub fn check(&mut self) -> Result<bool, BackendError> {
-        let mut needed = false;
-        for table in &mut self.tables {
-            needed |= table.check(self.socket.get()?)?;
+        let generation = self.socket.get()?.generation()?;
+        if self.watch.knows(generation) {
+            return Ok(false);
         }
-        Ok(needed)
+        let elements = self.watch.may_read();
+        let started = Instant::now();
+        let mut intact = true;
+        for table in &mut self.tables {
+            intact &= table.check(self.socket.get()?, elements)?;
+        }
+        if elements {
+            self.watch.read(started, generation, intact);
+        }
+        Ok(!intact)
+    }
+
+    /// The rule set's generation; `None` where the kernel does not tell.
+    fn generation(&mut self) -> Option<u32> {
+        self.socket.get().ok()?.generation().ok()
     }
 
     /// Removes the tables of both families, if they are there (`--cleanup`).

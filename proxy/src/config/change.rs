@@ -9,6 +9,8 @@ impl Settings {
     pub fn restart_fields(&self, new: &Self, mode: Mode) -> Vec<&'static str> {
         // Decisions are made with it, so the model would have to be filled anew.
         let masquerade_all = self.section(mode).masquerade_all;
+        let current = new.modes.iter().position(|one| *one == mode);
+        let possible = &new.modes[..current.map_or(new.modes.len(), |at| at + 1)];
         let differs = |one: &Mode| new.section(*one).masquerade_all != masquerade_all;
         let fields = [
             ("hostnameOverride", self.node_name != new.node_name),
@@ -17,7 +19,7 @@ impl Settings {
                 "detectLocalMode, detectLocal, clusterCIDR",
                 self.detect_local != new.detect_local,
             ),
-            ("masqueradeAll", new.modes.iter().any(differs)),
+            ("masqueradeAll", possible.iter().any(differs)),
             ("healthzBindAddress", self.healthz != new.healthz),
             ("metricsBindAddress", self.metrics != new.metrics),
             (

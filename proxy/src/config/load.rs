@@ -1,5 +1,6 @@
 //! File and flags together, at the start and whenever the file changes.
 
+use lb_model::DetectLocal;
 use serde_json::Value;
 
 use super::said::KubeProxyConfiguration;
@@ -62,6 +63,13 @@ pub fn load(text: Option<&str>, flags: &Flags, host_name: &str) -> Result<Loaded
     warnings.extend(gate_warnings(&said));
     let mut settings = Settings::understand(&said, flags.master.clone(), host_name)?;
     settings.ebpf = flags.ebpf();
+    if settings.detect_local == DetectLocal::None {
+        warnings.push(
+            "detectLocalMode ClusterCIDR without clusterCIDR: no source counts as a pod's, so \
+             traffic to ClusterIPs from outside the cluster is not masqueraded"
+                .to_owned(),
+        );
+    }
     Ok(Loaded {
         settings,
         config: said.with_defaults().to_json()?,

@@ -51,7 +51,7 @@ pub fn metrics_pages(metrics: Metrics, health: Arc<Health>, status: Arc<Status>)
         "/proxyMode" => Some(page(PLAIN, status.mode().to_string())),
         "/configz" => Some(page("application/json", status.configz())),
         "/flagz" => Some(page(PLAIN, status.flagz())),
-        "/statusz" => Some(page(PLAIN, status.statusz())),
+        "/statusz" => Some(page(PLAIN, status.statusz(&health.last_updated()))),
         "/healthz" => Some(page(PLAIN, "ok".to_owned())),
         _ => None,
     })

@@ -1,5 +1,6 @@
 //! A small HTTP server: GET and HEAD, no bodies read, everything bounded.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -14,20 +15,20 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::pages::Pages;
 
 /// How long until an address that could not be bound is tried again.
-pub(super) const BIND_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const BIND_AGAIN: Duration = Duration::from_secs(1);
 /// Who sends no request within this is hung up on.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// Who takes no answer within this is hung up on, too: no connection lives longer.
 const CONNECTION_ENDS: Duration = Duration::from_secs(300);
 /// Headers of a request, in bytes; more is answered with 431.
 const MOST_HEADERS: usize = 16 * 1024;
-/// Connections at once; more wait in the backlog.
+/// Connections at once. One more, and the oldest is hung up on: who asks something is answered in
+/// a moment, who only holds a connection is not.
 const MOST_CONNECTIONS: usize = 32;
 const BACKLOG: i32 = 128;
 
@@ -51,6 +52,7 @@ pub async fn serve(
     hard_fail: bool,
     pages: Pages,
 ) -> Result<Infallible, BindError> {
+    let mut said = false;
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
@@ -62,11 +64,16 @@ pub async fn serve(
                 });
             }
             Err(error) => {
-                tracing::warn!(field, %address, %error, "cannot listen; trying again");
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(field, %address, %error, "cannot listen; trying again");
+                }
                 tokio::time::sleep(BIND_AGAIN).await;
             }
         }
     };
+    if said {
+        tracing::info!(field, %address, "listening now");
+    }
     Ok(accept(&listener, &pages).await)
 }
 
@@ -88,22 +95,25 @@ pub(super) fn listen_in_one_family(address: SocketAddr) -> io::Result<TcpListene
 
 /// Answers whoever connects, for ever; dropped, it ends all connections.
 pub(super) async fn accept(listener: &TcpListener, pages: &Pages) -> Infallible {
-    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        // Never closed, so there is always a permit some day.
-        let permit = Arc::clone(&permits).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
+                while connections.try_join_next().is_some() {}
+                open.retain(|connection| !connection.is_finished());
+                if open.len() >= MOST_CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
                 let pages = Arc::clone(pages);
-                connections.spawn(async move {
-                    let talk = tokio::time::timeout(CONNECTION_ENDS, talk(stream, &pages));
-                    if talk.await.is_err() {
+                let talk = async move { talk(stream, &pages).await };
+                open.push_back(connections.spawn(async move {
+                    if tokio::time::timeout(CONNECTION_ENDS, talk).await.is_err() {
                         tracing::debug!("a connection lasted too long");
                     }
-                    drop(permit);
-                });
+                }));
             }
             Err(error) => {
                 tracing::debug!(%error, "a connection was not accepted");

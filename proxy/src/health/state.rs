@@ -90,6 +90,15 @@ impl Health {
         self.lock().families.insert(family, now);
     }
 
+    /// When everything about each family was last in the kernel.
+    pub fn last_updated(&self) -> BTreeMap<Family, Timestamp> {
+        let inner = self.lock();
+        let programmed = inner.families.iter();
+        programmed
+            .filter_map(|(family, state)| Some((*family, state.last_updated?)))
+            .collect()
+    }
+
     /// Whether load balancers should use this node: it exists, and nobody is deleting it.
     pub fn set_node_eligible(&self, eligible: bool) {
         self.lock().node_eligible = eligible;

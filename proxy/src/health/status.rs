@@ -143,15 +143,16 @@ impl Status {
         text
     }
 
-    /// How things are, for people.
-    pub fn statusz(&self) -> String {
+    /// How things are, for people. `updated`: when everything about each family was last in the
+    /// kernel.
+    pub fn statusz(&self, updated: &BTreeMap<Family, Timestamp>) -> String {
         let mut text = format!("\ncauseway-proxy statusz\n{WARNING}\n");
         // Writing to a string cannot fail.
-        let _ = self.write(&mut text);
+        let _ = self.write(updated, &mut text);
         text
     }
 
-    fn write(&self, out: &mut String) -> fmt::Result {
+    fn write(&self, updated: &BTreeMap<Family, Timestamp>, out: &mut String) -> fmt::Result {
         let inner = self.lock();
         let families: Vec<_> = inner.families.iter().copied().map(family_name).collect();
         let up = Timestamp::now().duration_since(self.started).as_secs();
@@ -160,6 +161,9 @@ impl Status {
         writeln!(out, "Binary version: {}", env!("CARGO_PKG_VERSION"))?;
         writeln!(out, "Node: {}", self.node_name)?;
         writeln!(out, "Mode: {} ({})", inner.mode, families.join(", "))?;
+        for (family, at) in updated {
+            writeln!(out, "Last in the kernel, {}: {at}", family_name(*family))?;
+        }
         if let Some(what) = inner.waits_for {
             writeln!(out, "Waiting for: {what}")?;
         }

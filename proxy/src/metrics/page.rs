@@ -191,7 +191,7 @@ impl Metrics {
             self.retries.clone(),
         );
         r.register(
-            "tables_replaced",
+            "drift_repaired",
             "Times that our tables were gone or changed by somebody else",
             self.drift.clone(),
         );

@@ -17,7 +17,7 @@ pub trait Kernel: fmt::Debug {
     /// # Errors
     /// None is.
     fn open(&mut self, modes: &[Mode], settings: &Settings) -> Result<Opened, OpenError>;
-    /// Removes what the other ones than `kept` have in the kernel.
+    /// Removes what the other ones than `kept`, and a kube-proxy before us, have in the kernel.
     fn clear_others(&mut self, kept: Mode);
 }
 
@@ -57,6 +57,13 @@ impl Kernel for HostKernel {
         self.wait();
         let ebpf = self.ebpf.clone();
         let clear = move || {
+            match backend::remove_kube_proxy() {
+                Ok(families) if families.is_empty() => {}
+                Ok(families) => {
+                    tracing::info!(?families, "removed the tables that kube-proxy left");
+                }
+                Err(error) => tracing::warn!(%error, "what kube-proxy left is not all removed"),
+            }
             for mode in Mode::ALL.into_iter().filter(|mode| !kept.uses(*mode)) {
                 if let Err(error) = backend::cleanup(mode, &ebpf) {
                     tracing::warn!(%mode, %error, "what this data plane left is not all removed");

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use causeway_proxy::config::Mode;
+use k8s_openapi::jiff::Timestamp;
 use lb_model::Complaint;
 use lb_model::said::{Event, Node, Service, ServicePort};
 
@@ -97,16 +98,11 @@ fn with_node_cidr_the_first_pass_waits_for_the_pod_cidrs() {
     }
     scene.syncer.act(Instant::now() + Duration::from_secs(60));
     assert_eq!(scene.passes(), 0);
-    assert!(
-        scene
-            .status
-            .statusz()
-            .contains("Waiting for: spec.podCIDRs")
-    );
+    assert!(scene.statusz().contains("Waiting for: spec.podCIDRs"));
     scene.hear(Event::Node(node("10.244.1.0/24")));
     scene.syncer.act(Instant::now());
     assert_eq!(scene.passes(), 1);
-    assert!(!scene.status.statusz().contains("Waiting"));
+    assert!(!scene.statusz().contains("Waiting"));
 }
 
 fn complaint(object: &str) -> Complaint {
@@ -138,11 +134,7 @@ fn an_object_that_cannot_be_used_is_named_until_it_is_mended_or_gone() {
         page()
     );
     let line = r#"  Service default/worse: spec.ports: "http"; accepted: ports"#;
-    assert!(
-        scene.status.statusz().contains(line),
-        "{}",
-        scene.status.statusz()
-    );
+    assert!(scene.statusz().contains(line), "{}", scene.statusz());
 
     scene.hear(service("bad", "10.96.0.9"));
     scene.hear(Event::ServiceGone {
@@ -206,4 +198,22 @@ fn policy_local_without_local_endpoints_is_counted_and_the_balancer_told() {
     let page = scene.metrics.encode(Mode::Nftables).unwrap();
     let series = r#"no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 0"#;
     assert!(page.contains(series), "{page}");
+}
+
+#[test]
+fn the_way_from_a_change_to_the_kernel_is_measured_in_the_family_of_its_slice() {
+    let mut scene = Scene::started("");
+    let Event::Slice(mut changed) = slice("web", 8081) else {
+        panic!("no slice");
+    };
+    let soon = std::time::SystemTime::now() + Duration::from_secs(1);
+    changed.trigger_time = Some(Timestamp::try_from(soon).unwrap().to_string());
+    scene.hear(Event::Slice(changed));
+    scene.syncer.act(Instant::now() + Duration::from_secs(1));
+    let page = scene.metrics.encode(Mode::Nftables).unwrap();
+    for (family, count) in [("IPv4", 1), ("IPv6", 0)] {
+        let name = "kubeproxy_network_programming_duration_seconds_count";
+        let series = format!("{name}{{ip_family=\"{family}\"}} {count}\n");
+        assert!(page.contains(&series), "{page}");
+    }
 }

@@ -146,6 +146,6 @@ fn drift_is_put_right_within_one_period() {
             .metrics
             .encode(Mode::Nftables)
             .unwrap()
-            .contains("causeway_tables_replaced_total 1")
+            .contains("causeway_drift_repaired_total 1")
     );
 }

@@ -142,6 +142,10 @@ impl Scene {
         scene
     }
 
+    pub(crate) fn statusz(&self) -> String {
+        self.status.statusz(&self.health.last_updated())
+    }
+
     pub(crate) fn passes(&self) -> usize {
         self.plane.0.borrow().passes.len()
     }

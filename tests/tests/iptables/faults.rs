@@ -1,7 +1,7 @@
 //! Programs that refuse, and a proxy that is killed between any two runs of them.
 
 use causeway_tests::packet_bed::Bed;
-use lb_model::Family;
+use lb_model::{Family, ServiceName};
 use nodekit::Errno;
 use nodekit::faulty::Faults;
 
@@ -94,7 +94,7 @@ fn a_service_that_is_refused_waits_alone() {
             let mut proxy = Proxy::start_faulty(bed, &world, variant, &faults);
             let report = proxy.try_sync(&mut world);
             for (family, report) in &report.families {
-                let failed: Vec<&str> = report.failed.keys().map(|name| name.as_str()).collect();
+                let failed: Vec<&str> = report.failed.keys().map(ServiceName::as_str).collect();
                 assert_eq!(failed, ["default/s2"]);
                 assert!(report.leftovers.is_none(), "{report:?}");
                 assert_eq!(pod(bed, *family, 1), Some(1));

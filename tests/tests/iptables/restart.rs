@@ -84,6 +84,10 @@ fn cleanup_takes_our_chains_and_no_others() {
     each_variant(|bed, variant| {
         let mut world = world(bed);
         Proxy::start(bed, &world, variant).sync(&mut world);
+        // Word for word what kube-proxy would look for, and remove.
+        let jump = "-A FORWARD -m conntrack --ctstate NEW -m comment --comment \"kubernetes service \
+                    portals\" -j KUBE-SERVICES";
+        assert!(rules(bed, variant).contains(&format!("Ip {jump}")));
         iptables(bed, variant, "-t nat -N OTHERS");
         iptables(bed, variant, "-t nat -A OTHERS -j KUBE-MARK-MASQ");
         iptables(bed, variant, "-t mangle -N KUBE-KUBELET-CANARY");

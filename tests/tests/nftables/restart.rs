@@ -10,7 +10,7 @@ use crate::world::{Proxy, World, at, node_port, node_port_service, service};
 use causeway_tests::packet_bed::{Bed, ask};
 
 /// `nft` with these words on the node.
-fn nft(bed: &Bed, words: &str) -> String {
+pub(crate) fn nft(bed: &Bed, words: &str) -> String {
     let run = || Command::new("nft").args(words.split(' ')).output();
     let output = bed.node.netns.run(run).unwrap().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -19,7 +19,7 @@ fn nft(bed: &Bed, words: &str) -> String {
 }
 
 /// Three Services, one of them with all that there is.
-fn world(bed: &Bed) -> World {
+pub(crate) fn world(bed: &Bed) -> World {
     let mut world = World::empty();
     let mut third = node_port_service(3);
     third.client_ip_affinity = true;
@@ -107,54 +107,6 @@ fn other_settings_replace_the_table_at_once() {
     assert_eq!(bed.client.tcp(at(Family::V4, 1)).unwrap().pod, 3);
     assert!(bed.client.tcp(at(Family::V4, 2)).is_err());
     assert!(ask(&mut stream).is_ok());
-}
-
-#[test]
-fn a_table_that_somebody_damaged_is_made_anew() {
-    let bed = Bed::new();
-    let mut world = world(&bed);
-    let mut proxy = Proxy::start(&bed, &world);
-    proxy.sync(&mut world);
-    assert!(
-        !bed.node
-            .netns
-            .run(|| proxy.backend.check())
-            .unwrap()
-            .unwrap()
-    );
-    for damage in [
-        "flush ruleset",
-        "flush table ip causeway",
-        "delete table ip6 causeway",
-    ] {
-        nft(&bed, damage);
-        assert!(
-            bed.node
-                .netns
-                .run(|| proxy.backend.check())
-                .unwrap()
-                .unwrap(),
-            "{damage}"
-        );
-        proxy.sync(&mut world);
-        assert!(
-            !bed.node
-                .netns
-                .run(|| proxy.backend.check())
-                .unwrap()
-                .unwrap()
-        );
-        for family in Family::ALL {
-            assert!(bed.client.tcp(at(family, 1)).is_ok(), "{damage}");
-        }
-    }
-    // Found out by the change that needs what is gone, and made good within the same pass.
-    nft(&bed, "flush ruleset");
-    world.endpoints(&bed, &service(1), &[3]);
-    let report = proxy.sync(&mut world);
-    assert!(report.families.values().all(|family| family.full));
-    assert_eq!(bed.client.tcp(at(Family::V6, 1)).unwrap().pod, 3);
-    assert!(bed.client.tcp(node_port(&bed, Family::V4, 2)).is_ok());
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, answer, wait_for, wait_until};
-use nodekit::nft::{Family, NftSocket};
+use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, answer, get, wait_for, wait_until};
+use nodekit::nft::{Batch, Family, NftSocket, Table};
+use nodekit::xtables::{self, Variant, Xtables};
 
 use super::{PATIENCE, put};
 
@@ -137,6 +138,66 @@ fn nothing_is_touched_before_the_api_server_answered() {
             .log()
             .unwrap()
             .contains("the API server can be watched again")
+    })
+    .unwrap();
+}
+
+fn iptables() -> Xtables {
+    Xtables::of(xtables::Family::Ip, Variant::Nft).unwrap()
+}
+
+#[test]
+fn what_a_kube_proxy_before_us_left_goes_after_the_first_pass() {
+    let bed = Bed::new().unwrap();
+    let web = put(&bed, "web", 0, 2, PORTS[0]);
+    let make = || {
+        let mut socket = NftSocket::open().unwrap();
+        for family in [Family::Ip, Family::Ip6] {
+            for name in ["kube-proxy", "kube-proxy-of-somebody"] {
+                let mut batch = Batch::new(family, name);
+                batch.add_table(0, &Table::default());
+                socket.commit(&batch).unwrap();
+            }
+        }
+        let input = "*nat\n:KUBE-SERVICES - [0:0]\n:SOMEBODY - [0:0]\nCOMMIT\n";
+        iptables().restore(input).unwrap();
+    };
+    bed.netns.run(make).unwrap();
+    let _proxy = bed.proxy(&[]).unwrap();
+    wait_for(&bed.netns, web, PORTS[0], PATIENCE).unwrap();
+    let mut ours_and_others = ["causeway", "kube-proxy-of-somebody"].repeat(2);
+    ours_and_others.sort_unstable();
+    wait_until("end of its tables", PATIENCE, || {
+        let mut tables = tables(&bed);
+        tables.retain(|name| name != "nat");
+        tables.sort_unstable();
+        let chains = || iptables().chains(xtables::Table::Nat).unwrap();
+        let chains = bed.netns.run(chains).unwrap();
+        assert!(chains.contains(&"SOMEBODY".to_owned()), "{chains:?}");
+        tables == ours_and_others && !chains.contains(&"KUBE-SERVICES".to_owned())
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_address_that_is_taken_ends_the_daemon_where_that_is_asked_for() {
+    let bed = Bed::new().unwrap();
+    let address: std::net::SocketAddr = ([127, 0, 0, 1], 10249).into();
+    let taken = bed.netns.run(|| std::net::TcpListener::bind(address));
+    let taken = taken.unwrap().unwrap();
+    let mut proxy = bed.proxy(&["--bind-address-hard-fail"]).unwrap();
+    assert_eq!(proxy.wait(PATIENCE).unwrap().code(), Some(1));
+    let log = proxy.log().unwrap();
+    assert!(log.contains("metricsBindAddress 127.0.0.1:10249"), "{log}");
+
+    let proxy = bed.proxy(&[]).unwrap();
+    wait_until("complaint", PATIENCE, || {
+        proxy.log().unwrap().contains("cannot listen")
+    })
+    .unwrap();
+    drop(taken);
+    wait_until("another try", PATIENCE, || {
+        get(&bed.netns, address, "/healthz").is_ok()
     })
     .unwrap();
 }

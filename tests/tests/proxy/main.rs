@@ -6,9 +6,13 @@
 )]
 
 mod api_server;
+mod check_ports;
+mod host;
 mod lifecycle;
+mod node;
 mod objects;
 mod pages;
+mod reload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

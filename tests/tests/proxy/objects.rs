@@ -1,7 +1,7 @@
 //! Objects that no API server should hold, among good ones.
 
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
-use causeway_tests::proxy_bed::{Bed, PORTS, wait_for, wait_until};
+use causeway_tests::proxy_bed::{Bed, PORTS, get, wait_for, wait_until};
 use netns_lab::apiserver::Resource;
 use serde_json::json;
 
@@ -47,6 +47,12 @@ fn bad_objects_are_named_and_the_others_work() {
         wait_until(named, PATIENCE, || proxy.log().unwrap().contains(named))
             .unwrap_or_else(|error| panic!("{error}: {}", proxy.log().unwrap()));
     }
+    let metrics = ([127, 0, 0, 1], 10249).into();
+    let page = |path: &str| get(&bed.netns, metrics, path).unwrap().2;
+    let named = "causeway_object_unusable_fields{object=\"Service default/words\"} 1";
+    assert!(page("/metrics").contains(named), "{}", page("/metrics"));
+    let line = "  Service default/words: spec.ports: \"\\\"http\\\"\"";
+    assert!(page("/statusz").contains(line), "{}", page("/statusz"));
     // A watch event of the same kind stops the watch as little as a list.
     let mut later = service("later", cluster_ip(4));
     later["spec"]["ports"] = json!([{"port": "eighty"}]);

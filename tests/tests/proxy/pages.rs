@@ -1,6 +1,7 @@
 //! What the daemon tells about itself.
 
-use std::net::SocketAddr;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
 
 use causeway_tests::proxy_bed::{Bed, NODE_NAME, PORTS, get, objects, wait_for, wait_until};
 use netns_lab::apiserver::{Deletion, Resource};
@@ -164,4 +165,37 @@ fn one_endpoint_costs_a_handful_of_operations_however_many_services_there_are() 
     put(&bed, "web", 0, 1, PORTS[1]);
     wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
     wait_until("a pass of a few operations", PATIENCE, || operations() <= 4).unwrap();
+}
+
+#[test]
+fn idle_and_boundless_clients_keep_nobody_waiting() {
+    let bed = Bed::new().unwrap();
+    let _proxy = bed.proxy(&[]).unwrap();
+    wait_until("an answer", PATIENCE, || {
+        get(&bed.netns, healthz(), "/livez").is_ok()
+    })
+    .unwrap();
+    let idle: Vec<TcpStream> = bed
+        .netns
+        .run(|| {
+            let connect = || TcpStream::connect(healthz()).unwrap();
+            std::iter::repeat_with(connect).take(100).collect()
+        })
+        .unwrap();
+    assert!(
+        get(&bed.netns, healthz(), "/livez")
+            .unwrap()
+            .0
+            .contains("200")
+    );
+    // The oldest were hung up on.
+    let mut oldest = &idle[0];
+    oldest.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(oldest.read(&mut [0]).unwrap(), 0);
+    let long = format!("/livez?{}", "x".repeat(100_000));
+    let (status, ..) = get(&bed.netns, healthz(), &long).unwrap();
+    assert!(
+        status.contains(" 431 ") || status.contains(" 414 "),
+        "{status}"
+    );
 }

@@ -34,11 +34,11 @@ const TRIES: usize = 12;
 /// Connections at most, for each endpoint that must answer sooner or later.
 const TRIES_EACH: usize = 60;
 
-/// Beds that no test uses at the moment, as empty as they were made.
-static BEDS: Mutex<Vec<Bed>> = Mutex::new(Vec::new());
+/// Beds that no test uses at the moment, each of one data plane: the empty chains of iptables stay.
+static BEDS: Mutex<Vec<(Plane, Bed)>> = Mutex::new(Vec::new());
 
 /// A data plane that is put to the test.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plane {
     Nftables,
     Iptables(Variant),
@@ -74,7 +74,12 @@ impl Plane {
 
 /// Runs scenario `name` on `plane`.
 pub(crate) fn send(name: &str, plane: Plane) {
-    let free = BEDS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let beds = || BEDS.lock().unwrap_or_else(PoisonError::into_inner);
+    let free = {
+        let mut beds = beds();
+        let found = beds.iter().position(|(of, _)| *of == plane);
+        found.map(|found| beds.swap_remove(found).1)
+    };
     let bed = free.unwrap_or_else(Bed::new);
     // A data plane belongs to one thread, which is the node's here.
     let done = bed.node.netns.run(|| {
@@ -82,9 +87,7 @@ pub(crate) fn send(name: &str, plane: Plane) {
         Run::new(name, plane, &bed, cell.as_ref()).all();
     });
     done.unwrap_or_else(|error| panic!("{name}, {plane:?}: {error}"));
-    BEDS.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(bed);
+    beds().push((plane, bed));
 }
 
 /// A scenario under way.

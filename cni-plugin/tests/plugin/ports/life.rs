@@ -146,7 +146,7 @@ fn the_role_bridge_leaves_ports_to_the_role_portmap() {
 }
 
 /// The configuration of the role `portmap`, chained.
-fn chained(result: &Value, more: &Value) -> Value {
+pub(super) fn chained(result: &Value, more: &Value) -> Value {
     let mut config = json!({
         "cniVersion": result["cniVersion"], "name": "net", "type": "portmap",
         "capabilities": {"portMappings": true}, "prevResult": result,

@@ -20,8 +20,8 @@ impl NetNs {
     pub fn cookie() -> Result<u64, Error> {
         let failed = |step| move |errno| Error::Call { step, errno };
         let (family, kind) = (AddressFamily::Unix, SockType::Datagram);
-        let any = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(failed("open a socket"))?;
+        let any =
+            socket(family, kind, SockFlag::SOCK_CLOEXEC, None).map_err(failed("open a socket"))?;
         let mut cookie = 0_u64;
         let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).unwrap_or_default();
         // SAFETY: the kernel writes at most `length` bytes, which is the size of `cookie`.

@@ -7,8 +7,9 @@ use super::error::Error;
 use super::kernel::{
     CHAIN_HANDLE, CHAIN_HOOK, CHAIN_NAME, CHAIN_USE, CHAIN_USERDATA, ELEMENTS_LIST, ELEMENTS_SET,
     GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, GET_TABLE, IN_TABLE, LIST_ELEMENT, RULE_CHAIN,
-    RULE_HANDLE, RULE_USERDATA, SET_DATA_LEN, SET_DATA_TYPE, SET_FLAGS, SET_HANDLE, SET_KEY_LEN,
-    SET_KEY_TYPE, SET_NAME, SET_USERDATA, TABLE_HANDLE, TABLE_NAME, TABLE_USERDATA, generic_header,
+    RULE_EXPRESSIONS, RULE_HANDLE, RULE_USERDATA, SET_DATA_LEN, SET_DATA_TYPE, SET_FLAGS,
+    SET_HANDLE, SET_KEY_LEN, SET_KEY_TYPE, SET_NAME, SET_USERDATA, TABLE_HANDLE, TABLE_NAME,
+    TABLE_USERDATA, generic_header,
 };
 use super::object::Family;
 use super::set::Element;
@@ -59,6 +60,9 @@ pub struct RuleInfo {
     pub handle: u64,
     /// Its comment.
     pub comment: Option<String>,
+    /// Its expressions as the kernel writes them: two rules that do the same have the same, except
+    /// that expressions with a state (counters, limits) write that, too.
+    pub expressions: Vec<u8>,
 }
 
 /// A set or map as the kernel has it.
@@ -324,9 +328,11 @@ fn read_rule(message: &Message<'_>) -> Option<RuleInfo> {
         chain: String::new(),
         handle: 0,
         comment: None,
+        expressions: Vec::new(),
     };
     for attr in body(message) {
         match attr.kind {
+            RULE_EXPRESSIONS => rule.expressions = attr.payload.to_vec(),
             RULE_CHAIN => rule.chain = owned(&attr)?,
             RULE_HANDLE => rule.handle = attr.u64_be()?,
             RULE_USERDATA => rule.comment = read_comment(attr.payload, COMMENT),

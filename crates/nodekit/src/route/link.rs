@@ -10,6 +10,7 @@ use netlink_packet_route::link::{
 };
 
 use super::{Error, Handle, Mac};
+use nix::errno::Errno;
 
 /// A network device as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,6 +244,36 @@ impl Handle {
         let mut message = LinkMessage::default();
         message.header.index = index;
         let what = format!("delete link number {index}");
+        self.socket
+            .request_message(&what, 0, &Message::DelLink(message))
+    }
+
+    /// Deletes links of one namespace in the time of one: the kernel waits once until nobody uses
+    /// them any more. Those that are gone already don't matter; `ENODEV` when all are.
+    ///
+    /// They are put in a group of their own for it (`ip link delete group`), which is numbered
+    /// after the first one's index.
+    ///
+    /// # Errors
+    /// [`Error`]; `EOPNOTSUPP` where one can't be deleted: then all are still there.
+    pub fn delete_links_together(&mut self, links: &[u32]) -> Result<(), Error> {
+        /// A range that nobody else will think of.
+        const GROUPS: u32 = 0xca00_0000;
+        let group = GROUPS | links.first().copied().unwrap_or_default();
+        for index in links {
+            let mut message = LinkMessage::default();
+            message.header.index = *index;
+            message.attributes.push(LinkAttribute::Group(group));
+            let what = format!("put link number {index} into group {group}");
+            let set = Message::SetLink(message);
+            match self.socket.request_message(&what, 0, &set) {
+                Err(error) if error.errno() != Some(Errno::ENODEV) => return Err(error),
+                _ => {}
+            }
+        }
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
+        let what = format!("delete links number {links:?} as group {group}");
         self.socket
             .request_message(&what, 0, &Message::DelLink(message))
     }

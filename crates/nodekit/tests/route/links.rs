@@ -51,7 +51,10 @@ fn a_veth_pair_is_made_whole_in_two_namespaces() {
 #[test]
 fn a_name_in_use_makes_neither_end() {
     let Pair {
-        there, mut handle, ..
+        there,
+        mut handle,
+        here: _here,
+        ..
     } = pair();
     let far = VethEnd {
         netns: Some(there.as_fd()),
@@ -131,6 +134,7 @@ fn a_bridge_keeps_its_address_and_its_ports_their_settings() {
         here,
         mut handle,
         link,
+        there: _there,
         ..
     } = pair();
     let pinned = Mac([0x0a, 0x58, 0x0a, 0xf4, 1, 1]);
@@ -222,6 +226,7 @@ fn a_vxlan_device_as_asked_for() {
         here,
         mut handle,
         link,
+        there: _there,
         ..
     } = pair();
     let new = NewVxlan {

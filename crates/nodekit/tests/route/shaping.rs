@@ -38,6 +38,7 @@ fn a_token_bucket_is_kept_as_it_was_given() {
         here,
         mut handle,
         link,
+        there: _there,
         ..
     } = pair();
     for wanted in [
@@ -127,7 +128,7 @@ fn what_is_received_passes_the_others_queue_and_its_limit() {
         (1..100).contains(&arrived),
         "{arrived} of {PACKETS} arrived"
     );
-    let Qdisc { bytes, drops, .. } = pair.handle.qdisc(ifb, Side::Outgoing).unwrap().unwrap();
+    let Qdisc { bytes, drops } = pair.handle.qdisc(ifb, Side::Outgoing).unwrap().unwrap();
     assert!(
         bytes >= arrived * 1000 && u64::from(drops) >= PACKETS - 100,
         "{bytes} {drops}"
@@ -156,7 +157,11 @@ fn a_redirection_is_listed_and_ends_with_its_hook() {
 #[test]
 fn a_link_takes_all_groups_and_a_longer_queue() {
     let Pair {
-        mut handle, link, ..
+        mut handle,
+        link,
+        here: _here,
+        there: _there,
+        ..
     } = pair();
     let before = handle.link_by_index(link).unwrap();
     assert!(!before.all_multicast);
@@ -169,4 +174,23 @@ fn a_link_takes_all_groups_and_a_longer_queue() {
     let after = handle.link_by_index(link).unwrap();
     assert!(after.all_multicast);
     assert_eq!(after.tx_queue_len, before.tx_queue_len + 5);
+}
+
+#[test]
+fn links_are_deleted_together() {
+    let (mut pair, ifb) = redirected(&bucket(1_000_000, 100_000));
+    let links = [pair.link, ifb];
+    pair.handle.delete_links_together(&links).unwrap();
+    let left = pair.handle.links().unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let inside = Handle::open_in(&pair.there).unwrap().links().unwrap();
+    assert_eq!(inside.len(), 1, "the other end is gone, too");
+    let again = pair.handle.delete_links_together(&links).unwrap_err();
+    assert_eq!(again.errno(), Some(Errno::ENODEV));
+    // What can't be deleted keeps the others.
+    let (mut pair, ifb) = redirected(&bucket(1_000_000, 100_000));
+    let error = pair.handle.delete_links_together(&[1, ifb]).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::EOPNOTSUPP));
+    pair.handle.delete_links_together(&[9999, ifb]).unwrap();
+    assert!(pair.handle.link_by_index(ifb).is_err());
 }

@@ -14,6 +14,7 @@ fn addresses_are_usable_at_once_and_bring_their_route_unless_asked_not_to() {
         here,
         mut handle,
         link,
+        there: _there,
         ..
     } = pair();
     let v4 = Address {
@@ -86,6 +87,7 @@ fn routes_of_both_families_are_added_replaced_listed_and_deleted() {
         here,
         mut handle,
         link,
+        there: _there,
         ..
     } = pair();
     handle
@@ -162,6 +164,7 @@ fn default_onlink_table_and_refusing_routes() {
         here,
         mut handle,
         link,
+        there: _there,
         ..
     } = pair();
     handle
@@ -237,6 +240,7 @@ fn an_ipv4_route_by_an_ipv6_gateway() {
         here,
         mut handle,
         link,
+        there: _there,
         ..
     } = pair();
     let route = Route {
@@ -268,6 +272,7 @@ fn neighbours_are_added_listed_deleted_and_flushed() {
         here,
         mut handle,
         link,
+        there: _there,
         ..
     } = pair();
     let permanent = Neighbour::permanent(link, ip("10.1.2.9"), FAR);
@@ -312,7 +317,11 @@ fn neighbours_are_added_listed_deleted_and_flushed() {
 #[test]
 fn the_route_of_a_packet_is_found() {
     let Pair {
-        mut handle, link, ..
+        mut handle,
+        link,
+        here: _here,
+        there: _there,
+        ..
     } = pair();
     let address = |text| Address {
         nodad: true,

@@ -1,14 +1,15 @@
 //! What a table that is there already holds.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use lb_model::Family;
-use lb_plan::nftables::{Applied, Chain, Found, Set, Settings, TABLE};
+use lb_plan::nftables::{Applied, Chain, Found, Operation, Set, Settings, TABLE, skeleton};
 use nodekit::nft::{Error, NftSocket};
 
 use super::{elements, encode};
 
 /// A table in the kernel, seen from our settings.
+#[derive(Debug)]
 pub(super) enum Present {
     /// There is none.
     Absent,
@@ -78,23 +79,60 @@ fn signature(socket: &mut NftSocket, family: Family) -> Result<Option<Option<Str
 /// The names of the chains that come and go; `None` if any chain is empty or one is missing that
 /// must be there.
 fn chains(socket: &mut NftSocket, family: Family) -> Result<Option<Vec<String>>, Error> {
-    let family = encode::nft_family(family);
-    let chains = socket.chains(family, TABLE)?;
-    let with_rules: HashSet<String> = socket
-        .rules(family, TABLE)?
-        .into_iter()
-        .map(|rule| rule.chain)
-        .collect();
+    let structure = Structure::read(socket, family)?;
     let own: HashSet<String> = OWN.iter().map(ToString::to_string).collect();
-    if chains.iter().any(|chain| !with_rules.contains(&chain.name)) || !own.is_subset(&with_rules) {
+    let with_rules = |name: &String| structure.rules.contains_key(name);
+    if !structure.chains.iter().all(with_rules) || !own.iter().all(with_rules) {
         return Ok(None);
     }
-    let names = chains.into_iter().map(|chain| chain.name);
+    let names = structure.chains.into_iter();
     Ok(Some(names.filter(|name| !own.contains(name)).collect()))
 }
 
-/// Whether the table is there, ours, and has every chain that it should have, with rules. The
-/// elements are not looked at.
+/// The chains of a table and their rules.
+#[derive(Debug)]
+pub(super) struct Structure {
+    chains: BTreeSet<String>,
+    /// By chain, in order, as the kernel writes them.
+    rules: BTreeMap<String, Vec<Vec<u8>>>,
+}
+
+impl Structure {
+    fn read(socket: &mut NftSocket, family: Family) -> Result<Self, Error> {
+        let family = encode::nft_family(family);
+        let chains = socket.chains(family, TABLE)?.into_iter();
+        let chains = chains.map(|chain| chain.name).collect();
+        let mut rules: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        for rule in socket.rules(family, TABLE)? {
+            rules.entry(rule.chain).or_default().push(rule.expressions);
+        }
+        Ok(Self { chains, rules })
+    }
+
+    /// Whether every chain is there that should be, no other one, and each with as many rules as it
+    /// was made with; those that were there `before`, with the same ones: a chain's rules follow
+    /// from its name and the settings.
+    fn intact(&self, settings: &Settings, applied: &Applied, before: Option<&Self>) -> bool {
+        let mut wanted: BTreeMap<String, usize> = BTreeMap::new();
+        for operation in skeleton(settings) {
+            if let Operation::AddRule { chain, .. } = operation {
+                *wanted.entry(chain.to_string()).or_default() += 1;
+            }
+        }
+        for chain in applied.chains() {
+            wanted.insert(chain.to_string(), chain.rules(settings).len());
+        }
+        let found = self.rules.iter().map(|(chain, rules)| (chain, rules.len()));
+        let before = before.into_iter().flat_map(|before| &before.rules);
+        let mut before = before.filter_map(|(chain, rules)| Some((self.rules.get(chain)?, rules)));
+        self.chains.len() == wanted.len()
+            && found.eq(wanted.iter().map(|(chain, rules)| (chain, *rules)))
+            && before.all(|(now, before)| now == before)
+    }
+}
+
+/// The structure of the table if it is there, ours, and has what it should have. The elements are
+/// not looked at.
 ///
 /// # Errors
 /// As [`NftSocket::tables`].
@@ -102,16 +140,13 @@ pub(super) fn intact(
     socket: &mut NftSocket,
     settings: &Settings,
     applied: &Applied,
-) -> Result<bool, Error> {
+    before: Option<&Structure>,
+) -> Result<Option<Structure>, Error> {
     let family = settings.family;
     if signature(socket, family)?.flatten() != Some(settings.signature()) {
-        return Ok(false);
+        return Ok(None);
     }
-    let Some(found) = chains(socket, family)? else {
-        return Ok(false);
-    };
-    let found: HashSet<String> = found.into_iter().collect();
-    Ok(applied
-        .chains()
-        .all(|chain| found.contains(&chain.to_string())))
+    let structure = Structure::read(socket, family)?;
+    let intact = structure.intact(settings, applied, before);
+    Ok(intact.then_some(structure))
 }

@@ -36,6 +36,8 @@ pub(super) struct Run<'a> {
     pub(super) doubtful: bool,
     /// The socket is of no more use.
     pub(super) broken: bool,
+    /// Transactions that the kernel took.
+    pub(super) commits: u32,
     /// Why something that several Services lean on is missing.
     missing: Option<BackendError>,
 }
@@ -69,6 +71,7 @@ impl<'a> Run<'a> {
             touched: Touched::default(),
             doubtful: false,
             broken: false,
+            commits: 0,
             missing: None,
         };
         run.batch = run.opened();
@@ -99,7 +102,10 @@ impl<'a> Run<'a> {
         encode::append(&mut batch, self.settings.family, OPENING, operations);
         self.report.transactions += 1;
         match self.socket.commit(&batch) {
-            Ok(()) => self.report.operations += operations.len(),
+            Ok(()) => {
+                self.commits += 1;
+                self.report.operations += operations.len();
+            }
             Err(error) => self.refused(Vec::new(), error),
         }
         self.report.leftovers.is_none()
@@ -141,6 +147,7 @@ impl<'a> Run<'a> {
         let applied = self.pass.applied();
         match affinity::forget(self.socket, self.settings.family, applied, due) {
             Ok(count) => {
+                self.commits += u32::from(count > 0);
                 self.report.operations += count;
                 *due = Due::default();
             }
@@ -202,6 +209,7 @@ impl<'a> Run<'a> {
         self.report.transactions += 1;
         match self.socket.commit(batch) {
             Ok(()) => {
+                self.commits += 1;
                 if let Some(opening) = self.opening.take() {
                     self.report.operations += opening.len();
                 }

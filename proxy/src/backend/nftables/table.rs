@@ -8,7 +8,7 @@ use lb_plan::nftables::{Applied, Operation, Pass, Settings, skeleton};
 use nodekit::nft::{Error, NftSocket, TRANSACTION_LIMIT};
 
 use super::affinity::Due;
-use super::read::{self, Present};
+use super::read::{self, Present, Structure};
 use super::run::{CHUNK, Run};
 use crate::backend::{BackendError, FamilyReport};
 
@@ -21,6 +21,10 @@ pub(super) struct FamilyTable {
     pub(super) settings: Settings,
     /// What the kernel holds, and the signature under which; `None`: not known.
     state: Option<(String, Applied)>,
+    /// What was read back since the state turned out to be wrong.
+    found: Option<Present>,
+    /// The chains and rules as they were when last looked at.
+    structure: Option<Structure>,
     /// Clients to be forgotten.
     due: Due,
 }
@@ -30,6 +34,8 @@ pub(super) struct Outcome {
     pub(super) report: FamilyReport,
     pub(super) udp: Vec<FrontendAddress>,
     pub(super) broken: bool,
+    /// Transactions that the kernel took: each raised its generation by one.
+    pub(super) commits: u32,
 }
 
 /// From where a pass starts.
@@ -46,6 +52,8 @@ impl FamilyTable {
         Self {
             settings,
             state: None,
+            found: None,
+            structure: None,
             due: Due::default(),
         }
     }
@@ -55,17 +63,37 @@ impl FamilyTable {
         self.state.as_ref().map(|(_, applied)| applied)
     }
 
-    /// See [`super::NftablesBackend::check`].
-    pub(super) fn check(&mut self, socket: &mut NftSocket) -> Result<bool, Error> {
-        let intact = match &self.state {
-            None => false,
-            Some((signature, _)) if *signature != self.settings.signature() => false,
-            Some((_, applied)) => read::intact(socket, &self.settings, applied)?,
+    /// Whether the kernel still has what it should have; its `elements` are only looked at where
+    /// that is asked for. If not, the next pass looks at everything.
+    pub(super) fn check(&mut self, socket: &mut NftSocket, elements: bool) -> Result<bool, Error> {
+        self.found = None;
+        let before = self.structure.take();
+        let Some((signature, applied)) = &self.state else {
+            return Ok(false);
         };
-        if !intact {
-            self.state = None;
+        if *signature == self.settings.signature() {
+            self.structure = read::intact(socket, &self.settings, applied, before.as_ref())?;
+            if self.structure.is_none() {
+                // Chains are made once and whole, so a damaged one means a new table.
+                self.found = Some(Present::Foreign);
+            } else if !elements || self.has_its_elements(socket)? {
+                return Ok(true);
+            }
         }
-        Ok(!intact)
+        self.state = None;
+        Ok(false)
+    }
+
+    fn has_its_elements(&mut self, socket: &mut NftSocket) -> Result<bool, Error> {
+        let found = read::read(socket, &self.settings)?;
+        let same = match (&found, self.applied()) {
+            (Present::Ours(found), Some(known)) => known.is(found),
+            _ => false,
+        };
+        if !same {
+            self.found = Some(found);
+        }
+        Ok(same)
     }
 
     /// One pass; if the kernel turns out to hold something else than we thought, a second one over
@@ -79,10 +107,11 @@ impl FamilyTable {
         let started = Instant::now();
         let mut outcome = self.pass(socket, model, services);
         if self.state.is_none() && !outcome.broken && !outcome.report.full {
-            let first = outcome.report;
+            let first = outcome;
             outcome = self.pass(socket, model, services);
-            outcome.report.operations += first.operations;
-            outcome.report.transactions += first.transactions;
+            outcome.commits += first.commits;
+            outcome.report.operations += first.report.operations;
+            outcome.report.transactions += first.report.transactions;
         }
         outcome.report.duration = started.elapsed();
         outcome
@@ -124,6 +153,7 @@ impl FamilyTable {
         let outcome = Outcome {
             udp: std::mem::take(&mut run.touched.udp),
             broken: run.broken,
+            commits: run.commits,
             report: FamilyReport {
                 full: everything,
                 ..std::mem::take(&mut run.report)
@@ -149,7 +179,10 @@ impl FamilyTable {
                 });
             }
             Some(_) => Present::Foreign,
-            None => read::read(socket, &self.settings)?,
+            None => match self.found.take() {
+                Some(found) => found,
+                None => read::read(socket, &self.settings)?,
+            },
         };
         self.due = Due {
             unknown: matches!(present, Present::Ours(_)),
@@ -194,6 +227,7 @@ impl FamilyTable {
             },
             udp: Vec::new(),
             broken: true,
+            commits: 0,
         }
     }
 }

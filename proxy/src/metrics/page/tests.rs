@@ -33,6 +33,7 @@ const IPTABLES: &[&str] = &[
 ];
 const OURS: &[&str] = &[
     "causeway_check_ports_not_served{}",
+    "causeway_drift_repaired_total{}",
     "causeway_event_to_kernel_seconds_bucket{}",
     "causeway_model_objects{kind}",
     "causeway_objects_with_unusable_fields{}",
@@ -41,7 +42,6 @@ const OURS: &[&str] = &[
     "causeway_sync_operations_bucket{}",
     "causeway_sync_retries_total{}",
     "causeway_sync_transactions_total{}",
-    "causeway_tables_replaced_total{}",
     "causeway_unusable_fields_total{}",
     "process_resident_memory_bytes{}",
 ];

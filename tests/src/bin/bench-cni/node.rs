@@ -158,6 +158,30 @@ impl Node {
         Ok(())
     }
 
+    /// That a pod gets all that the network promises: what isn't done need not be measured.
+    pub(crate) fn keeps_its_word(&self, network: &Network) -> anyhow::Result<()> {
+        let pod = Pod::new(usize::MAX)?;
+        let (_, result) = self.add(&pod, network)?;
+        // Of iptables' rules it has the names in capitals.
+        let rules = self.printed("nft", &["list", "ruleset"])?.to_lowercase();
+        let buckets = self.printed("tc", &["qdisc", "show"])?;
+        let (who, what) = (self.contender.name(), network.name);
+        for (promised, word) in [(network.masquerade, "masquerade"), (network.ports, "8080")] {
+            ensure!(!promised || rules.contains(word), "{who}: {what}: {rules}");
+        }
+        let limited = buckets.matches("tbf").count() == 2;
+        ensure!(!network.chain || limited, "{who}: {what}: {buckets}");
+        self.del(&pod, network, &result).map(drop)
+    }
+
+    /// What a program prints that runs in the node's network.
+    fn printed(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self
+            .netns
+            .run(|| Command::new(program).args(arguments).output())??;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// That no link of a pod is left in the node.
     fn no_links(&self) -> anyhow::Result<()> {
         let links = self.netns.run(|| Handle::open()?.links())??;
@@ -184,11 +208,7 @@ impl Node {
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .find(|name| name.parse::<std::net::IpAddr>().is_ok());
         ensure!(reserved.is_none(), "{who} left a reservation: {reserved:?}");
-        let rules = self.netns.run(|| {
-            let mut nft = Command::new("nft");
-            nft.args(["list", "ruleset"]).output()
-        })??;
-        let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+        let rules = self.printed("nft", &["list", "ruleset"])?;
         // Whole networks may stay; a pod's own address or name may not.
         let pods = rules.replace("10.1.0.0/16", "").replace("fd01::/64", "");
         let left = ["10.1.", "fd01::", "pod-"]

@@ -28,6 +28,9 @@ pub(crate) fn configurations(options: &Options, bars: &mut Bars) -> anyhow::Resu
         let nodes = contenders.each_ref().map(Node::new);
         let [ours, reference, floor] = nodes;
         let nodes = [ours?, reference?, floor?];
+        for node in &nodes[..2] {
+            node.keeps_its_word(network)?;
+        }
         let mut figures: [[Figures; 3]; 2] = Default::default();
         for round in 0..options.rounds + WARM {
             for turn in (0..nodes.len()).map(|turn| (turn + round) % nodes.len()) {

@@ -1,0 +1,8 @@
+//! What the runtime adds to a configuration.
+#![no_main]
+
+#[path = "../../crates/cni-types/tests/properties/check.rs"]
+#[expect(dead_code, reason = "each target tries one of the properties")]
+mod check;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| check::runtime_config(bytes));
