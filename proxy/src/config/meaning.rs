@@ -106,6 +106,8 @@ pub struct NodePortAddresses {
     pub primary: bool,
     /// On those addresses of this node's interfaces that are in one of these.
     pub within: Vec<IpNetwork>,
+    /// 127.0.0.1 counts among them (IPv4 over iptables only: `localhostNodePorts`).
+    pub loopback: bool,
 }
 
 impl NodePortAddresses {
@@ -114,6 +116,7 @@ impl NodePortAddresses {
         Self {
             primary: true,
             within: Vec::new(),
+            loopback: false,
         }
     }
 
@@ -206,11 +209,16 @@ impl Settings {
         let everywhere = || NodePortAddresses {
             primary: false,
             within: understand::everywhere(),
+            loopback: false,
         };
         let said = self.node_port_addresses.clone();
-        said.unwrap_or_else(|| match mode {
+        let wanted = said.unwrap_or_else(|| match mode {
             Mode::Nftables => NodePortAddresses::primary(),
             Mode::Iptables => everywhere(),
-        })
+        });
+        NodePortAddresses {
+            loopback: mode == Mode::Iptables && self.localhost_node_ports,
+            ..wanted
+        }
     }
 }
