@@ -147,7 +147,10 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
 /// Where the elements of an attachment are, whose ports are known.
 pub(crate) fn keys(ports: &[PortMapping], addresses: &[IpAddr]) -> Vec<Key> {
     let pods = plan::keys_of_pods(addresses);
-    plan::keys_of_ports(ports).chain(pods).collect()
+    plan::keys_of_ports(ports)
+        .chain(plan::keys_of_connections(ports, addresses))
+        .chain(pods)
+        .collect()
 }
 
 /// Whether an attachment has host ports.

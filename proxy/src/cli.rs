@@ -87,6 +87,13 @@ fn argument(flag: &'static Flag) -> Arg {
     let arg = Arg::new(flag.name)
         .long(flag.name)
         .help(flag.help)
+        .value_name(match takes {
+            Takes::Text => "TEXT",
+            Takes::Bool => "BOOL",
+            Takes::Number | Takes::Fraction => "NUMBER",
+            Takes::List => "LIST",
+            Takes::Gates => "NAME=BOOL",
+        })
         .hide(flag.help.is_empty())
         .action(ArgAction::Append)
         .value_parser(move |text: &str| takes.read(text));

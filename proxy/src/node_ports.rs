@@ -54,7 +54,7 @@ impl NodePorts {
         }
         let within = &self.wanted.within;
         if !within.is_empty() {
-            let own = local_addresses().into_iter();
+            let own = local_addresses(self.wanted.loopback).into_iter();
             addresses.extend(own.filter(|ip| within.iter().any(|network| network.contains(*ip))));
         }
         addresses
@@ -102,15 +102,16 @@ const fn unspecified(family: Family) -> IpAddr {
     }
 }
 
-/// All addresses of this host but loopback and link-local ones, where a node port would never be
-/// asked for; none when the kernel does not tell, which is logged.
-fn local_addresses() -> Vec<IpAddr> {
+/// All addresses of this host but link-local ones, where a node port would never be asked for, and
+/// loopback ones, unless that of IPv4 is wanted; none when the kernel does not tell, which is logged.
+fn local_addresses(loopback: bool) -> Vec<IpAddr> {
     let listed = Handle::open().and_then(|mut handle| handle.addresses(None));
     match listed {
         Ok(addresses) => addresses
             .into_iter()
             .map(|address| address.address.ip())
-            .filter(|ip| !ip.is_loopback() && !is_link_local(*ip))
+            .filter(|ip| !is_link_local(*ip))
+            .filter(|ip| !ip.is_loopback() || loopback && ip.is_ipv4())
             .collect(),
         Err(error) => {
             tracing::warn!(%error, "this host's addresses are unknown: node ports are not served");

@@ -171,6 +171,23 @@ fn without_a_file_the_defaults_hold() {
 }
 
 #[test]
+fn node_ports_are_served_where_the_data_plane_can() {
+    let settings = |arguments: &[&str]| loaded(None, arguments).settings;
+    let bare = settings(&[]);
+    assert!(bare.node_ports(Mode::Nftables).primary);
+    let everywhere = bare.node_ports(Mode::Iptables);
+    assert!(!everywhere.primary && everywhere.loopback);
+    assert!(everywhere.is_everywhere([192, 0, 2, 1].into()));
+    let flags = ["--nodeport-addresses=localhost,10.0.0.0/8"];
+    let said = loaded(None, &flags);
+    let named = |text: &String| text.contains("nodePortAddresses: nftables cannot serve");
+    assert!(said.warnings.iter().any(named), "{:?}", said.warnings);
+    let without = settings(&[flags[0], "--iptables-localhost-nodeports=false"]);
+    assert!(!without.node_ports(Mode::Iptables).loopback);
+    assert!(!without.node_ports(Mode::Nftables).loopback);
+}
+
+#[test]
 fn what_cannot_change_live_is_named() {
     let settings = |yaml: &str| -> Settings {
         let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";

@@ -33,7 +33,7 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
         .collect();
     check_host(&network, &result, &ips)?;
     check_limits(call, &network, attachment)?;
-    inside(&pod, interface_told, &ips, &result)?;
+    inside(&pod, interface_told, &ips, &result, !network.pod_down)?;
     ipam::check(call, attachment)?;
     let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
     let mac = mac_told(interface_told);

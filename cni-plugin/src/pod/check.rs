@@ -64,6 +64,7 @@ pub(crate) fn inside(
     told: &Interface,
     ips: &[&IpConfig],
     result: &Success,
+    up: bool,
 ) -> Result<(), Error> {
     let inside = || {
         let mut route = Handle::open().map_err(failure::kernel)?;
@@ -76,8 +77,9 @@ pub(crate) fn inside(
                 told.mac
             )));
         }
-        if !link.up {
-            return Err(changed(format!("{name} is down")));
+        if link.up != up {
+            let state = if link.up { "up" } else { "down" };
+            return Err(changed(format!("{name} is {state}")));
         }
         let held = route.addresses(Some(link.index)).map_err(failure::kernel)?;
         for ip in ips {

@@ -4,8 +4,12 @@
 //! to an address of the node:  (protocol, port) or (address, protocol, port)
 //!                               → chain of the network: its conditions; dnat to the pod   2 maps
 //!                             the same key → pod address and port                         2 maps
-//! on the way out, translated: pod address → chain of the network: masquerade, or not      1 map
+//! on the way out, translated, to a pod with ports:                                        1 set
+//!   (pod address, protocol, port of the host)
+//!                               → chain of the network: masquerade, or not                1 map
 //! ```
+//!
+//! What others translate to such a pod, as a Service's data plane does, is not masqueraded here.
 //!
 //! All ports cost two hash lookups at a connection's first packet, however many there are.
 
@@ -29,11 +33,20 @@ const PORTS_OF_ADDRESS: &str = "host-ports-of-address";
 /// From the same keys to the pod's address and port.
 pub(super) const TARGETS: &str = "host-port-targets";
 pub(super) const TARGETS_OF_ADDRESS: &str = "host-port-targets-of-address";
-/// From the address of a pod with host ports to the network's chain that masquerades.
+/// Addresses of pods with host ports.
 const PODS: &str = "host-port-pods";
+/// From a pod's address and the port that was asked for to the network's chain that masquerades.
+const CONNECTIONS: &str = "host-port-connections";
 
 /// All sets of host ports.
-pub(super) const SETS: [&str; 5] = [PORTS, PORTS_OF_ADDRESS, TARGETS, TARGETS_OF_ADDRESS, PODS];
+pub(super) const SETS: [&str; 6] = [
+    PORTS,
+    PORTS_OF_ADDRESS,
+    TARGETS,
+    TARGETS_OF_ADDRESS,
+    PODS,
+    CONNECTIONS,
+];
 
 /// `dstnat`, NF_IP_PRI_NAT_DST (linux/netfilter_ipv4.h).
 const DSTNAT: i32 = -100;
@@ -74,12 +87,17 @@ pub(crate) fn enter(
             entries.put(
                 Key::new(family, targets, key),
                 Some(Data::Value(target)),
-                what,
+                what.clone(),
             );
+            // Two addresses of the host may have the same port lead there.
+            let connection = connection_key(cidr.address(), mapping);
+            if !entries.keys().contains(&connection) {
+                let goto = Data::Verdict(Verdict::Goto(chains.masquerade.clone()));
+                entries.put(connection, Some(goto), format!("masquerading of {what}"));
+            }
         }
-        let goto = Data::Verdict(Verdict::Goto(chains.masquerade.clone()));
-        let what = format!("masquerading of host ports of {}", cidr.address());
-        entries.put(Key::of_address(PODS, cidr.address()), Some(goto), what);
+        let what = format!("entry of {} among pods with host ports", cidr.address());
+        entries.put(Key::of_address(PODS, cidr.address()), None, what);
     }
 }
 
@@ -95,6 +113,20 @@ pub(super) fn keys_of_ports(config: &[PortMapping]) -> impl Iterator<Item = Key>
             [set, targets].map(|set| Key::new(family, set, port_key(mapping)))
         })
     })
+}
+
+/// Where it stands which connections to a pod are by its ports.
+pub(super) fn keys_of_connections(ports: &[PortMapping], addresses: &[IpAddr]) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for mapping in ports {
+        for address in addresses {
+            let key = connection_key(*address, mapping);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    keys
 }
 
 /// Where it stands that a pod has ports at all.
@@ -128,9 +160,22 @@ fn port_key(mapping: &PortMapping) -> Value {
     let port = mapping.host_port.to_be_bytes();
     match specific(mapping) {
         None => Value::concat(&[&protocol, &port]),
-        Some(IpAddr::V4(ip)) => Value::concat(&[&ip.octets(), &protocol, &port]),
-        Some(IpAddr::V6(ip)) => Value::concat(&[&ip.octets(), &protocol, &port]),
+        Some(ip) => address_port_key(ip, mapping),
     }
+}
+
+fn address_port_key(address: IpAddr, mapping: &PortMapping) -> Value {
+    let protocol = [number_of(mapping.protocol)];
+    let port = mapping.host_port.to_be_bytes();
+    match address {
+        IpAddr::V4(ip) => Value::concat(&[&ip.octets(), &protocol, &port]),
+        IpAddr::V6(ip) => Value::concat(&[&ip.octets(), &protocol, &port]),
+    }
+}
+
+fn connection_key(pod: IpAddr, mapping: &PortMapping) -> Key {
+    let key = address_port_key(pod, mapping);
+    Key::new(family_of(pod), CONNECTIONS, key)
 }
 
 fn target(address: IpAddr, port: u16) -> Value {
@@ -349,7 +394,8 @@ fn frame(family: Family) -> Scaffold {
             Set::map(PORTS_OF_ADDRESS, with_address, MapData::Verdict),
             Set::map(TARGETS, port_types, target()),
             Set::map(TARGETS_OF_ADDRESS, with_address, target()),
-            Set::map(PODS, address, MapData::Verdict),
+            Set::new(PODS, address),
+            Set::map(CONNECTIONS, with_address, MapData::Verdict),
         ],
         chains: vec![
             (
@@ -369,15 +415,19 @@ fn frame(family: Family) -> Scaffold {
             ),
             (
                 Chain::base("host-ports-out", base(Hook::Postrouting, BEFORE_SRCNAT)),
-                vec![leaving(family)],
+                [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+                    .map(|protocol| leaving(family, protocol))
+                    .into(),
             ),
         ],
     }
 }
 
-/// A translated connection on its way to a pod.
-fn leaving(family: Family) -> Vec<Expr> {
+/// A translated connection on its way to a pod, if it was to one of its ports. A rule for each
+/// protocol: nft reads `ct original proto-dst` back only where the protocol is said before.
+fn leaving(family: Family, protocol: Protocol) -> Vec<Expr> {
     const TRANSLATED: u32 = nodekit::conntrack::Entry::DESTINATION_TRANSLATED;
+    let port = KEY.after(address_bytes(family));
     vec![
         Expr::Ct {
             key: CtKey::Status,
@@ -394,7 +444,13 @@ fn leaving(family: Family) -> Vec<Expr> {
         },
         Expr::differs(KEY, Value::host_u32(0)),
         Expr::destination_address(family, KEY),
-        Expr::vmap(PODS, KEY),
+        Expr::in_set(PODS, KEY),
+        Expr::l4proto(KEY),
+        Expr::equal(KEY, Value::new(&[number_of(protocol)])),
+        Expr::destination_address(family, KEY),
+        Expr::l4proto(port),
+        Expr::ct_original(CtKey::ProtoDst, port.after(1)),
+        Expr::vmap(CONNECTIONS, KEY),
     ]
 }
 

@@ -1,5 +1,8 @@
 //! ADD: steps, each with its undo.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::path::Path;
 

@@ -29,7 +29,7 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
         .cloned()
         .collect();
     check_host(&HostEnd::of(attachment), &ips)?;
-    inside(&pod, of_pod, &ips.iter().collect::<Vec<_>>(), &result)?;
+    inside(&pod, of_pod, &ips.iter().collect::<Vec<_>>(), &result, true)?;
     ipam::check(call, attachment)?;
     if network.masquerade {
         Tables::open()?.check(&entries(call, &network, attachment, &ips))?;

@@ -137,8 +137,8 @@ fn a_host_port_of_one_address_is_closed_on_the_others() {
             assert!(served.is_closed(&node.netns, other), "{other}");
         }
     }
-    // Two elements of the port and one of the pod each.
-    assert_eq!(elements(&node).len(), 9);
+    // Three elements of the port and one of the pod each.
+    assert_eq!(elements(&node).len(), 12);
 }
 
 #[test]
@@ -182,6 +182,30 @@ fn all_or_nobody_is_masqueraded_when_told() {
         let expected = if more["snat"] == false { "0" } else { "1" };
         assert_eq!(node.netns.run(localnet).unwrap().trim(), expected);
     }
+}
+
+/// A Service's data plane may lead to a pod with host ports as well, and its clients are seen.
+#[test]
+fn what_others_translate_is_not_masqueraded() {
+    let node = Node::new();
+    bridge_calls(&node, true);
+    let (served, other) = (Served::new("a"), Served::new("b"));
+    let config = network(&node, &both_protocols(), &json!({}));
+    node.call("ADD", &served.pod, &config).result();
+    let without = network(&node, &json!([]), &json!({}));
+    let result = node.call("ADD", &other.pod, &without).result();
+    nft(
+        &node,
+        &["table ip service {
+            chain before { type nat hook prerouting priority dstnat; ip daddr 10.96.0.1 tcp dport 81 dnat to 10.1.0.2:80; }
+        }"],
+    );
+    let from = &other.pod.netns;
+    assert_eq!(
+        served.by_tcp(from, "10.96.0.1:81"),
+        Some(address(&result, 0))
+    );
+    assert_eq!(served.by_tcp(from, "10.1.0.1:8080"), ip("10.1.0.1"));
 }
 
 #[test]

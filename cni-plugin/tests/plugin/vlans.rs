@@ -72,8 +72,10 @@ fn a_pods_interface_can_be_left_down() {
     );
     assert!(link(&node.netns, "br0").is_none());
     config.as_object_mut().unwrap().remove("ipam");
-    node.call("ADD", &pod, &config).result();
+    let mut told = config.clone();
+    told["prevResult"] = node.call("ADD", &pod, &config).result();
     assert!(!pod.link("eth0").unwrap().up);
+    assert!(node.call("CHECK", &pod, &told).result().is_null());
     node.call("DEL", &pod, &config).result();
     node.assert_empty();
 }

@@ -4,7 +4,7 @@ use lb_model::DetectLocal;
 use serde_json::Value;
 
 use super::said::KubeProxyConfiguration;
-use super::{FlagError, Invalid, ReadError, Settings, gate_warnings, overlay, read};
+use super::{FlagError, Invalid, Mode, ReadError, Settings, gate_warnings, overlay, read};
 use crate::cli::Flags;
 
 /// A configuration that can be used.
@@ -62,17 +62,33 @@ pub fn load(text: Option<&str>, flags: &Flags, host_name: &str) -> Result<Loaded
     overlay(&mut said, &flags.fields)?;
     warnings.extend(gate_warnings(&said));
     let mut settings = Settings::understand(&said, flags.master.clone(), host_name)?;
+    warnings.extend(settings_warnings(&settings).map(str::to_owned));
     settings.ebpf = flags.ebpf();
-    if settings.detect_local == DetectLocal::None {
-        warnings.push(
-            "detectLocalMode ClusterCIDR without clusterCIDR: no source counts as a pod's, so \
-             traffic to ClusterIPs from outside the cluster is not masqueraded"
-                .to_owned(),
-        );
-    }
     Ok(Loaded {
         settings,
         config: said.with_defaults().to_json()?,
         warnings,
     })
+}
+
+/// What has to be said about settings that are usable, and perhaps not what was meant.
+fn settings_warnings(settings: &Settings) -> impl Iterator<Item = &'static str> {
+    let node_ports = settings.node_port_addresses.as_ref();
+    let on_loopback = node_ports.is_some_and(|wanted| {
+        let mut networks = wanted.within.iter();
+        networks.any(|network| network.ip().is_loopback())
+    });
+    let warnings = [
+        (
+            settings.detect_local == DetectLocal::None,
+            "detectLocalMode ClusterCIDR without clusterCIDR: no source counts as a pod's, so \
+             traffic to ClusterIPs from outside the cluster is not masqueraded",
+        ),
+        (
+            on_loopback && settings.modes.first() == Some(&Mode::Nftables),
+            "nodePortAddresses: nftables cannot serve node ports on loopback addresses",
+        ),
+    ];
+    let hold = warnings.into_iter().filter(|(holds, _)| *holds);
+    hold.map(|(_, warning)| warning)
 }

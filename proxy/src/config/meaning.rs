@@ -120,6 +120,8 @@ pub struct NodePortAddresses {
     pub primary: bool,
     /// On those addresses of this node's interfaces that are in one of these.
     pub within: Vec<IpNetwork>,
+    /// 127.0.0.1 counts among them (IPv4 over iptables only: `localhostNodePorts`).
+    pub loopback: bool,
 }
 
 impl NodePortAddresses {
@@ -128,6 +130,7 @@ impl NodePortAddresses {
         Self {
             primary: true,
             within: Vec::new(),
+            loopback: false,
         }
     }
 
@@ -220,11 +223,16 @@ impl Settings {
         let everywhere = || NodePortAddresses {
             primary: false,
             within: understand::everywhere(),
+            loopback: false,
         };
         let said = self.node_port_addresses.clone();
-        said.unwrap_or_else(|| match mode {
+        let wanted = said.unwrap_or_else(|| match mode {
             Mode::Nftables | Mode::Ebpf => NodePortAddresses::primary(),
             Mode::Iptables => everywhere(),
-        })
+        });
+        NodePortAddresses {
+            loopback: mode == Mode::Iptables && self.localhost_node_ports,
+            ..wanted
+        }
     }
 }

@@ -186,7 +186,9 @@ impl Planes {
                 .copied()
                 .filter(|ip| Family::of(*ip) == *family)
                 .collect(),
-            localhost_node_ports: settings.localhost_node_ports && node_ports.names_localhost(),
+            // At the socket it costs nothing: the loopback never sees a packet.
+            localhost_node_ports: settings.localhost_node_ports
+                && (self.mode == Mode::Ebpf || node_ports.names_localhost()),
             ..before_the_node(settings, self.mode, *family)
         });
         wanted.collect()

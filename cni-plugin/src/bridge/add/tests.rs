@@ -10,13 +10,15 @@ use serde_json::json;
 
 use super::*;
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 13] = [
     Step::Reserve,
     Step::Bridge,
     Step::Veth,
     Step::Pod,
     Step::Gateway,
+    Step::Localhost,
     Step::Tables,
+    Step::StaleConnections,
     Step::LimitIncoming,
     Step::Ifb,
     Step::LimitOutgoing,
@@ -24,14 +26,17 @@ const STEPS: [Step; 11] = [
     Step::Redirect,
 ];
 
-fn call(dir: &Path) -> Call {
+fn call(dir: &Path, host_port: u16) -> Call {
     let config = json!({
         "cniVersion": "1.0.0", "name": "net", "bridge": "br0", "isDefaultGateway": true,
         "type": "causeway-cni", "ipMasq": true, "ingressPolicy": "same-bridge",
-        "runtimeConfig": {"bandwidth": {
-            "IngressRate": 1_000_000, "IngressBurst": u32::MAX, "EgressRate": 1_000_000,
-            "EgressBurst": u32::MAX,
-        }},
+        "runtimeConfig": {
+            "bandwidth": {
+                "IngressRate": 1_000_000, "IngressBurst": u32::MAX, "EgressRate": 1_000_000,
+                "EgressBurst": u32::MAX,
+            },
+            "portMappings": [{"HostPort": host_port, "ContainerPort": 53, "Protocol": "udp"}],
+        },
         "ipam": {
             "type": "host-local", "dataDir": dir,
             "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd01::/64"}]],
@@ -70,7 +75,12 @@ fn state(dir: &Path) -> (Vec<String>, Vec<String>, usize) {
     reserved.sort();
     let mut nft = NftSocket::open().unwrap();
     let count = |family| {
-        let sets = ["masquerade-pods", "protected-pods"];
+        let sets = [
+            "masquerade-pods",
+            "protected-pods",
+            "host-ports",
+            "host-port-pods",
+        ];
         let counts = sets.map(|set| nft.elements(family, "causeway-cni", set).unwrap().len());
         counts.iter().sum::<usize>()
     };
@@ -82,13 +92,13 @@ fn state(dir: &Path) -> (Vec<String>, Vec<String>, usize) {
 fn whichever_step_fails_nothing_is_left() {
     let node = NetNs::anonymous().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let call = call(dir.path());
+    let (first, call) = (call(dir.path(), 8053), call(dir.path(), 53));
     let in_node = || {
         let neighbour = NetNs::anonymous().unwrap();
         let attachment = Attachment::new("neighbour", "eth0").unwrap();
-        add(&call, &attachment, &path_of(&neighbour), &|_| Ok(())).unwrap();
+        add(&first, &attachment, &path_of(&neighbour), &|_| Ok(())).unwrap();
         let before = state(dir.path());
-        assert_eq!((before.0.len(), before.1.len(), before.2), (2, 2, 4));
+        assert_eq!((before.0.len(), before.1.len(), before.2), (2, 2, 8));
 
         let pod = NetNs::anonymous().unwrap();
         let attachment = Attachment::new("pod", "eth0").unwrap();
@@ -110,7 +120,7 @@ fn whichever_step_fails_nothing_is_left() {
             assert_eq!(links.len(), 1, "after {failing}");
         }
         add(&call, &attachment, &path_of(&pod), &|_| Ok(())).unwrap();
-        assert_eq!(state(dir.path()).2, 8);
+        assert_eq!(state(dir.path()).2, 16);
     };
     node.run(in_node).unwrap();
 }
@@ -119,7 +129,7 @@ fn whichever_step_fails_nothing_is_left() {
 fn every_step_is_taken_in_order() {
     let node = NetNs::anonymous().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let call = call(dir.path());
+    let call = call(dir.path(), 53);
     let taken = std::sync::Mutex::new(Vec::new());
     let in_node = || {
         let pod = NetNs::anonymous().unwrap();

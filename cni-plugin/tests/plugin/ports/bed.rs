@@ -21,12 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const GLIMPSE: Duration = Duration::from_millis(150);
 
 /// The sets of host ports.
-const SETS: [&str; 5] = [
+const SETS: [&str; 6] = [
     "host-ports",
     "host-ports-of-address",
     "host-port-targets",
     "host-port-targets-of-address",
     "host-port-pods",
+    "host-port-connections",
 ];
 
 /// A pod that listens, by TCP and UDP, in both families.

@@ -108,7 +108,7 @@ fn what_contradicts_itself_is_refused() {
     ]);
     node.call("ADD", &pod, &network(&node, &ports, &json!({})))
         .result();
-    assert_eq!(elements(&node).len(), 6);
+    assert_eq!(elements(&node).len(), 8);
 }
 
 /// A client that goes on with its source port must not be led to where the port led before.

@@ -25,16 +25,65 @@ fn a_pod_is_one_transaction_and_so_is_its_end() {
     let pod = Pod::new("a");
     node.call("ADD", &pod, &config).result();
     assert_eq!(generation(&node), before + 1);
-    // Of each family: masquerading, two ports with their targets, the pod, and its isolation
+    // Of each family: masquerading, two ports with targets and connections, the pod, and its isolation
     // from other bridges and on its own. Of the bridge: isolation, and the spoof check's.
-    let spoof = owned_by(&node, "a") - 17;
+    let spoof = owned_by(&node, "a") - 21;
     assert!((1..4).contains(&spoof), "{spoof}");
     node.call("DEL", &pod, &config).result();
     assert_eq!(generation(&node), before + 2);
     assert_eq!(owned_by(&node, "a"), 0);
     node.call("DEL", &pod, &config).result();
     assert_eq!(generation(&node), before + 2);
-    assert_eq!(owned_by(&node, "first"), 13 + spoof);
+    assert_eq!(owned_by(&node, "first"), 15 + spoof);
+}
+
+/// Nodes save their rule set with `nft list ruleset` and load it with `nft -f`.
+#[test]
+fn nft_reads_back_what_it_lists() {
+    let node = Node::new();
+    let more = json!({
+        "ipMasq": true, "ingressPolicy": "isolated", "macspoofchk": true, "markMasqBit": 4,
+        "conditionsV4": ["!", "-i", "eth+", "-s", "10.0.0.0/8"],
+    });
+    let ports = json!([
+        {"hostPort": 8080, "containerPort": 80},
+        {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "::1"},
+    ]);
+    let config = network(&node, &ports, &more);
+    node.call("ADD", &Pod::new("a"), &config).result();
+    let saved = node.folder.path().join("saved.nft");
+    std::fs::write(&saved, nft(&node, &["list ruleset"])).unwrap();
+    let fresh = Node::new();
+    nft(&fresh, &["-f", saved.to_str().unwrap()]);
+    assert_eq!(owned_by(&fresh, "a"), owned_by(&node, "a"));
+}
+
+/// On an empty machine everybody makes what all need.
+#[test]
+fn twenty_pods_at_once_get_their_ports() {
+    let node = Node::new();
+    let pods: Vec<_> = (0..20)
+        .map(|index| Pod::new(&format!("p{index}")))
+        .collect();
+    let config = |index: usize| {
+        let ports = json!([{"hostPort": 8000 + index, "containerPort": 80}]);
+        network(&node, &ports, &json!({"ipMasq": true}))
+    };
+    let each = |command: &'static str| {
+        let (node, config) = (&node, &config);
+        std::thread::scope(|scope| {
+            for (index, pod) in pods.iter().enumerate() {
+                scope.spawn(move || node.call(command, pod, &config(index)).result());
+            }
+        });
+    };
+    each("ADD");
+    assert_eq!(elements(&node).len(), 20 * 8);
+    let chains = nft(&node, &["list chains"]);
+    assert_eq!(chains.matches("chain net-ports-").count(), 2, "{chains}");
+    each("DEL");
+    assert_eq!(elements(&node), []);
+    node.assert_empty();
 }
 
 /// Whatever the runtime still knows at DEL: the namespace, ADD's result, the ports.
@@ -58,7 +107,7 @@ fn del_leaves_nothing_whatever_it_is_told() {
             (false, false, true),
         ] {
             let result = node.call("ADD", &pod, &with_all).result();
-            assert_eq!(owned_by(&node, "a"), 12);
+            assert_eq!(owned_by(&node, "a"), 16);
             let mut config = with_all.clone();
             if tells_result {
                 config["prevResult"] = result;
@@ -77,7 +126,7 @@ fn del_leaves_nothing_whatever_it_is_told() {
             }
         }
     }
-    assert_eq!(owned_by(&node, "keeper"), 8);
+    assert_eq!(owned_by(&node, "keeper"), 10);
 }
 
 /// As if the disk had been reset but not the kernel.
@@ -106,7 +155,7 @@ fn gc_ends_the_ports_of_unknown_pods() {
     let mut gc = config(1);
     gc["cni.dev/valid-attachments"] = json!([{"containerID": "b", "ifname": "eth0"}]);
     node.call("GC", &a.pod, &gc).result();
-    assert_eq!((owned_by(&node, "a"), owned_by(&node, "b")), (0, 8));
+    assert_eq!((owned_by(&node, "a"), owned_by(&node, "b")), (0, 10));
     assert!(b.by_tcp(&outside, "192.0.2.1:8081").is_some());
     gc["cni.dev/valid-attachments"] = json!([]);
     node.call("GC", &a.pod, &gc).result();

@@ -267,6 +267,7 @@ impl Reader<'_> {
         let mut wanted = NodePortAddresses {
             primary: false,
             within: Vec::new(),
+            loopback: false,
         };
         for text in list {
             match (text.as_str(), netaddr::network(text)) {
