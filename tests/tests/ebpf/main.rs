@@ -1,0 +1,17 @@
+//! The eBPF data plane on a real kernel: what a socket sees of it, and how the programs outlive
+//! the daemon. Where packets go is shown by the scenarios.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may fail the test"
+)]
+
+mod changes;
+mod names;
+mod node;
+mod places;
+mod restart;
+#[path = "../nftables/world.rs"]
+#[expect(dead_code, reason = "shared with the data planes that need more of it")]
+mod world;
