@@ -5,6 +5,7 @@
 mod page;
 
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lb_model::Family as IpFamily;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,6 +13,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
+
+use crate::backend::ebpf::SocketCounts;
 
 /// Label `ip_family`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,6 +52,18 @@ pub struct ByObject {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByKind {
     kind: &'static str,
+}
+
+/// Label `event`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByEvent {
+    event: &'static str,
+}
+
+/// Label `map`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByMap {
+    map: &'static str,
 }
 
 type Seconds = Family<ByFamily, Histogram, fn() -> Histogram>;
@@ -124,6 +139,8 @@ pub struct Metrics {
     pub check_ports_not_served: Gauge,
     /// `causeway_model_objects`.
     pub model_objects: Family<ByKind, Gauge>,
+    /// `causeway_ebpf_sockets_total` and `causeway_ebpf_map_entries`: read when they are asked for.
+    sockets: Arc<Mutex<Option<SocketCounts>>>,
 }
 
 /// `kubeproxy_sync_proxy_rules_duration_seconds` and its like: 1 ms to 16 s.
@@ -177,9 +194,20 @@ impl Metrics {
             not_programmed: Gauge::default(),
             check_ports_not_served: Gauge::default(),
             model_objects: Family::default(),
+            sockets: Arc::default(),
         };
         metrics.touch_all();
         metrics
+    }
+
+    /// The kernel counts sockets here from now on, or does not.
+    pub fn set_sockets(&self, counts: Option<SocketCounts>) {
+        *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+
+    fn sockets(&self) -> Option<SocketCounts> {
+        let counts = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.clone()
     }
 
     fn touch_all(&self) {

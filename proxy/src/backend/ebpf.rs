@@ -6,6 +6,7 @@
 //! The programs and their maps outlive the daemon by their pins: a restart finds what is there,
 //! and the new programs take over before the old ones go.
 
+mod counts;
 mod entries;
 mod pins;
 mod sockets;
@@ -22,6 +23,7 @@ use super::plane::{DataPlane, PlaneSettings};
 use super::{BackendError, NftablesBackend, PassReport};
 use sockets::Sockets;
 
+pub use counts::SocketCounts;
 pub use pins::DEFAULT_PINS;
 
 /// Where the programs go.
@@ -193,6 +195,8 @@ impl EbpfBackend {
             // What could not be swept is swept after the next start.
             self.full = self.apply(step).is_err();
         }
+        let (frontends, backends) = (self.applied.len(), self.applied.backends());
+        self.sockets.counts().set_entries(frontends, backends);
         (operations, failed)
     }
 
@@ -244,6 +248,10 @@ impl DataPlane for EbpfBackend {
             self.attached = false;
         }
         Ok(self.packets.check()? || !intact)
+    }
+
+    fn socket_counts(&self) -> Option<SocketCounts> {
+        Some(self.sockets.counts().clone())
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use lb_model::{Family, LocalDetector, Model, ServiceName};
 
-use super::ebpf::{self, EbpfBackend};
+use super::ebpf::{self, EbpfBackend, SocketCounts};
 use super::{BackendError, IptablesBackend, NftablesBackend, PassReport};
 use crate::config::Mode;
 use crate::metrics::family_name;
@@ -41,6 +41,10 @@ pub trait DataPlane: fmt::Debug {
     /// # Errors
     /// The kernel does not tell.
     fn check(&mut self) -> Result<bool, BackendError>;
+    /// What the kernel counts of sockets, where it does.
+    fn socket_counts(&self) -> Option<SocketCounts> {
+        None
+    }
 }
 
 /// A data plane that was opened.

@@ -4,10 +4,13 @@
 use std::fmt;
 
 use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::Metrics;
+use super::{ByEvent, ByMap, Metrics};
+use crate::backend::ebpf::SocketCounts;
 use crate::config::Mode;
 use crate::memory;
 
@@ -25,7 +28,11 @@ impl Metrics {
             Mode::Iptables => self.register_iptables(theirs),
         }
         register_process(registry.sub_registry_with_prefix("process"));
-        self.register_our_own(registry.sub_registry_with_prefix("causeway"));
+        let ours = registry.sub_registry_with_prefix("causeway");
+        self.register_our_own(ours);
+        if let Some(counts) = self.sockets() {
+            register_sockets(ours, &counts);
+        }
         let mut text = String::new();
         text::encode(&mut text, &registry)?;
         Ok(text)
@@ -235,6 +242,25 @@ impl Metrics {
             self.model_objects.clone(),
         );
     }
+}
+
+/// What the eBPF programs count.
+fn register_sockets(r: &mut Registry, counts: &SocketCounts) {
+    let events = Family::<ByEvent, Counter>::default();
+    for (event, count) in counts.events() {
+        events.get_or_create(&ByEvent { event }).inc_by(count);
+    }
+    r.register(
+        "ebpf_sockets",
+        "What became of the calls of sockets that aim at a Service",
+        events,
+    );
+    let entries = Family::<ByMap, Gauge>::default();
+    for (map, count) in counts.entries() {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        entries.get_or_create(&ByMap { map }).set(count);
+    }
+    r.register("ebpf_map_entries", "Entries of the eBPF maps", entries);
 }
 
 /// What every client library shows of its process.

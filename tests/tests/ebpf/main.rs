@@ -8,6 +8,7 @@
 )]
 
 mod changes;
+mod counts;
 mod names;
 mod node;
 mod places;

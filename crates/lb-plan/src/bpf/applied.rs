@@ -147,6 +147,12 @@ impl Applied {
         self.placed.is_empty()
     }
 
+    /// Backends that they have, all together.
+    pub fn backends(&self) -> usize {
+        let sets = self.placed.values();
+        sets.map(|placed| placed.backends.len()).sum()
+    }
+
     /// What brings a Service to what is wanted of it, nothing when it is removed.
     ///
     /// An address that another Service has is taken over: the model gives it to one at a time.

@@ -4,13 +4,14 @@ use std::fmt;
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Plain, SlotKey, maps};
 use lb_plan::bpf::{Applied, Operation};
 use nodekit::netns::NetNs;
 
+use super::counts::SocketCounts;
 use super::entries::Entry;
 use super::{Error, Options, pins};
 
@@ -37,6 +38,7 @@ pub(super) struct Sockets {
     frontends: Map<FrontendKey, Entry<Frontend>>,
     backends: Map<SlotKey, Entry<Backend>>,
     members: Map<MemberKey, u32>,
+    counts: SocketCounts,
     cgroup: File,
     pins: PathBuf,
 }
@@ -72,7 +74,9 @@ impl Sockets {
                 .and_then(CgroupSockAddr::load)
                 .map_err(|source| Error::Program { name, source })?;
         }
+        let counters: PerCpuArray<_, u64> = take(&mut ebpf, maps::COUNTERS)?;
         Ok(Self {
+            counts: SocketCounts::new(counters),
             frontends: take(&mut ebpf, maps::FRONTENDS)?,
             backends: take(&mut ebpf, maps::BACKENDS)?,
             members: take(&mut ebpf, maps::MEMBERS)?,
@@ -92,6 +96,11 @@ impl Sockets {
             backends.into_iter().map(|(key, value)| (key, value.0)),
             members.into_iter().map(|(key, _)| key),
         ))
+    }
+
+    /// What the programs count.
+    pub(super) const fn counts(&self) -> &SocketCounts {
+        &self.counts
     }
 
     /// Changes one entry.

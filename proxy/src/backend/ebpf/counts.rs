@@ -1,0 +1,66 @@
+//! What happens at the sockets, as the programs count it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::{MapData, PerCpuArray};
+use causeway_ebpf_abi::{Counter, maps};
+
+/// Read at any time, from any thread.
+#[derive(Clone)]
+pub struct SocketCounts(Arc<Inner>);
+
+struct Inner {
+    counters: PerCpuArray<MapData, u64>,
+    frontends: AtomicU64,
+    backends: AtomicU64,
+}
+
+impl fmt::Debug for SocketCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.events()).finish()
+    }
+}
+
+impl SocketCounts {
+    pub(super) fn new(counters: PerCpuArray<MapData, u64>) -> Self {
+        Self(Arc::new(Inner {
+            counters,
+            frontends: AtomicU64::new(0),
+            backends: AtomicU64::new(0),
+        }))
+    }
+
+    pub(super) fn set_entries(&self, frontends: usize, backends: usize) {
+        self.0.frontends.store(frontends as u64, Ordering::Relaxed);
+        self.0.backends.store(backends as u64, Ordering::Relaxed);
+    }
+
+    /// How often what happened since the maps were made, by name; without what the kernel does not
+    /// tell.
+    pub fn events(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Counter::ALL.into_iter().filter_map(|counter| {
+            let by_processor = self.0.counters.get(&(counter as u32), 0).ok()?;
+            Some((name(counter), by_processor.iter().sum()))
+        })
+    }
+
+    /// How many entries there are, by map.
+    pub fn entries(&self) -> [(&'static str, u64); 2] {
+        [
+            (maps::FRONTENDS, self.0.frontends.load(Ordering::Relaxed)),
+            (maps::BACKENDS, self.0.backends.load(Ordering::Relaxed)),
+        ]
+    }
+}
+
+const fn name(counter: Counter) -> &'static str {
+    match counter {
+        Counter::Connected => "connected",
+        Counter::Sent => "sent",
+        Counter::Refused => "refused",
+        Counter::Torn => "torn",
+        Counter::Forgotten => "forgotten",
+    }
+}
