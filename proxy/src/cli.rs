@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
+use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::Value;
 
 use crate::backend::ebpf;
@@ -16,7 +16,8 @@ use crate::config::{FLAGS, Flag, Given, Takes};
     name = "causeway-proxy",
     version,
     about = "The service proxy of Causeway: a drop-in replacement for kube-proxy.",
-    args_override_self = true
+    args_override_self = true,
+    disable_help_subcommand = true
 )]
 pub struct Flags {
     /// KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1) to start from; flags win over it.
@@ -37,14 +38,36 @@ pub struct Flags {
     #[arg(long, value_name = "FOLDER")]
     pub ebpf_cgroup_root: Option<PathBuf>,
     /// Mode ebpf: the folder on a bpffs where maps and programs outlive the daemon.
-    #[arg(long, value_name = "FOLDER", default_value = ebpf::DEFAULT_PINS)]
+    #[arg(long, value_name = "FOLDER", default_value = ebpf::DEFAULT_PINS, global = true)]
     pub ebpf_pin_dir: PathBuf,
     /// URL of the API server, instead of the one in the kubeconfig.
     #[arg(long, value_name = "URL")]
     pub master: Option<String>,
+    /// What to do instead of running as the proxy.
+    #[command(subcommand)]
+    pub command: Option<Task>,
     /// The flags that set fields, in the order of [`FLAGS`].
     #[arg(skip)]
     pub fields: Vec<Given>,
+}
+
+/// Something else than running as the proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Task {
+    /// Looks at what mode ebpf has in the kernel.
+    #[command(subcommand)]
+    Ebpf(EbpfTask),
+}
+
+/// See [`Task::Ebpf`].
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum EbpfTask {
+    /// Writes the frontends and their backends out of the pinned maps, whether a daemon runs or not.
+    Dump {
+        /// As JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 impl Flags {
@@ -176,6 +199,25 @@ mod tests {
                 ("v", "5".to_owned()),
             ]
         );
+    }
+
+    #[test]
+    fn a_task_stands_beside_the_flags() {
+        for (arguments, json) in [
+            ("--ebpf-pin-dir=/x ebpf dump", false),
+            ("ebpf dump --json --ebpf-pin-dir /x", true),
+        ] {
+            let words = ["causeway-proxy"].into_iter().chain(arguments.split(' '));
+            let flags = Flags::read(words).unwrap();
+            assert_eq!(flags.command, Some(Task::Ebpf(EbpfTask::Dump { json })));
+            assert_eq!(flags.ebpf_pin_dir.to_str(), Some("/x"));
+        }
+        let plain = Flags::read(["causeway-proxy", "--config", "ebpf"]).unwrap();
+        assert_eq!(plain.command, None);
+        assert_eq!(plain.ebpf_pin_dir.to_str(), Some(ebpf::DEFAULT_PINS));
+        for incomplete in ["ebpf", "dump"] {
+            assert!(Flags::read(["causeway-proxy", incomplete]).is_err());
+        }
     }
 
     #[test]

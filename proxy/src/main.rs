@@ -1,10 +1,12 @@
 //! `causeway-proxy`: flags and file in, exit status out. Everything else is in the library.
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
-use causeway_proxy::cli::Flags;
+use causeway_proxy::backend::ebpf;
+use causeway_proxy::cli::{EbpfTask, Flags, Task};
 use causeway_proxy::config::{ConfigFile, Loaded, Mode, file_text, load};
 use causeway_proxy::daemon::Ended;
 use causeway_proxy::{backend, daemon, host_setup, logging};
@@ -20,6 +22,9 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
+    if let Some(Task::Ebpf(EbpfTask::Dump { json })) = flags.command {
+        return dump(&flags, json);
+    }
     if flags.cleanup == Some(true) {
         return clean_up(&flags);
     }
@@ -45,6 +50,17 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         // In place and not by ending, so that the kubelet does not wait ever longer in between.
         Ended::Restart => Err(start_again()).context("starting again"),
     }
+}
+
+fn dump(flags: &Flags, json: bool) -> anyhow::Result<()> {
+    let dump = ebpf::Dump::read(&flags.ebpf_pin_dir).context("ebpf dump")?;
+    let text = if json {
+        serde_json::to_string_pretty(&dump)? + "\n"
+    } else {
+        dump.to_string()
+    };
+    let written = std::io::stdout().write_all(text.as_bytes());
+    written.context("ebpf dump: writing")
 }
 
 /// Every data plane's, whatever the configuration says; one failure does not keep the others.

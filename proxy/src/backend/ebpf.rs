@@ -7,6 +7,7 @@
 //! and the new programs take over before the old ones go.
 
 mod counts;
+mod dump;
 mod entries;
 mod pins;
 mod sockets;
@@ -24,6 +25,7 @@ use super::{BackendError, NftablesBackend, PassReport};
 use sockets::Sockets;
 
 pub use counts::SocketCounts;
+pub use dump::Dump;
 pub use pins::DEFAULT_PINS;
 
 /// Where the programs go.

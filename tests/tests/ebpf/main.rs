@@ -9,6 +9,7 @@
 
 mod changes;
 mod counts;
+mod dump;
 mod names;
 mod node;
 mod places;

@@ -205,20 +205,24 @@ fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
     M::try_from(map).map_err(failed(name))
 }
 
-fn failed(name: &'static str) -> impl FnOnce(MapError) -> Error {
+pub(super) fn failed(name: &'static str) -> impl FnOnce(MapError) -> Error {
     move |source| Error::Map { name, source }
 }
 
 /// A deletion of what was not there is done.
 fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-        {
-            Ok(())
-        }
+        Err(error) if is_missing(&error) => Ok(()),
         other => other,
+    }
+}
+
+/// Whether an entry is not there.
+pub(super) fn is_missing(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
     }
 }
 

@@ -1,0 +1,81 @@
+//! `causeway-proxy ebpf dump`.
+
+use std::process::{Command, Output};
+
+use causeway_tests::packet_bed::POD_PORT;
+use lb_model::Family;
+use serde_json::{Value, json};
+
+use crate::node::{Node, on_a_node};
+use crate::world::{World, at, node_port, node_port_service, service};
+
+fn dump(node: &Node<'_>, flags: &[&str]) -> Output {
+    let mut command = Command::new(causeway_tests::binary("causeway-proxy"));
+    command.args(["ebpf", "dump", "--ebpf-pin-dir"]);
+    command.arg(node.cell.options().pins).args(flags);
+    command.output().unwrap()
+}
+
+fn text(output: Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn frontends_are_shown_with_their_backends_without_a_daemon() {
+    on_a_node(|node| {
+        let mut world = World::empty();
+        let mut first = node_port_service(1);
+        first.client_ip_affinity = true;
+        world.serve(node.bed, &first, &[2, 3]);
+        world.serve(node.bed, &service(2), &[]);
+        node.start(&world).sync(&mut world);
+
+        let found: Value = serde_json::from_str(&text(dump(node, &["--json"]))).unwrap();
+        // Of each protocol and family: two ClusterIPs, and the node port on the node and on loopback.
+        assert_eq!(found.as_array().unwrap().len(), 16);
+        for family in Family::ALL {
+            let backends = [2, 3].map(|pod| {
+                let ip = node.bed.pod(pod).ip(family);
+                std::net::SocketAddr::new(ip, POD_PORT).to_string()
+            });
+            for (to, affinity, backends) in [
+                (at(family, 1), 10_800, &backends[..]),
+                (node_port(node.bed, family, 1), 10_800, &backends),
+                (at(family, 2), 0, &[]),
+            ] {
+                let wanted = json!({
+                    "frontend": to.to_string(), "protocol": "tcp", "affinitySeconds": affinity,
+                    "nodeOnly": false, "backends": backends,
+                });
+                assert!(
+                    found.as_array().unwrap().contains(&wanted),
+                    "{wanted} of {found}"
+                );
+            }
+        }
+        let table = text(dump(node, &[]));
+        assert_eq!(table.lines().count(), 1 + 16);
+        for line in [
+            "10.96.0.1:80 tcp 10800s all 10.244.2.2:8080 10.244.3.2:8080",
+            "[::1]:30001 udp 10800s node [fd00:244:2::2]:8080 [fd00:244:3::2]:8080",
+            "[fd00:96::2]:80 tcp - all none: refused",
+        ] {
+            let words: Vec<&str> = line.split(' ').collect();
+            let found = |found: &str| found.split_whitespace().eq(words.iter().copied());
+            assert!(table.lines().any(found), "{line}\n{table}");
+        }
+    });
+}
+
+#[test]
+fn a_folder_without_maps_is_named() {
+    on_a_node(|node| {
+        let output = dump(node, &[]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        let folder = node.cell.options().pins.join("maps-1");
+        assert!(error.contains(folder.to_str().unwrap()), "{error}");
+    });
+}
