@@ -9,6 +9,7 @@
 
 mod changes;
 mod counts;
+mod daemon;
 mod dump;
 mod names;
 mod node;

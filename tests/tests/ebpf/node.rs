@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Result;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use causeway_proxy::backend::ebpf::EbpfBackend;
@@ -88,5 +89,14 @@ pub(crate) fn bar_the_way(host: &Host) {
             ..Route::to(network.parse().unwrap())
         };
         routes.add_route(&nowhere).unwrap();
+    }
+}
+
+/// Tells clients to stop, also when their test fails.
+pub(crate) struct StopAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -9,7 +9,7 @@ use causeway_tests::packet_bed::{self, Bed, ask};
 use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
 
-use crate::node::{Node, PATIENCE, bar_the_way, on_a_node};
+use crate::node::{Node, PATIENCE, StopAtEnd, bar_the_way, on_a_node};
 use crate::world::{Proxy, World, at, node_port_service, service};
 
 fn world(bed: &Bed) -> World {
@@ -77,15 +77,6 @@ fn restart_often(node: &Node<'_>, world: &mut World) {
     for _ in 0..4 {
         let mut proxy = node.start(world);
         proxy.sync(world);
-    }
-}
-
-/// Tells clients to stop, also when their test fails.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
