@@ -84,6 +84,7 @@ fn before_the_node(settings: &Settings, mode: Mode, family: Family) -> PlaneSett
         masquerade_bit: settings.section(mode).masquerade_bit,
         detector: LocalDetector::None,
         node_port_addresses: std::collections::BTreeSet::new(),
+        service_cidrs: std::collections::BTreeSet::new(),
         localhost_node_ports: settings.localhost_node_ports,
         tcp_be_liberal: settings.conntrack.tcp_be_liberal,
     }
@@ -179,6 +180,10 @@ impl Planes {
                 .copied()
                 .filter(|ip| Family::of(*ip) == *family)
                 .collect(),
+            service_cidrs: match self.mode {
+                Mode::Nftables => model.service_cidrs(*family).into_iter().collect(),
+                Mode::Iptables => std::collections::BTreeSet::new(),
+            },
             localhost_node_ports: settings.localhost_node_ports && node_ports.names_localhost(),
             ..before_the_node(settings, self.mode, *family)
         });

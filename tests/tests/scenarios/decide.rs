@@ -195,7 +195,8 @@ impl Nftables {
     fn new(settings: Settings) -> Self {
         let mut kernel = VirtualKernel::new(settings.family);
         kernel.apply(&skeleton(&settings)).unwrap();
-        let addresses = settings.node_port_address_changes(&BTreeSet::new());
+        let mut addresses = settings.node_port_address_changes(&BTreeSet::new());
+        addresses.extend(settings.service_cidr_changes(&BTreeSet::new()));
         kernel.apply(&addresses).unwrap();
         Self {
             settings,
