@@ -29,9 +29,19 @@ fn main() -> io::Result<()> {
     if variable("PROFILE") == "release" {
         // The names of functions are a third of the file, and nobody debugs it on a node.
         println!("cargo::rustc-link-arg-bins=-Wl,--strip-all");
+        // Functions of the same code become one. Here rustc links by its own lld, which can.
+        if variable("CARGO_CFG_TARGET_ARCH") == "x86_64" {
+            println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+        }
     }
-    // Not as a search path for the whole package: the tests beside the binary stay dynamic.
-    for argument in ["-static-pie", &format!("-L{folder}")] {
+    // Not as a search path for the whole package: the tests beside the binary stay dynamic. The
+    // relocations of a position-independent program are packed (DT_RELR), 100 KiB less to load.
+    let arguments = [
+        "-static-pie",
+        "-Wl,-z,pack-relative-relocs",
+        &format!("-L{folder}"),
+    ];
+    for argument in arguments {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
     Ok(())

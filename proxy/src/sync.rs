@@ -170,9 +170,17 @@ impl Syncer {
             Event::ServiceListBegins
             | Event::SliceListBegins
             | Event::ServiceListEnds
-            | Event::SliceListEnds => {}
+            | Event::SliceListEnds
+            | Event::ServiceCidrListBegins
+            | Event::ServiceCidr(_)
+            | Event::ServiceCidrGone { .. }
+            | Event::ServiceCidrListEnds => {}
         }
-        if !matches!(event, Event::ServiceListBegins | Event::SliceListBegins) {
+        let begins = matches!(
+            event,
+            Event::ServiceListBegins | Event::SliceListBegins | Event::ServiceCidrListBegins
+        );
+        if !begins {
             self.waiting.get_or_insert(at);
         }
         self.record.waits_for(self.node.waits_for());

@@ -5,6 +5,7 @@ mod client;
 mod kind;
 mod node;
 mod service;
+mod service_cidr;
 mod slice;
 mod stream;
 mod tolerant;
@@ -40,11 +41,12 @@ pub fn read(kind: &str, json: &str) -> Option<Heard> {
         service::Services::NAME => stream::read::<service::Services>(json),
         slice::Slices::NAME => stream::read::<slice::Slices>(json),
         node::OwnNode::NAME => stream::read::<node::OwnNode>(json),
+        service_cidr::ServiceCidrs::NAME => stream::read::<service_cidr::ServiceCidrs>(json),
         _ => None,
     }
 }
 
-/// Watches Services, EndpointSlices and Node `node_name`, for as long as `out` has a receiver.
+/// Watches Services, EndpointSlices, ServiceCIDRs and Node `node_name`, for as long as `out` has a receiver.
 /// The API server may come and go: that is logged once, and tried again.
 pub fn start(api: &Connection, node_name: &str, out: &mpsc::Sender<Heard>) -> JoinSet<()> {
     let trouble = trouble::Trouble::default();
@@ -64,6 +66,12 @@ pub fn start(api: &Connection, node_name: &str, out: &mpsc::Sender<Heard>) -> Jo
     tasks.spawn(stream::watch::<node::OwnNode>(
         api.clone(),
         stream::named(node_name),
+        out.clone(),
+        trouble.clone(),
+    ));
+    tasks.spawn(stream::watch::<service_cidr::ServiceCidrs>(
+        api.clone(),
+        stream::labelled(""),
         out.clone(),
         trouble,
     ));

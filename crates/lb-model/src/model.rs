@@ -8,6 +8,7 @@ mod flows;
 mod health;
 mod node;
 mod service;
+mod service_cidrs;
 mod slice;
 mod tracker;
 
@@ -24,6 +25,7 @@ use claims::{Claims, Conflict};
 use door::{Door, is_name};
 use node::Node;
 use service::Service;
+use service_cidrs::ServiceCidrs;
 use slice::Slice;
 use tracker::{Exchanged, Trackers};
 
@@ -102,6 +104,7 @@ pub struct Model {
     claims: Claims,
     services: Listing,
     slices: Listing,
+    service_cidrs: ServiceCidrs,
     trigger_times: Vec<(ServiceName, Family, String)>,
     detector_changed: bool,
 }
@@ -141,6 +144,7 @@ impl Model {
             claims: Claims::new(),
             services: Listing::default(),
             slices: Listing::default(),
+            service_cidrs: ServiceCidrs::default(),
             trigger_times: Vec::new(),
             detector_changed: false,
         }
@@ -166,6 +170,10 @@ impl Model {
             Event::SliceListEnds => self.end_slice_list(),
             Event::Node(said) => self.put_node(&said, &mut complaints),
             Event::NodeGone => self.set_node(None),
+            Event::ServiceCidrListBegins => self.service_cidrs.list_begins(),
+            Event::ServiceCidr(said) => self.service_cidrs.put(&said, &mut complaints),
+            Event::ServiceCidrGone { name } => self.service_cidrs.remove(&name),
+            Event::ServiceCidrListEnds => self.service_cidrs.list_ends(),
         }
         complaints
     }
@@ -333,6 +341,12 @@ impl Model {
     /// Whether `ip` is the ClusterIP of a Service: what aims at an undefined port there is rejected.
     pub fn is_live_cluster_ip(&self, ip: IpAddr) -> bool {
         self.claims.has_cluster_ip(ip)
+    }
+
+    /// The ranges from which ClusterIPs of `family` are taken, sorted, none inside another: what aims
+    /// at an address in them that nobody has is dropped.
+    pub fn service_cidrs(&self, family: Family) -> Vec<IpNetwork> {
+        self.service_cidrs.of(family)
     }
 
     /// The local detector for `family`, resolved: the first network of that family counts.

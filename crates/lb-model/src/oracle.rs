@@ -7,7 +7,8 @@
 //!    frontend's of that family, protocol and port.
 //! 3. Otherwise a destination that is the ClusterIP of a live Service is rejected: the port is
 //!    undefined.
-//! 4. Anything else is not ours.
+//! 4. Otherwise a destination in a ServiceCIDR is dropped: nobody has that ClusterIP.
+//! 5. Anything else is not ours.
 //!
 //! A frontend with source ranges drops what comes from elsewhere, even if it would reject.
 
@@ -116,8 +117,16 @@ impl Model {
                 route(frontend, &detector, packet)
             }
             None if self.is_live_cluster_ip(packet.destination) => Route::Reject,
+            None if self.is_service_address(packet.destination) => Route::Drop,
             None => Route::NotOurs,
         }
+    }
+}
+
+impl Model {
+    fn is_service_address(&self, ip: IpAddr) -> bool {
+        let cidrs = self.service_cidrs(Family::of(ip));
+        cidrs.iter().any(|cidr| cidr.contains(ip))
     }
 }
 

@@ -129,6 +129,15 @@ pub struct Node {
     pub to_be_deleted: bool,
 }
 
+/// A ServiceCIDR (networking.k8s.io/v1): a range that ClusterIPs are taken from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// `metadata.name`.
+    pub name: String,
+    /// `spec.cidrs`.
+    pub cidrs: Vec<String>,
+}
+
 /// One thing that happened, in the order in which the API told it.
 ///
 /// A relist is `…ListBegins`, then one event per object, then `…ListEnds`: what was not named in
@@ -165,4 +174,15 @@ pub enum Event {
     Node(Node),
     /// The own Node is gone.
     NodeGone,
+    /// A full list of ServiceCIDRs follows.
+    ServiceCidrListBegins,
+    /// A ServiceCIDR is there, or changed.
+    ServiceCidr(ServiceCidr),
+    /// A ServiceCIDR is gone.
+    ServiceCidrGone {
+        /// `metadata.name`.
+        name: String,
+    },
+    /// The full list of ServiceCIDRs is in.
+    ServiceCidrListEnds,
 }

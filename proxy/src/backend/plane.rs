@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use lb_model::{Family, LocalDetector, Model, ServiceName};
 
 use super::ebpf::{self, EbpfBackend, SocketCounts};
@@ -23,6 +24,9 @@ pub struct PlaneSettings {
     /// The addresses on which node ports are served. In iptables mode the unspecified one stands for
     /// every address of the node, whenever it comes.
     pub node_port_addresses: BTreeSet<IpAddr>,
+    /// The ranges from which ClusterIPs are taken: what nobody has of them is dropped (not in mode
+    /// iptables, as in kube-proxy).
+    pub service_cidrs: BTreeSet<IpNetwork>,
     /// Node ports answer on the loopback address, too (iptables: IPv4 only; nftables: never).
     pub localhost_node_ports: bool,
     /// `conntrack.tcpBeLiberal`: packets that connection tracking finds invalid are let through.
@@ -164,6 +168,7 @@ impl From<PlaneSettings> for lb_plan::nftables::Settings {
             masquerade_bit: settings.masquerade_bit,
             detector: settings.detector,
             node_port_addresses: settings.node_port_addresses,
+            service_cidrs: settings.service_cidrs,
         }
     }
 }

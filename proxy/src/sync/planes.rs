@@ -91,6 +91,7 @@ fn before_the_node(settings: &Settings, mode: Mode, family: Family) -> PlaneSett
         masquerade_bit: settings.section(mode).masquerade_bit,
         detector: LocalDetector::None,
         node_port_addresses: std::collections::BTreeSet::new(),
+        service_cidrs: std::collections::BTreeSet::new(),
         localhost_node_ports: settings.localhost_node_ports,
         tcp_be_liberal: settings.conntrack.tcp_be_liberal,
     }
@@ -186,6 +187,10 @@ impl Planes {
                 .copied()
                 .filter(|ip| Family::of(*ip) == *family)
                 .collect(),
+            service_cidrs: match self.mode {
+                Mode::Nftables | Mode::Ebpf => model.service_cidrs(*family).into_iter().collect(),
+                Mode::Iptables => std::collections::BTreeSet::new(),
+            },
             // At the socket it costs nothing: the loopback never sees a packet.
             localhost_node_ports: settings.localhost_node_ports
                 && (self.mode == Mode::Ebpf || node_ports.names_localhost()),

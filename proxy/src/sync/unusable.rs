@@ -11,6 +11,7 @@ use crate::metrics::by_object;
 
 const SERVICE: &str = "Service";
 const SLICE: &str = "EndpointSlice";
+const SERVICE_CIDR: &str = "ServiceCIDR";
 
 /// What is known of them: what the last event said.
 #[derive(Debug, Default)]
@@ -39,6 +40,10 @@ impl Unusable {
             Some(Event::SliceListBegins) => return self.list_begins(SLICE),
             Some(Event::ServiceListEnds) => return self.list_ends(SERVICE, told),
             Some(Event::SliceListEnds) => return self.list_ends(SLICE, told),
+            Some(Event::ServiceCidr(said)) => format!("{SERVICE_CIDR} {}", said.name),
+            Some(Event::ServiceCidrGone { name }) => format!("{SERVICE_CIDR} {name}"),
+            Some(Event::ServiceCidrListBegins) => return self.list_begins(SERVICE_CIDR),
+            Some(Event::ServiceCidrListEnds) => return self.list_ends(SERVICE_CIDR, told),
             Some(Event::NodeGone) | None => return,
         };
         if self.objects.contains_key(&object) {

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use lb_model::Complaint;
 use lb_model::said::Event;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -26,6 +26,8 @@ pub(super) trait Kind: Clone + Debug + Send + Sync + 'static {
     const GROUP: &'static str;
     /// Name in URLs.
     const PLURAL: &'static str;
+    /// Not every API server has it, and not every role may see it: then it is done without.
+    const OPTIONAL: bool = false;
 
     /// What `object` says.
     fn said(object: Self::Object) -> Self::Said;
@@ -39,19 +41,43 @@ pub(super) trait Kind: Clone + Debug + Send + Sync + 'static {
     fn list_ends(count: usize) -> Option<Event>;
 }
 
-/// The metadata that every object has.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// What is used of any object's metadata.
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Identity {
+pub(super) struct Metadata {
     pub(super) name: Option<String>,
     pub(super) namespace: Option<String>,
     pub(super) resource_version: Option<String>,
+    pub(super) creation_timestamp: Option<String>,
+    pub(super) deletion_timestamp: Option<IgnoredAny>,
+    pub(super) labels: Option<Labels>,
+    pub(super) annotations: Option<Annotations>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Labels {
+    #[serde(rename = "service.kubernetes.io/service-proxy-name")]
+    pub(super) proxy_name: Option<IgnoredAny>,
+    #[serde(rename = "service.kubernetes.io/headless")]
+    pub(super) headless: Option<IgnoredAny>,
+    #[serde(rename = "kubernetes.io/service-name")]
+    pub(super) service: Option<String>,
+    #[serde(rename = "topology.kubernetes.io/zone")]
+    pub(super) zone: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Annotations {
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub(super) trigger_time: Option<String>,
 }
 
 /// An object that can say who it is.
 pub(super) trait Named {
-    /// Its identity, which is not needed afterwards.
-    fn take_identity(&mut self) -> Identity;
+    /// Its metadata; `None`: there is none.
+    fn metadata(&self) -> Option<&Metadata>;
 }
 
 /// An object as kube's watcher hands it over: already in the model's words.
@@ -81,12 +107,14 @@ impl<'de, K: Kind> Deserialize<'de> for Watched<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
         let (object, unread) = tolerant::read::<K::Object>(raw.get());
-        let mut object = object;
-        let identity = object
-            .as_mut()
-            .map(Named::take_identity)
-            .unwrap_or_default();
-        let label = match (&identity.namespace, &identity.name) {
+        let metadata = object.as_ref().and_then(Named::metadata);
+        let meta = ObjectMeta {
+            name: metadata.and_then(|metadata| metadata.name.clone()),
+            namespace: metadata.and_then(|metadata| metadata.namespace.clone()),
+            resource_version: metadata.and_then(|metadata| metadata.resource_version.clone()),
+            ..ObjectMeta::default()
+        };
+        let label = match (&meta.namespace, &meta.name) {
             (Some(namespace), Some(name)) => format!("{} {namespace}/{name}", K::NAME),
             (_, name) => format!(
                 "{} {}",
@@ -103,7 +131,7 @@ impl<'de, K: Kind> Deserialize<'de> for Watched<K> {
                 accepted: "what the API's schema says",
             })
             .collect();
-        let named = identity.name.as_ref().is_some_and(|name| !name.is_empty());
+        let named = meta.name.as_ref().is_some_and(|name| !name.is_empty());
         if object.is_some() && !named {
             complaints.push(Complaint {
                 object: label,
@@ -113,12 +141,7 @@ impl<'de, K: Kind> Deserialize<'de> for Watched<K> {
             });
         }
         Ok(Self {
-            meta: ObjectMeta {
-                name: identity.name,
-                namespace: identity.namespace,
-                resource_version: identity.resource_version,
-                ..ObjectMeta::default()
-            },
+            meta,
             said: object.filter(|_| named).map(K::said),
             complaints,
             kind: PhantomData,

@@ -2,9 +2,8 @@
 
 use lb_model::said::{self, Event};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
-use super::kind::{Identity, Kind, Named};
+use super::kind::{Kind, Metadata, Named};
 
 /// The Node that this daemon runs on.
 #[derive(Clone, Debug)]
@@ -16,22 +15,6 @@ pub(super) struct Object {
     metadata: Option<Metadata>,
     spec: Option<Spec>,
     status: Option<Status>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Metadata {
-    name: Option<String>,
-    resource_version: Option<String>,
-    deletion_timestamp: Option<IgnoredAny>,
-    labels: Option<Labels>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Labels {
-    #[serde(rename = "topology.kubernetes.io/zone")]
-    zone: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -67,13 +50,8 @@ struct Address {
 const DELETION_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 impl Named for Object {
-    fn take_identity(&mut self) -> Identity {
-        let metadata = self.metadata.get_or_insert_with(Metadata::default);
-        Identity {
-            name: metadata.name.clone(),
-            namespace: None,
-            resource_version: metadata.resource_version.take(),
-        }
+    fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
     }
 }
 

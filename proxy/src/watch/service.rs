@@ -2,9 +2,8 @@
 
 use lb_model::said::{self, Event};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
-use super::kind::{Identity, Kind, Named};
+use super::kind::{Kind, Metadata, Named};
 
 /// All Services that are not another proxy's.
 #[derive(Clone, Debug)]
@@ -16,25 +15,6 @@ pub(super) struct Object {
     metadata: Option<Metadata>,
     spec: Option<Spec>,
     status: Option<Status>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Metadata {
-    name: Option<String>,
-    namespace: Option<String>,
-    resource_version: Option<String>,
-    creation_timestamp: Option<String>,
-    labels: Option<Labels>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Labels {
-    #[serde(rename = "service.kubernetes.io/service-proxy-name")]
-    proxy_name: Option<IgnoredAny>,
-    #[serde(rename = "service.kubernetes.io/headless")]
-    headless: Option<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
@@ -98,13 +78,8 @@ struct Ingress {
 }
 
 impl Named for Object {
-    fn take_identity(&mut self) -> Identity {
-        let metadata = self.metadata.get_or_insert_with(Metadata::default);
-        Identity {
-            name: metadata.name.clone(),
-            namespace: metadata.namespace.clone(),
-            resource_version: metadata.resource_version.take(),
-        }
+    fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
     }
 }
 

@@ -2,9 +2,8 @@
 
 use lb_model::said::{self, Event};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
-use super::kind::{Identity, Kind, Named};
+use super::kind::{Kind, Metadata, Named};
 
 /// All EndpointSlices that are not headless.
 #[derive(Clone, Debug)]
@@ -17,32 +16,6 @@ pub(super) struct Object {
     address_type: Option<String>,
     endpoints: Option<Vec<Endpoint>>,
     ports: Option<Vec<Port>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Metadata {
-    name: Option<String>,
-    namespace: Option<String>,
-    resource_version: Option<String>,
-    labels: Option<Labels>,
-    annotations: Option<Annotations>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Labels {
-    #[serde(rename = "kubernetes.io/service-name")]
-    service: Option<String>,
-    #[serde(rename = "service.kubernetes.io/headless")]
-    headless: Option<IgnoredAny>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Annotations {
-    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
-    trigger_time: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -84,13 +57,8 @@ struct Port {
 }
 
 impl Named for Object {
-    fn take_identity(&mut self) -> Identity {
-        let metadata = self.metadata.get_or_insert_with(Metadata::default);
-        Identity {
-            name: metadata.name.clone(),
-            namespace: metadata.namespace.clone(),
-            resource_version: metadata.resource_version.take(),
-        }
+    fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
     }
 }
 

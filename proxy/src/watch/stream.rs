@@ -23,6 +23,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// This long without a failure, and the next wait is the first one again.
 const CALM: Duration = Duration::from_secs(60);
+/// How long a kind that is not to be had is done without before it is asked for again.
+const LACKING: Duration = Duration::from_secs(300);
 /// Objects in one page of a list: what is in memory at once.
 const PAGE: u32 = 250;
 /// A server that knows no streaming lists may ignore the request for one: then nothing ever says
@@ -47,6 +49,8 @@ enum Then {
     ListByPages,
     /// The server does not know us: the credentials may have changed.
     Reconnect,
+    /// The server has no such kind, or does not show it to us, and it can be done without.
+    DoWithout,
 }
 
 /// Watches kind `K` until `out` has no receiver. Streaming lists first, because they need the
@@ -59,6 +63,7 @@ pub(super) async fn watch<K: Kind>(
 ) {
     let mut config = selection.any_semantic().page_size(PAGE).streaming_lists();
     let mut waits = Doubling::new(FIRST_WAIT, LONGEST_WAIT);
+    let mut lacking = false;
     loop {
         let started = Instant::now();
         let api = Api::all(connection.client.clone());
@@ -67,6 +72,16 @@ pub(super) async fn watch<K: Kind>(
             Then::ListByPages => {
                 tracing::debug!(kind = K::NAME, "no streaming lists; listing by pages");
                 config.initial_list_strategy = InitialListStrategy::ListWatch;
+            }
+            Then::DoWithout => {
+                if !lacking {
+                    tracing::info!(kind = K::NAME, "not to be had here; going on without");
+                }
+                lacking = true;
+                tokio::select! {
+                    () = tokio::time::sleep(LACKING) => {}
+                    () = out.closed() => return,
+                }
             }
             Then::Reconnect => {
                 if started.elapsed() > CALM {
@@ -105,9 +120,12 @@ async fn run<K: Kind>(
         let sent = match next {
             None => return Then::Stop,
             Some(Err(error)) if streaming && refuses_streaming(&error) => return Then::ListByPages,
+            Some(Err(error)) if K::OPTIONAL && has_code(&error, &[403, 404]) => {
+                return Then::DoWithout;
+            }
             Some(Err(error)) => {
                 trouble.met(K::NAME, &error);
-                if refuses_us(&error) && !out.is_closed() {
+                if has_code(&error, &[401]) && !out.is_closed() {
                     return Then::Reconnect;
                 }
                 !out.is_closed()
@@ -161,15 +179,16 @@ async fn say<K: Kind>(
     out.send(heard).await.is_ok()
 }
 
-/// 401: who we say we are is not, or no longer, known.
-fn refuses_us(error: &watcher::Error) -> bool {
+/// Whether the server answered with one of `codes`. 401: who we say we are is not, or no longer,
+/// known; 403: we may not see that; 404: there is no such kind.
+fn has_code(error: &watcher::Error, codes: &[u16]) -> bool {
     let (watcher::Error::InitialListFailed(cause)
     | watcher::Error::WatchStartFailed(cause)
     | watcher::Error::WatchFailed(cause)) = error
     else {
         return false;
     };
-    matches!(cause, kube::Error::Api(status) if status.code == 401)
+    matches!(cause, kube::Error::Api(status) if codes.contains(&status.code))
 }
 
 /// See [`super::read`].

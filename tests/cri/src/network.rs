@@ -178,17 +178,33 @@ pub fn ask(node: &Node, operation: &str, input: &Value) -> anyhow::Result<String
 }
 
 /// Has the plugin take away what belongs to no attachment but these, as a runtime of CNI 1.1 does.
+/// The network is the installed one.
 ///
 /// # Errors
 /// The plugin's.
-pub fn collect_garbage(node: &Node, list: &str, kept: &[(&str, &str)]) -> anyhow::Result<()> {
-    let list: Value = serde_json::from_str(&std::fs::read_to_string(node.file(list))?)?;
-    let mut call = list["plugins"][0].clone();
-    call["cniVersion"] = "1.1.0".into();
-    call["name"] = list["name"].clone();
+pub fn collect_garbage(node: &Node, kept: &[(&str, &str)]) -> anyhow::Result<()> {
+    let mut call = installed(node)?;
     let attachment = |(id, name): &(&str, &str)| json!({"containerID": id, "ifname": name});
     call["cni.dev/valid-attachments"] = kept.iter().map(attachment).collect();
     ask(node, "GC", &call).map(drop)
+}
+
+/// Whether the plugin could add a pod to the installed network now.
+///
+/// # Errors
+/// Why not, in the plugin's words.
+pub fn status(node: &Node) -> anyhow::Result<()> {
+    ask(node, "STATUS", &installed(node)?).map(drop)
+}
+
+/// The installed network's plugin, as a runtime of CNI 1.1 calls it.
+fn installed(node: &Node) -> anyhow::Result<Value> {
+    let path = node.file(&format!("{NETWORKS}/10-causeway.conflist"));
+    let list: Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+    let mut call = list["plugins"][0].clone();
+    call["cniVersion"] = "1.1.0".into();
+    call["name"] = list["name"].clone();
+    Ok(call)
 }
 
 /// That nothing of any pod is left in the node, neither a namespace nor what [`nothing_held`]

@@ -48,6 +48,7 @@ impl<'a> Node<'a> {
             masquerade_bit: 14,
             detector: world.model.local_detector(family),
             node_port_addresses: BTreeSet::from([self.bed.node.ip(family)]),
+            service_cidrs: BTreeSet::new(),
             localhost_node_ports: true,
             tcp_be_liberal: false,
         });

@@ -25,6 +25,7 @@ impl World {
             masquerade_bit: 14,
             detector: self.model.local_detector(family),
             node_port_addresses: BTreeSet::from([bed.node.ip(family)]),
+            service_cidrs: BTreeSet::new(),
             localhost_node_ports: true,
             tcp_be_liberal: false,
         });

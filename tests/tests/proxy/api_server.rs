@@ -198,16 +198,22 @@ fn connections_that_fall_silent_are_given_up_without_a_new_list() {
         let connection = connect_with(&api, patience).await.unwrap();
         let (sender, mut heard) = tokio::sync::mpsc::channel(64);
         let _watches = start(&connection, "node-1", &sender);
-        let mut next = async || {
+        // That server knows no ServiceCIDRs, and their list never ends.
+        let mut next = async || loop {
             let heard = tokio::time::timeout(PATIENCE, heard.recv()).await;
-            heard.unwrap().unwrap().event.unwrap()
+            match heard.unwrap().unwrap().event.unwrap() {
+                Event::ServiceCidrListBegins => {}
+                event => return event,
+            }
         };
-        let mut ended = 0;
-        while ended < 3 {
-            ended += usize::from(matches!(
-                next().await,
-                Event::ServiceListEnds | Event::SliceListEnds | Event::NodeGone
-            ));
+        let mut ended = [false; 3];
+        while ended != [true; 3] {
+            match next().await {
+                Event::ServiceListEnds => ended[0] = true,
+                Event::SliceListEnds => ended[1] = true,
+                Event::NodeGone => ended[2] = true,
+                _ => {}
+            }
         }
         for number in 1..4 {
             server.misbehaviour().mute_connections();

@@ -1,11 +1,15 @@
 //! A scenario without a kernel: the oracle and the walkers do what the file says.
 
+mod iptables;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use causeway_proxy::config::Mode;
 use lb_model::{Family, Packet, Route, ServiceName};
 use lb_plan::nftables::{Affinity, Applied, Pass, Settings, Verdict, VirtualKernel, skeleton};
+
+use iptables::Iptables;
 
 use crate::file::{self, Case, Expected, Source, Who};
 use crate::world::World;
@@ -25,9 +29,12 @@ pub(crate) fn agree(name: &str) {
     let scenario = file::read(name);
     let mut world = World::new(&scenario.configuration);
     let mut nodes: Vec<Nftables> = Vec::new();
+    let mut iptables = Iptables::default();
     for (number, step) in scenario.steps.iter().enumerate() {
         world.step(step);
-        follow(&mut nodes, &mut world);
+        let changed = world.model.take_changes().services;
+        follow(&mut nodes, &world, &changed);
+        iptables.follow(&world, &changed);
         // Whoever decides about first packets knows of no flows.
         for case in step.cases.iter().filter(|case| case.flow.is_none()) {
             let context = format!("{name}, step {number}, {case:?}");
@@ -39,15 +46,20 @@ pub(crate) fn agree(name: &str) {
                 let (walked, stays) = node.unwrap().walk(&packet);
                 let expected = case.expected(Some("nftables"));
                 check(&walked, expected, &packet, &context);
-                if let Expected::Answered(answered) = expected {
-                    let wanted = answered.stays || answered.forgotten_after.is_some();
-                    assert_eq!(stays, wanted, "remembered, {context}, {packet:?}");
-                }
+                remembered(stays, expected, &format!("{context}, {packet:?}"));
+                let (walked, stays) = iptables.walk(&packet);
+                let expected = case.expected(Some("iptables"));
+                let context = format!("iptables, {context}");
+                check(&walked, expected, &packet, &context);
+                remembered(stays, expected, &format!("{context}, {packet:?}"));
             }
         }
     }
     world.clear();
-    follow(&mut nodes, &mut world);
+    let changed = world.model.take_changes().services;
+    follow(&mut nodes, &world, &changed);
+    iptables.follow(&world, &changed);
+    assert!(iptables.is_empty());
     for node in &nodes {
         let elements = node.kernel.found().elements.len();
         assert_eq!(elements, node.settings.node_port_addresses.len());
@@ -55,13 +67,21 @@ pub(crate) fn agree(name: &str) {
     }
 }
 
-fn follow(nodes: &mut Vec<Nftables>, world: &mut World) {
-    let changed = world.model.take_changes().services;
+/// Whether the sender is remembered as it should be.
+#[track_caller]
+fn remembered(stays: bool, expected: &Expected, context: &str) {
+    if let Expected::Answered(answered) = expected {
+        let wanted = answered.stays || answered.forgotten_after.is_some();
+        assert_eq!(stays, wanted, "remembered, {context}");
+    }
+}
+
+fn follow(nodes: &mut Vec<Nftables>, world: &World, changed: &BTreeSet<ServiceName>) {
     for settings in world.plane_settings(&node_port_addresses(world)) {
         let settings = Settings::from(settings);
         let known = nodes.iter_mut().find(|node| node.settings == settings);
         if let Some(node) = known {
-            node.go(world, &changed);
+            node.go(world, changed);
         } else {
             nodes.retain(|node| node.settings.family != settings.family);
             let mut node = Nftables::new(settings);
@@ -195,7 +215,8 @@ impl Nftables {
     fn new(settings: Settings) -> Self {
         let mut kernel = VirtualKernel::new(settings.family);
         kernel.apply(&skeleton(&settings)).unwrap();
-        let addresses = settings.node_port_address_changes(&BTreeSet::new());
+        let mut addresses = settings.node_port_address_changes(&BTreeSet::new());
+        addresses.extend(settings.service_cidr_changes(&BTreeSet::new()));
         kernel.apply(&addresses).unwrap();
         Self {
             settings,

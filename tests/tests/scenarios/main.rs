@@ -81,6 +81,7 @@ scenarios! {
     protocols
     publish_not_ready
     sctp
+    service_cidr
     service_recreated
     session_affinity
     session_affinity_expires

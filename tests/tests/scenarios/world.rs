@@ -103,6 +103,7 @@ impl World {
         let event = match kind.as_str() {
             "Service" => Event::ServiceGone { namespace, name },
             "EndpointSlice" => Event::SliceGone { namespace, name },
+            "ServiceCIDR" => Event::ServiceCidrGone { name },
             other => panic!("{other}: nothing that can be deleted"),
         };
         assert_eq!(self.model.apply(event), []);
@@ -119,6 +120,7 @@ impl World {
                 .copied()
                 .filter(|ip| Family::of(*ip) == family)
                 .collect(),
+            service_cidrs: self.model.service_cidrs(family).into_iter().collect(),
             localhost_node_ports: true,
             tcp_be_liberal: false,
         });

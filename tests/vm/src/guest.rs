@@ -11,8 +11,10 @@ use nodekit::route::Handle;
 
 /// Where the modules are, named in the order in which they are loaded.
 pub(crate) const MODULES: &str = "/vm/modules";
-/// The program and its arguments, each ended by a NUL.
-pub(crate) const COMMAND: &str = "/vm/command";
+/// The programs and their arguments, each word ended by a NUL, each program by [`END`].
+pub(crate) const COMMANDS: &str = "/vm/commands";
+/// Ends a program with its arguments.
+pub(crate) const END: &str = "--";
 /// What the last line begins with; the exit code follows.
 pub(crate) const VERDICT: &str = "causeway-vm: exit code ";
 
@@ -50,13 +52,25 @@ fn work() -> anyhow::Result<i32> {
         load(&module)?;
     }
     Handle::open()?.set_up(1)?;
-    let command = fs::read_to_string(COMMAND)?;
-    let mut words = command.split_terminator('\0');
-    let program = words.next().context("no program")?;
+    let words = fs::read_to_string(COMMANDS)?;
+    let words: Vec<_> = words.split_terminator('\0').collect();
+    for command in words.split(|word| *word == END) {
+        let Some((program, arguments)) = command.split_first() else {
+            continue;
+        };
+        let code = run(program, arguments)?;
+        if code != 0 {
+            return Ok(code);
+        }
+    }
+    Ok(0)
+}
+
+fn run(program: &str, arguments: &[&str]) -> anyhow::Result<i32> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     println!("causeway-vm: {program} under Linux {}", release.trim_end());
     let status = Command::new(program)
-        .args(words)
+        .args(arguments)
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/tmp")
         .current_dir("/tmp")

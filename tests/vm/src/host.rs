@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 
 use crate::archive::Archive;
-use crate::guest::{COMMAND, MODULES, VERDICT};
+use crate::guest::{COMMANDS, END, MODULES, VERDICT};
 use crate::modules::Modules;
 
 /// What the command line says.
@@ -17,15 +17,16 @@ struct Options {
     kernel: PathBuf,
     modules: Vec<String>,
     files: Vec<PathBuf>,
-    command: Vec<String>,
+    /// Each program with its arguments, apart by [`END`].
+    commands: Vec<String>,
 }
 
 impl Options {
     fn read(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
         let mut options = Self::default();
         while let Some(name) = arguments.next() {
-            if name == "--" {
-                options.command = arguments.collect();
+            if name == END {
+                options.commands = arguments.collect();
                 break;
             }
             let value = arguments
@@ -38,7 +39,7 @@ impl Options {
                 _ => bail!("{name} is unknown; there are --kernel, --module, --with and --"),
             }
         }
-        if options.command.is_empty() || options.kernel.as_os_str().is_empty() {
+        if options.commands.is_empty() || options.kernel.as_os_str().is_empty() {
             bail!("--kernel DIR and -- PROGRAM are needed");
         }
         Ok(options)
@@ -62,17 +63,19 @@ fn assemble(options: &Options) -> anyhow::Result<Vec<u8>> {
     let own = std::env::current_exe()?;
     archive.copy(&own)?;
     archive.add(Path::new("/init"), 0o755, &fs::read(&own)?)?;
-    let program = options.command.first().context("no program")?;
-    archive.copy(Path::new(program))?;
+    for command in options.commands.split(|word| word == END) {
+        let program = command.first().context("-- without a program")?;
+        archive.copy(Path::new(program))?;
+    }
     for file in &options.files {
         archive.copy(file)?;
     }
-    let command: String = options
-        .command
+    let commands: String = options
+        .commands
         .iter()
         .map(|word| format!("{word}\0"))
         .collect();
-    archive.add(Path::new(COMMAND), 0o644, command.as_bytes())?;
+    archive.add(Path::new(COMMANDS), 0o644, commands.as_bytes())?;
     let modules = Modules::find(&options.kernel)?;
     for (number, file) in modules.in_order(&options.modules)?.into_iter().enumerate() {
         let path = format!("{MODULES}/{number:03}");

@@ -2,12 +2,13 @@
 //! leaves nothing behind: the machine lives in memory and has the given files, no others.
 //!
 //! ```text
-//! causeway-vm --kernel DIR [--module NAME]... [--with FILE]... -- PROGRAM [ARGUMENT]...
+//! causeway-vm --kernel DIR [--module NAME]... [--with FILE]... {-- PROGRAM [ARGUMENT]...}...
 //! ```
 //!
 //! `DIR` is an unpacked kernel package (`dpkg -x linux-image-….deb DIR`). The program and the files
 //! stand in the machine where they stand outside, with the libraries they are linked to; the modules
-//! are loaded with what they need. The exit code is the program's.
+//! are loaded with what they need. Programs run one after the other, until one fails; the exit code
+//! is the last one's.
 //!
 //! The same binary is the machine's first process.
 

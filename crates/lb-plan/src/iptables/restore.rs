@@ -68,13 +68,29 @@ impl Section {
     }
 }
 
+/// What is written of a Service.
+#[derive(Clone, Copy, Debug)]
+enum Extent<'a> {
+    /// Everything.
+    Whole,
+    /// Its own chains, where nothing leads to them yet.
+    Chains,
+    /// What leads to its chains, which are there.
+    Shared,
+    /// What differs.
+    From(&'a Applied),
+}
+
 /// An input on its way. [`Restore::full`] or [`Restore::partial`], then [`Restore::add`] for the
 /// Services, then [`Restore::finish`].
+///
+/// Everything can also be written in parts: [`Restore::chains`] of some Services at a time, whole
+/// Services each, and [`Restore::shared`] of all at last. Nobody meets half a Service so, either; and
+/// iptables-nft, whose time grows with the square of an input's chains, takes a fraction of it.
 #[derive(Debug)]
 pub struct Restore<'a> {
     settings: &'a Settings,
-    /// `None`: everything is written.
-    from: Option<&'a Applied>,
+    extent: Extent<'a>,
     filter: Section,
     nat: Section,
     mangle: Section,
@@ -97,7 +113,31 @@ impl<'a> Restore<'a> {
     /// Everything: what always is there, with the jumps that `found` lacks. Every chain of ours that
     /// is added is emptied first.
     pub fn full(settings: &'a Settings, found: &Listing) -> Self {
-        let mut restore = Self::new(settings, None);
+        Self::new(settings, Extent::Whole).with_fixed(found)
+    }
+
+    /// As [`Restore::full`], for Services whose chains are written.
+    pub fn shared(settings: &'a Settings, found: &Listing) -> Self {
+        Self::new(settings, Extent::Shared).with_fixed(found)
+    }
+
+    /// The chains of Services, and those of all that they lead to.
+    pub fn chains(settings: &'a Settings) -> Self {
+        let mut restore = Self::new(settings, Extent::Chains);
+        for (chain, rule) in global::fixed(settings, Table::Nat) {
+            if chain == Chain::MarkMasq {
+                restore.nat.chain(NOBODY, chain);
+                // It is counted where everything is finished.
+                let line = format_args!("-A {chain} {rule}");
+                restore.nat.rules.push(NOBODY, line);
+            }
+        }
+        restore
+    }
+
+    fn with_fixed(mut self, found: &Listing) -> Self {
+        let restore = &mut self;
+        let settings = restore.settings;
         for jump in Jump::all(settings) {
             if !found.has_jump(&jump) {
                 let section = restore.section(jump.table);
@@ -109,18 +149,18 @@ impl<'a> Restore<'a> {
                 restore.section(table).chain(NOBODY, chain);
             }
         }
-        restore
+        self
     }
 
     /// The difference to `applied`.
     pub fn partial(settings: &'a Settings, applied: &'a Applied) -> Self {
-        Self::new(settings, Some(applied))
+        Self::new(settings, Extent::From(applied))
     }
 
-    fn new(settings: &'a Settings, from: Option<&'a Applied>) -> Self {
+    fn new(settings: &'a Settings, extent: Extent<'a>) -> Self {
         Self {
             settings,
-            from,
+            extent,
             filter: Section::default(),
             nat: Section::default(),
             mangle: Section::default(),
@@ -140,22 +180,28 @@ impl<'a> Restore<'a> {
     pub fn add(&mut self, service: &ServiceName, rules: &ServiceRules) {
         let new = AppliedService::of(rules);
         let none = AppliedService::default();
-        let old = self.from.map(|applied| applied.service(service));
-        let old = old.unwrap_or(Some(&none)).unwrap_or(&none);
-        if self.from.is_some() && *old == new {
+        let old = match self.extent {
+            Extent::From(applied) => applied.service(service).unwrap_or(&none),
+            _ => &none,
+        };
+        if matches!(self.extent, Extent::From(_)) && *old == new {
             return;
         }
         let owner = u32::try_from(self.services.len()).unwrap_or(NOBODY);
-        if self.from.is_some() {
-            self.change_shared(owner, old, &new);
-        } else {
-            for (table, chain, rule) in &new.shared {
-                self.section(*table).rule(owner, "-A", *chain, rule);
+        match self.extent {
+            Extent::From(_) => self.change_shared(owner, old, &new),
+            Extent::Whole | Extent::Shared => {
+                for (table, chain, rule) in &new.shared {
+                    self.section(*table).rule(owner, "-A", *chain, rule);
+                }
             }
+            Extent::Chains => {}
         }
-        for ((chain, rules), made) in rules.chains.iter().zip(&new.chains) {
-            if !old.chains.contains(made) {
-                self.chain(owner, *chain, rules);
+        if !matches!(self.extent, Extent::Shared) {
+            for ((chain, rules), made) in rules.chains.iter().zip(&new.chains) {
+                if !old.chains.contains(made) {
+                    self.chain(owner, *chain, rules);
+                }
             }
         }
         for gone in old.chains_not_in(&new) {
@@ -195,9 +241,18 @@ impl<'a> Restore<'a> {
         }
     }
 
+    /// How many rules there are so far.
+    pub fn rules(&self) -> usize {
+        let sections = [&self.filter, &self.nat, &self.mangle];
+        sections
+            .map(|section| section.rules.owners.len())
+            .iter()
+            .sum()
+    }
+
     /// The input.
     pub fn finish(mut self) -> Input {
-        let full = self.from.is_none();
+        let full = matches!(self.extent, Extent::Whole | Extent::Shared);
         if full {
             for table in Table::ALL {
                 for (chain, rule) in global::fixed(self.settings, table) {

@@ -65,6 +65,9 @@ impl Applied {
                 Element::NodePortAddress(ip) => {
                     applied.node_port_addresses.insert(ip);
                 }
+                Element::ServiceCidr(cidr) => {
+                    applied.service_cidrs.insert(cidr);
+                }
                 Element::ClusterIp(ip) => {
                     cluster_ips.insert(ip);
                 }

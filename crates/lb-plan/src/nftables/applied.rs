@@ -223,6 +223,7 @@ pub struct Applied {
     pub(super) hairpins: Shared<IpAddr>,
     pub(super) cluster_ips: Shared<IpAddr>,
     pub(super) node_port_addresses: BTreeSet<IpAddr>,
+    pub(super) service_cidrs: BTreeSet<IpNetwork>,
 }
 
 impl Applied {
@@ -231,9 +232,16 @@ impl Applied {
         &self.node_port_addresses
     }
 
-    /// Notes that node ports are served where `settings` say.
-    pub fn set_node_port_addresses(&mut self, settings: &Settings) {
+    /// The ranges from which ClusterIPs are taken.
+    pub const fn service_cidrs(&self) -> &BTreeSet<IpNetwork> {
+        &self.service_cidrs
+    }
+
+    /// Notes that node ports are served where `settings` say, and that ClusterIPs are taken from
+    /// where they say.
+    pub fn set_addresses(&mut self, settings: &Settings) {
         self.node_port_addresses = settings.own_node_port_addresses().collect();
+        self.service_cidrs.clone_from(&settings.service_cidrs);
     }
 
     /// The chains in the kernel that come and go, in no order.
@@ -380,6 +388,7 @@ impl Applied {
             && self.hairpins.same_present(&found.hairpins)
             && self.cluster_ips.same_present(&found.cluster_ips)
             && self.node_port_addresses == found.node_port_addresses
+            && self.service_cidrs == found.service_cidrs
     }
 
     /// Notes whether the kernel has `chain`, and so uses the one that it leans on.

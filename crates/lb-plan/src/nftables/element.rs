@@ -19,6 +19,9 @@ pub enum Set {
     NodePortAddresses,
     /// ClusterIPs with at least one frontend: their other ports are rejected.
     ClusterIps,
+    /// (range of addresses, any protocol) from which ClusterIPs are taken: what nobody has of them
+    /// is dropped.
+    ServiceCidrs,
     /// (address, protocol, port, slot) to (address, port) of an endpoint.
     Endpoints,
     /// (protocol, port, slot) to (address, port) of an endpoint.
@@ -38,11 +41,12 @@ pub enum Set {
 
 impl Set {
     /// All of them, in the order in which they are made.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Frontends,
         Self::NodePorts,
         Self::NodePortAddresses,
         Self::ClusterIps,
+        Self::ServiceCidrs,
         Self::Endpoints,
         Self::NodePortEndpoints,
         Self::SourceRanges,
@@ -59,6 +63,7 @@ impl Set {
             Self::NodePorts => "nodeports",
             Self::NodePortAddresses => "nodeport-addresses",
             Self::ClusterIps => "cluster-ips",
+            Self::ServiceCidrs => "service-cidrs",
             Self::Endpoints => "endpoints",
             Self::NodePortEndpoints => "nodeport-endpoints",
             Self::SourceRanges => "source-ranges",
@@ -130,6 +135,8 @@ pub enum Element {
     NodePortAddress(IpAddr),
     /// Of [`Set::ClusterIps`].
     ClusterIp(IpAddr),
+    /// Of [`Set::ServiceCidrs`].
+    ServiceCidr(IpNetwork),
     /// Of [`Set::Hairpin`], twice in its key.
     Hairpin(IpAddr),
 }
@@ -153,6 +160,7 @@ impl Element {
             Self::SourceRange { .. } => Set::SourceRanges,
             Self::NodePortAddress(_) => Set::NodePortAddresses,
             Self::ClusterIp(_) => Set::ClusterIps,
+            Self::ServiceCidr(_) => Set::ServiceCidrs,
             Self::Hairpin(_) => Set::Hairpin,
         }
     }

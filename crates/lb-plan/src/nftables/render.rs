@@ -64,14 +64,16 @@ impl Words {
             Operation::AddChain(chain) => match chain.hook() {
                 None => format!("add chain {table} {chain}"),
                 Some(hook) => {
-                    let (name, priority) = match hook {
-                        Hook::Prerouting => ("prerouting", -100),
-                        Hook::Output => ("output", -100),
-                        Hook::Postrouting => ("postrouting", 100),
-                        Hook::Input => ("input", 100),
+                    let (kind, name, priority) = match hook {
+                        Hook::Prerouting => ("nat", "prerouting", -100),
+                        Hook::Output => ("nat", "output", -100),
+                        Hook::Postrouting => ("nat", "postrouting", 100),
+                        Hook::Input => ("nat", "input", 100),
+                        Hook::FilterForward => ("filter", "forward", 0),
+                        Hook::FilterOutput => ("filter", "output", 0),
                     };
                     format!(
-                        "add chain {table} {chain} {{ type nat hook {name} priority {priority}; }}"
+                        "add chain {table} {chain} {{ type {kind} hook {name} priority {priority}; }}"
                     )
                 }
             },
@@ -137,6 +139,7 @@ impl Words {
             Set::NodePortAddresses | Set::ClusterIps => format!("type {address};"),
             Set::Endpoints => format!("typeof {ip} daddr . {key} . {slot} : {target};"),
             Set::NodePortEndpoints => format!("typeof {key} . {slot} : {target};"),
+            Set::ServiceCidrs => format!("type {address} . inet_proto; flags interval;"),
             Set::SourceRanges => {
                 format!("type {address} . inet_proto . inet_service . {address}; flags interval;")
             }
@@ -163,6 +166,7 @@ impl Words {
                 format!("{} . {}", key(address), network(source))
             }
             Element::NodePortAddress(ip) | Element::ClusterIp(ip) => ip.to_string(),
+            Element::ServiceCidr(cidr) => format!("{} . 0-255", network(cidr)),
             Element::Hairpin(ip) => format!("{ip} . {ip}"),
         }
     }
@@ -177,6 +181,10 @@ impl Words {
         let ip = self.ip();
         match matching {
             Match::DestinationIn(set) => format!("{ip} daddr @{}", set.name()),
+            Match::UnallocatedClusterIp => {
+                format!("{ip} daddr . meta l4proto @{}", Set::ServiceCidrs.name())
+            }
+            Match::New => "ct state new".to_owned(),
             Match::SourceNotAllowed => format!(
                 "{ip} daddr . meta l4proto . th dport . {ip} saddr != @{}",
                 Set::SourceRanges.name()

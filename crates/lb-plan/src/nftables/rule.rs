@@ -22,6 +22,10 @@ pub enum Chain {
     NatPostrouting,
     /// Base chain for what goes to the node's own processes.
     NatInput,
+    /// Base chain for what is forwarded, translated by now.
+    FilterForward,
+    /// Base chain for what the node itself sends, translated by now.
+    FilterOutput,
     /// From a destination to the chain of its class.
     Services,
     /// From the destination that a translated connection had to the chain that remembers it.
@@ -39,6 +43,8 @@ impl fmt::Display for Chain {
             Self::NatOutput => f.write_str("nat-output"),
             Self::NatPostrouting => f.write_str("nat-postrouting"),
             Self::NatInput => f.write_str("nat-input"),
+            Self::FilterForward => f.write_str("filter-forward"),
+            Self::FilterOutput => f.write_str("filter-output"),
             Self::Services => f.write_str("services"),
             Self::Learn => f.write_str("learn"),
             Self::LearnFor(seconds) => write!(f, "learn-{seconds}"),
@@ -47,7 +53,7 @@ impl fmt::Display for Chain {
     }
 }
 
-/// Where the kernel calls a base chain. All are of type `nat`.
+/// Where the kernel calls a base chain, of type `nat` if not said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// Priority -100 (dstnat).
@@ -58,6 +64,10 @@ pub enum Hook {
     Postrouting,
     /// Priority 100 (srcnat).
     Input,
+    /// Type `filter`, priority 0.
+    FilterForward,
+    /// Type `filter`, priority 0.
+    FilterOutput,
 }
 
 impl Chain {
@@ -68,6 +78,8 @@ impl Chain {
             Self::NatOutput => Some(Hook::Output),
             Self::NatPostrouting => Some(Hook::Postrouting),
             Self::NatInput => Some(Hook::Input),
+            Self::FilterForward => Some(Hook::FilterForward),
+            Self::FilterOutput => Some(Hook::FilterOutput),
             Self::Services | Self::Learn | Self::LearnFor(_) | Self::Class(_) => None,
         }
     }
@@ -78,6 +90,10 @@ impl Chain {
 pub enum Match {
     /// The destination address is in a set of addresses.
     DestinationIn(Set),
+    /// (destination, protocol) is in [`Set::ServiceCidrs`].
+    UnallocatedClusterIp,
+    /// It is a connection's first packet.
+    New,
     /// (destination, protocol, port, source) is not in [`Set::SourceRanges`].
     SourceNotAllowed,
     /// The source is a pod's (`true`) or not (`false`), as this detector sees it: never

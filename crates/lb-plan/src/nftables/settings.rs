@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use lb_model::{Family, LocalDetector};
 
 use super::class::Addressing;
@@ -15,7 +16,7 @@ use super::rule::{Chain, Match, Rule, Statement};
 pub const AFFINITY_SIZE: u32 = 65_536;
 
 /// Counts up whenever the sets, chains or rules mean something else than before.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// What the whole table of one family depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Settings {
     pub detector: LocalDetector,
     /// The addresses on which node ports are served. Not part of the signature.
     pub node_port_addresses: BTreeSet<IpAddr>,
+    /// The ranges from which ClusterIPs are taken, none inside another. Not part of the signature.
+    pub service_cidrs: BTreeSet<IpNetwork>,
 }
 
 impl Settings {
@@ -59,6 +62,15 @@ impl Settings {
             .collect()
     }
 
+    /// The operations from ranges `old` to those wanted now.
+    pub fn service_cidr_changes(&self, old: &BTreeSet<IpNetwork>) -> Vec<Operation> {
+        let gone = old.difference(&self.service_cidrs).copied();
+        let new = self.service_cidrs.difference(old).copied();
+        gone.map(|cidr| Operation::DeleteElement(Element::ServiceCidr(cidr)))
+            .chain(new.map(|cidr| Operation::AddElement(Element::ServiceCidr(cidr))))
+            .collect()
+    }
+
     /// Those of this family.
     pub(super) fn own_node_port_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.node_port_addresses
@@ -82,10 +94,12 @@ pub fn skeleton(settings: &Settings) -> Vec<Operation> {
             Chain::NatOutput,
             Chain::NatPostrouting,
             Chain::NatInput,
+            Chain::FilterForward,
+            Chain::FilterOutput,
         ]
         .map(Operation::AddChain),
     );
-    for (chain, rule) in rules(settings) {
+    for (chain, rule) in rules(settings).into_iter().chain(filters()) {
         operations.push(Operation::AddRule { chain, rule });
     }
     operations
@@ -151,4 +165,12 @@ fn rules(settings: &Settings) -> Vec<(Chain, Rule)> {
         ),
     ]);
     rules
+}
+
+/// Translated packets aim at an endpoint by then, whoever translated them.
+fn filters() -> [(Chain, Rule); 2] {
+    [Chain::FilterForward, Chain::FilterOutput].map(|chain| {
+        let unallocated = [Match::New, Match::UnallocatedClusterIp];
+        (chain, Rule::new(unallocated, [Statement::Drop]))
+    })
 }

@@ -53,6 +53,7 @@ pub(super) struct Table {
     pub(super) endpoints: BTreeMap<(FrontendAddress, u16), Target>,
     pub(super) sources: BTreeSet<(FrontendAddress, IpNetwork)>,
     pub(super) node_port_addresses: BTreeSet<IpAddr>,
+    pub(super) service_cidrs: BTreeSet<IpNetwork>,
     pub(super) cluster_ips: BTreeSet<IpAddr>,
     pub(super) hairpins: BTreeSet<IpAddr>,
 }
@@ -187,6 +188,7 @@ impl Table {
             match matching {
                 Match::DestinationIn(set) | Match::AimedAt(set) => self.require_set(*set)?,
                 Match::SourceNotAllowed => self.require_set(Set::SourceRanges)?,
+                Match::UnallocatedClusterIp => self.require_set(Set::ServiceCidrs)?,
                 Match::Hairpin => self.require_set(Set::Hairpin)?,
                 _ => {}
             }
@@ -260,6 +262,14 @@ impl Table {
                 self.sources.insert((address, source));
                 !overlaps
             }
+            Element::ServiceCidr(cidr) => {
+                let overlaps = self.service_cidrs.iter().any(|other| {
+                    *other != cidr
+                        && (other.contains(cidr.network()) || cidr.contains(other.network()))
+                });
+                self.service_cidrs.insert(cidr);
+                !overlaps
+            }
             Element::NodePortAddress(ip) => {
                 self.node_port_addresses.insert(ip);
                 true
@@ -297,6 +307,7 @@ impl Table {
             Element::SourceRange { address, source } => self.sources.remove(&(*address, *source)),
             Element::NodePortAddress(ip) => self.node_port_addresses.remove(ip),
             Element::ClusterIp(ip) => self.cluster_ips.remove(ip),
+            Element::ServiceCidr(cidr) => self.service_cidrs.remove(cidr),
             Element::Hairpin(ip) => self.hairpins.remove(ip),
         }
     }
@@ -335,6 +346,7 @@ impl Table {
             .chain(sources)
             .chain(addresses.map(Element::NodePortAddress))
             .chain(self.cluster_ips.iter().copied().map(Element::ClusterIp))
+            .chain(self.service_cidrs.iter().copied().map(Element::ServiceCidr))
             .chain(self.hairpins.iter().copied().map(Element::Hairpin))
     }
 }

@@ -103,7 +103,7 @@ impl VirtualKernel {
             }
             Outcome::Reject => Verdict::Reject,
             Outcome::Drop => Verdict::Drop,
-            Outcome::Masquerade | Outcome::Return => Verdict::Untouched,
+            Outcome::Masquerade | Outcome::Return => walk.on(),
         }
     }
 }
@@ -116,6 +116,18 @@ const fn unspecified(like: IpAddr) -> IpAddr {
 }
 
 impl Walk<'_> {
+    /// The rest of the way of a packet that was not translated.
+    fn on(&mut self) -> Verdict {
+        let base = match self.packet.interface {
+            Some(_) => Chain::FilterForward,
+            None => Chain::FilterOutput,
+        };
+        match self.chain(base, None) {
+            Outcome::Drop => Verdict::Drop,
+            _ => Verdict::Untouched,
+        }
+    }
+
     fn chain(&mut self, chain: Chain, to: Option<&Target>) -> Outcome {
         let rules = self.table.chains.get(&chain).map_or(&[][..], |rules| rules);
         'rules: for rule in rules {
@@ -173,6 +185,12 @@ impl Walk<'_> {
                 self.table.cluster_ips.contains(&packet.destination)
             }
             Match::DestinationIn(_) | Match::AimedAt(_) => false,
+            Match::UnallocatedClusterIp => {
+                let mut cidrs = self.table.service_cidrs.iter();
+                cidrs.any(|cidr| cidr.contains(packet.destination))
+            }
+            // Nobody walks but a connection's first packet.
+            Match::New => true,
             Match::SourceNotAllowed => {
                 let aim = self.aim(Addressing::Vip);
                 let mut sources = self.table.sources.iter();

@@ -3,7 +3,7 @@
 use lb_model::generate::uniform;
 use lb_model::said::{Event, SliceEndpoint};
 use lb_model::{DetectLocal, Family, Model, ModelConfig};
-use lb_plan::iptables::Table;
+use lb_plan::iptables::{Applied, Listing, Restore, Table, VirtualTables};
 
 use crate::node::{Node, settings};
 
@@ -114,4 +114,29 @@ fn endpoints_have_no_words_in_a_large_cluster() {
         assert_eq!(saved.contains("svc-1 -> "), worded);
         assert!(saved.contains("\"default/svc-1 cluster IP\""));
     }
+}
+
+#[test]
+fn everything_in_parts_is_the_same_as_at_once() {
+    let (model, node) = filled(20, 3);
+    let mut tables = VirtualTables::default();
+    let services: Vec<_> = model.services().collect();
+    for part in services.chunks(7) {
+        let mut restore = Restore::chains(&node.settings);
+        for service in part {
+            restore.add(service, &node.rules(&model, service));
+        }
+        tables.restore(&restore.finish().text).unwrap();
+    }
+    let mut restore = Restore::shared(&node.settings, &Listing::default());
+    for service in services {
+        restore.add(service, &node.rules(&model, service));
+    }
+    let input = restore.finish();
+    tables.restore(&input.text).unwrap();
+    let mut applied = Applied::default();
+    input.commit(&node.settings, &mut applied);
+    assert_eq!(tables.save(), node.tables.save());
+    assert_eq!(applied.rules(Table::Nat), node.applied.rules(Table::Nat));
+    assert!(applied.is_in(&node.settings, &node.listing()));
 }

@@ -164,12 +164,17 @@ fn settings(family: Family) -> Settings {
             Family::V6 => LocalDetector::InterfacePrefix("veth".into()),
         },
         node_port_addresses: BTreeSet::from([ip(family, "0", 1)]),
+        service_cidrs: match family {
+            Family::V4 => BTreeSet::from(["10.96.0.0/16".parse().unwrap()]),
+            Family::V6 => BTreeSet::from(["fd00:96::/112".parse().unwrap()]),
+        },
     }
 }
 
 fn operations(applied: &mut Applied, settings: &Settings, cluster: &Cluster) -> Vec<Operation> {
     let mut operations = settings.node_port_address_changes(applied.node_port_addresses());
-    applied.set_node_port_addresses(settings);
+    operations.extend(settings.service_cidr_changes(applied.service_cidrs()));
+    applied.set_addresses(settings);
     let mut pass = Pass::new(applied, settings);
     for (service, frontends) in cluster {
         for step in pass.plan(service, frontends) {

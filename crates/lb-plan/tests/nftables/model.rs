@@ -16,6 +16,7 @@ fn settings(model: &Model, family: Family, node_port_addresses: &BTreeSet<IpAddr
         masquerade_bit: 14,
         detector: model.local_detector(family),
         node_port_addresses: node_port_addresses.clone(),
+        service_cidrs: BTreeSet::new(),
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) fn settings(detector: LocalDetector) -> Settings {
         masquerade_bit: 14,
         detector,
         node_port_addresses: BTreeSet::from([v4(NODE)]),
+        service_cidrs: BTreeSet::new(),
     }
 }
 
@@ -33,7 +34,7 @@ impl Node {
         let mut applied = Applied::default();
         let addresses = settings.node_port_address_changes(applied.node_port_addresses());
         kernel.apply(&addresses).unwrap();
-        applied.set_node_port_addresses(&settings);
+        applied.set_addresses(&settings);
         Self {
             settings,
             kernel,

@@ -195,7 +195,7 @@ mod tests {
         let mut lines = Vec::new();
         let input = "one\ntwo\n".repeat(50_000);
         let finished = run(Path::new("/bin/cat"), &[], &input, 1 << 20, &mut |line| {
-            lines.push(line.to_owned())
+            lines.push(line.to_owned());
         });
         finished.ok().unwrap().success().unwrap();
         assert_eq!(lines.len(), 100_000);

@@ -128,7 +128,7 @@ fn what_is_received_passes_the_others_queue_and_its_limit() {
         (1..100).contains(&arrived),
         "{arrived} of {PACKETS} arrived"
     );
-    let Qdisc { bytes, drops } = pair.handle.qdisc(ifb, Side::Outgoing).unwrap().unwrap();
+    let Qdisc { bytes, drops, .. } = pair.handle.qdisc(ifb, Side::Outgoing).unwrap().unwrap();
     assert!(
         bytes >= arrived * 1000 && u64::from(drops) >= PACKETS - 100,
         "{bytes} {drops}"

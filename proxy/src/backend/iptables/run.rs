@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_model::ServiceName;
 use lb_plan::iptables::{Applied, Input, Listing, Restore, Table};
-use nodekit::xtables::{self, Xtables};
+use nodekit::xtables::{self, Variant, Xtables};
 
 use super::family::{Desired, rule_counts};
 use super::listing;
@@ -12,6 +12,9 @@ use crate::backend::{BackendError, FamilyReport, RestoreReport};
 
 /// How many refused inputs a pass bears: then it is not the Services that are wrong.
 const MOST_REFUSALS: u64 = 64;
+
+/// Rules in one part of a large first write.
+const PART: usize = 2000;
 
 /// One pass on its way into the kernel.
 pub(super) struct Run<'a> {
@@ -108,8 +111,20 @@ impl<'a> Run<'a> {
         applied: &mut Applied,
         mut services: Vec<ServiceName>,
     ) -> bool {
+        // Legacy iptables writes a whole table with every input: better all at once.
+        let in_parts = desired.large && self.xtables.variant() == Variant::Nft;
+        if in_parts {
+            let Some(written) = self.write_chains(desired, services) else {
+                return false;
+            };
+            services = written;
+        }
         loop {
-            let mut restore = Restore::full(desired.settings, found);
+            let mut restore = if in_parts {
+                Restore::shared(desired.settings, found)
+            } else {
+                Restore::full(desired.settings, found)
+            };
             for service in &services {
                 restore.add(service, &desired.rules(service));
             }
@@ -140,6 +155,69 @@ impl<'a> Run<'a> {
                     self.lose(error);
                     return false;
                 }
+            }
+        }
+    }
+
+    /// Writes the chains of `services` in parts; gives those that are not refused, or nothing if no
+    /// more can be done.
+    fn write_chains(
+        &mut self,
+        desired: &Desired<'_>,
+        services: Vec<ServiceName>,
+    ) -> Option<Vec<ServiceName>> {
+        let mut written = Vec::with_capacity(services.len());
+        let mut part = Vec::new();
+        let mut restore = Restore::chains(desired.settings);
+        for service in services {
+            restore.add(&service, &desired.rules(&service));
+            part.push(service);
+            if restore.rules() >= PART {
+                let input = std::mem::replace(&mut restore, Restore::chains(desired.settings));
+                let part = std::mem::take(&mut part);
+                written.extend(self.write_part(desired, &input.finish(), part)?);
+            }
+        }
+        written.extend(self.write_part(desired, &restore.finish(), part)?);
+        Some(written)
+    }
+
+    /// Writes one part, and if that is refused, smaller ones.
+    fn write_part(
+        &mut self,
+        desired: &Desired<'_>,
+        input: &Input,
+        mut services: Vec<ServiceName>,
+    ) -> Option<Vec<ServiceName>> {
+        let again = |services: &[ServiceName]| {
+            let mut restore = Restore::chains(desired.settings);
+            for service in services {
+                restore.add(service, &desired.rules(service));
+            }
+            restore.finish()
+        };
+        match self.apply(input) {
+            Fate::Done => Some(services),
+            Fate::Blamed(blamed, error) => {
+                services.retain(|one| *one != blamed);
+                self.refuse(blamed, error);
+                self.write_part(desired, &again(&services), services)
+            }
+            Fate::Refused(_) if services.len() > 1 => {
+                let rest = services.split_off(services.len() / 2);
+                let mut written = self.write_part(desired, &again(&services), services)?;
+                written.extend(self.write_part(desired, &again(&rest), rest)?);
+                Some(written)
+            }
+            Fate::Refused(error) if self.may_go_on() && !services.is_empty() => {
+                for service in services {
+                    self.refuse(service, error.clone());
+                }
+                Some(Vec::new())
+            }
+            Fate::Refused(error) | Fate::Lost(error) => {
+                self.lose(error);
+                None
             }
         }
     }

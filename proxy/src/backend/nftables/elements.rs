@@ -40,13 +40,8 @@ pub(super) fn definition(family: Family, set: Set) -> nft::Set {
         Set::NodePortAddresses | Set::ClusterIps => nft::Set::new(name, ip),
         Set::Endpoints => nft::Set::map(name, [ip, protocol, port, slot], target),
         Set::NodePortEndpoints => nft::Set::map(name, [protocol, port, slot], target),
-        Set::SourceRanges => nft::Set {
-            flags: SetFlags {
-                interval: true,
-                ..SetFlags::default()
-            },
-            ..nft::Set::new(name, [ip, protocol, port, ip])
-        },
+        Set::SourceRanges => ranges(nft::Set::new(name, [ip, protocol, port, ip])),
+        Set::ServiceCidrs => ranges(nft::Set::new(name, [ip, protocol])),
         Set::Affinity => nft::Set {
             flags: SetFlags {
                 dynamic: true,
@@ -57,6 +52,17 @@ pub(super) fn definition(family: Family, set: Set) -> nft::Set {
             ..nft::Set::map(name, [ip, ip, protocol, port], target)
         },
         Set::Hairpin => nft::Set::new(name, [ip, ip]),
+    }
+}
+
+/// Of ranges instead of single values.
+fn ranges(set: nft::Set) -> nft::Set {
+    nft::Set {
+        flags: SetFlags {
+            interval: true,
+            ..SetFlags::default()
+        },
+        ..set
     }
 }
 
@@ -85,6 +91,17 @@ pub(super) fn encode(element: &Element) -> nft::Element {
             let (mut first, mut last) = (aim(address), aim(address));
             first.ip(source.network());
             last.ip(source.broadcast());
+            nft::Element {
+                key_end: Some(last.value()),
+                ..nft::Element::new(first.value())
+            }
+        }
+        Element::ServiceCidr(cidr) => {
+            let (mut first, mut last) = (Key::default(), Key::default());
+            first.ip(cidr.network());
+            first.field(&[0]);
+            last.ip(cidr.broadcast());
+            last.field(&[u8::MAX]);
             nft::Element {
                 key_end: Some(last.value()),
                 ..nft::Element::new(first.value())
@@ -178,8 +195,19 @@ pub(super) fn decode(family: Family, set: Set, element: &nft::Element) -> Option
         },
         Set::SourceRanges => Element::SourceRange {
             address: key.aim(true)?,
-            source: range(family, key.ip()?, element.key_end.as_ref())?,
+            source: {
+                let first = key.ip()?;
+                let mut end = end(family, element);
+                let aimed = end.as_mut().map(|end| end.aim(true).and_then(|_| end.ip()));
+                range(first, aimed.map_or(Some(first), |last| last)?)?
+            },
         },
+        Set::ServiceCidrs => {
+            let (first, mut end) = (key.ip()?, end(family, element)?);
+            let (last, protocols) = (end.ip()?, (key.field()?, end.field()?));
+            (protocols == ([0], [u8::MAX])).then_some(())?;
+            Element::ServiceCidr(range(first, last)?)
+        }
         Set::NodePortAddresses => Element::NodePortAddress(key.ip()?),
         Set::ClusterIps => Element::ClusterIp(key.ip()?),
         Set::Hairpin => {
@@ -242,19 +270,14 @@ fn target(family: Family, element: &nft::Element) -> Option<Target> {
     })
 }
 
-/// The network from `first` to the last field of `end`; a lone address has no end, or itself.
-fn range(family: Family, first: IpAddr, end: Option<&Value>) -> Option<IpNetwork> {
-    let last = match end {
-        None => first,
-        Some(end) => {
-            let mut reader = Reader {
-                family,
-                bytes: end.bytes(),
-            };
-            reader.aim(true)?;
-            reader.ip()?
-        }
-    };
+/// The last key of a range; a lone one has none, or itself.
+fn end(family: Family, element: &nft::Element) -> Option<Reader<'_>> {
+    let bytes = element.key_end.as_ref()?.bytes();
+    Some(Reader { family, bytes })
+}
+
+/// The network from `first` to `last`.
+fn range(first: IpAddr, last: IpAddr) -> Option<IpNetwork> {
     let different = match (first, last) {
         (IpAddr::V4(a), IpAddr::V4(b)) => {
             32 - u8::try_from((a.to_bits() ^ b.to_bits()).leading_zeros()).ok()?
@@ -338,6 +361,7 @@ mod tests {
         let mut all = vec![
             Element::NodePortAddress(ip),
             Element::ClusterIp(ip),
+            Element::ServiceCidr(sources[0].parse().unwrap()),
             Element::Hairpin(pod),
         ];
         for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {

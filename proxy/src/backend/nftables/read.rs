@@ -20,11 +20,13 @@ pub(super) enum Present {
 }
 
 /// The chains that a table has from the start.
-const OWN: [Chain; 6] = [
+const OWN: [Chain; 8] = [
     Chain::NatPrerouting,
     Chain::NatOutput,
     Chain::NatPostrouting,
     Chain::NatInput,
+    Chain::FilterForward,
+    Chain::FilterOutput,
     Chain::Services,
     Chain::Learn,
 ];

@@ -12,6 +12,8 @@ use nodekit::nft::{
 
 /// `IPS_DST_NAT` (`linux/netfilter/nf_conntrack_common.h`).
 const DESTINATION_TRANSLATED: u32 = 0x20;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)` (`linux/netfilter/nf_conntrack_common.h`).
+const STATE_NEW: u32 = 1 << 3;
 /// `ICMP_PORT_UNREACH` (`linux/icmp.h`).
 const PORT_UNREACHABLE: u8 = 3;
 /// `ICMPV6_PORT_UNREACH` (`linux/icmpv6.h`).
@@ -104,6 +106,12 @@ impl Program {
                 self.load(&[Field::Destination], FIRST);
                 self.exprs.push(Expr::in_set(set.name(), FIRST));
             }
+            Match::UnallocatedClusterIp => {
+                self.load(&[Field::Destination, Field::Protocol], FIRST);
+                let set = Set::ServiceCidrs.name();
+                self.exprs.push(Expr::in_set(set, FIRST));
+            }
+            Match::New => self.connection_has(CtKey::State, STATE_NEW),
             Match::AimedAt(set) => {
                 self.load(&[Field::OriginalDestination], FIRST);
                 self.exprs.push(Expr::in_set(set.name(), FIRST));
@@ -120,16 +128,7 @@ impl Program {
                 let local = Value::host_u32(FibResult::LOCAL);
                 self.exprs.push(Expr::equal(FIRST, local));
             }
-            Match::Translated => {
-                self.exprs.push(Expr::Ct {
-                    key: CtKey::Status,
-                    direction: None,
-                    to: FIRST,
-                });
-                let keep = Expr::mask_xor(FIRST, DESTINATION_TRANSLATED, 0);
-                let some = Expr::differs(FIRST, Value::host_u32(0));
-                self.exprs.extend([keep, some]);
-            }
+            Match::Translated => self.connection_has(CtKey::Status, DESTINATION_TRANSLATED),
             Match::Hairpin => {
                 self.load(&[Field::Source, Field::Destination], FIRST);
                 self.exprs.push(Expr::in_set(Set::Hairpin.name(), FIRST));
@@ -141,6 +140,18 @@ impl Program {
                 self.exprs.extend([keep, none]);
             }
         }
+    }
+
+    /// Some of `bits` are set in a number about the connection.
+    fn connection_has(&mut self, key: CtKey, bits: u32) {
+        self.exprs.push(Expr::Ct {
+            key,
+            direction: None,
+            to: FIRST,
+        });
+        let keep = Expr::mask_xor(FIRST, bits, 0);
+        let some = Expr::differs(FIRST, Value::host_u32(0));
+        self.exprs.extend([keep, some]);
     }
 
     fn source_is_pod(&mut self, detector: &LocalDetector, is: bool) {

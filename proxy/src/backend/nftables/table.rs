@@ -135,9 +135,10 @@ impl FamilyTable {
         } else {
             services.clone()
         };
-        let addresses = self
+        let mut addresses = self
             .settings
             .node_port_address_changes(applied.node_port_addresses());
+        addresses.extend(self.settings.service_cidr_changes(applied.service_cidrs()));
         let fresh = applied.is_empty();
         let pass = Pass::new(&mut applied, &self.settings);
         let mut run = Run::new(socket, &self.settings, pass, start.opening, start.limit);
@@ -161,7 +162,7 @@ impl FamilyTable {
         };
         let known = !run.doubtful;
         if addresses_set {
-            applied.set_node_port_addresses(&self.settings);
+            applied.set_addresses(&self.settings);
         }
         self.state = known.then_some((signature, applied));
         outcome

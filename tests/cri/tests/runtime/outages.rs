@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::ensure;
 use causeway_cri_tests::bed::{Bed, HANDLER};
-use causeway_cri_tests::containerd::{BROKEN_HANDLER, NETWORKS};
+use causeway_cri_tests::containerd::BROKEN_HANDLER;
 use causeway_cri_tests::network::{self, Network};
 use causeway_cri_tests::node::wait_for;
 
@@ -18,8 +18,11 @@ fn a_full_range_refuses_until_a_pod_goes() {
     let message = refusal.message();
     assert!(message.contains("10.1.0.0/30"), "{message}");
     assert_eq!(network::reserved(&bed.node), ["10.1.0.2"]);
+    let full = network::status(&bed.node).unwrap_err().to_string();
+    assert!(full.contains("\"code\": 50"), "{full}");
 
     bed.cri.stop_pod(&first).unwrap();
+    network::status(&bed.node).unwrap();
     let second = bed.pod(&bed.wanted("second")).unwrap();
     assert_eq!(second.addresses, ["10.1.0.2"]);
     bed.empty().unwrap();
@@ -89,8 +92,7 @@ fn what_a_killed_containerd_lost_sight_of_is_collected() {
             bed.cri.remove_pod(&pod).unwrap();
         }
     }
-    let list = format!("{NETWORKS}/10-causeway.conflist");
-    network::collect_garbage(&bed.node, &list, &kept).unwrap();
+    network::collect_garbage(&bed.node, &kept).unwrap();
     assert_eq!(network::reserved(&bed.node), survivor.addresses);
     let late = bed.pod(&bed.wanted("late")).unwrap();
     assert_eq!(

@@ -75,7 +75,8 @@ impl Rounds {
         self.start_processor.add(proxy.usage()?.processor);
         bed.netns.run(|| {
             let missing = (0..load.services)
-                .filter(|i| answer(target(*i)) != Some(PORTS[0]))
+                // A busy machine may be too late once, a missing Service is missing each time.
+                .filter(|i| (0..5).all(|_| answer(target(*i)) != Some(PORTS[0])))
                 .count();
             anyhow::ensure!(missing == 0, "{missing} Services were not reachable");
             Ok(())
