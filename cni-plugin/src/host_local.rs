@@ -11,5 +11,5 @@ mod reserve;
 mod store;
 
 pub(crate) use config::{Config, DEFAULT_DATA_DIR};
-pub(crate) use reserve::{add, check, held_by, keep_only, release, status};
+pub(crate) use reserve::{add, check, held_by, holders, keep_only, release, status};
 pub(crate) use store::reservations;

@@ -116,6 +116,17 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
     }
 }
 
+/// The attachments that have a reservation in the network.
+///
+/// # Errors
+/// Code 5 when the disk fails; 6 or 7 for a configuration that says nothing.
+pub(crate) fn holders(call: &Call) -> Result<BTreeSet<Attachment>, Error> {
+    match Source::of(call)? {
+        Source::HostLocal => host_local::holders(&call.config),
+        Source::None | Source::Static | Source::External(_) => Ok(BTreeSet::new()),
+    }
+}
+
 /// Gives back what no kept attachment holds.
 ///
 /// # Errors

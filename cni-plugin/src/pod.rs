@@ -1,8 +1,8 @@
 //! The veth pair, and the pod's end of it.
 
 pub(crate) mod check;
+mod garbage;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::thread;
@@ -20,6 +20,7 @@ use nodekit::sysctl::{self, Key};
 
 use crate::failure;
 use crate::identity::HostEnd;
+pub(crate) use garbage::{alias_of, delete_unowned};
 
 /// How long duplicate address detection may take where it is left on.
 const DAD_PATIENCE: Duration = Duration::from_secs(5);
@@ -122,32 +123,6 @@ pub(crate) fn delete_host_end(route: &mut Handle, end: &HostEnd) -> Result<(), E
         Err(error) if error.errno() != Some(Errno::ENODEV) => Err(failure::kernel(error)),
         _ => Ok(()),
     }
-}
-
-/// Deletes the hosts' ends of a network that none of the kept attachments owns.
-pub(crate) fn delete_unowned(
-    route: &mut Handle,
-    kept: &BTreeSet<Attachment>,
-    of_network: impl Fn(&Link) -> bool,
-) -> Result<(), Error> {
-    let kept: BTreeSet<_> = kept
-        .iter()
-        .map(|attachment| HostEnd::of(attachment).name)
-        .collect();
-    let mut errors = Vec::new();
-    for link in route.links().map_err(failure::kernel)? {
-        let ours = of_network(&link) && HostEnd::is_ours(&link.name, link.mac);
-        if !ours || kept.contains(&link.name) {
-            continue;
-        }
-        match route.delete_link(link.index) {
-            Err(error) if error.errno() != Some(Errno::ENODEV) => {
-                errors.push(failure::kernel(error));
-            }
-            _ => {}
-        }
-    }
-    failure::joined(errors)
 }
 
 /// Deletes the pod's end, and by that the pair. Succeeds when there is none.

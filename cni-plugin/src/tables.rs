@@ -177,10 +177,14 @@ impl Tables {
     /// # Errors
     /// Code 100 with the kernel's refusal.
     pub(crate) fn remove(&mut self, owner: &Owner, keys: &[Key]) -> Result<Vec<Removed>, Error> {
+        // The kernel refuses to delete an element twice.
+        let mut keys = keys.to_vec();
+        keys.sort();
+        keys.dedup();
         for _ in 0..ATTEMPTS {
             let mut batch = Batch::new(Family::Ip, TABLE);
             let mut removed = Vec::new();
-            for (key, found) in keys.iter().zip(self.find(keys)?) {
+            for (key, found) in keys.iter().zip(self.find(&keys)?) {
                 if let Some(element) = found.filter(|found| owner.has(found)) {
                     batch.go_on_in(key.family, TABLE);
                     batch.delete_elements(0, key.set, [&element]);

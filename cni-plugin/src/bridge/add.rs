@@ -104,7 +104,7 @@ impl<'a> Target<'a> {
         let network = self.network;
         // The routes of a node's own links are ours to make.
         pod::switch_off(&end.name, "accept_ra")?;
-        device::set_port(route, end, network)?;
+        device::set_port(route, end, network, &pod::alias_of(self.call))?;
         let routes = plan.routes.iter().map(|said| pod::meant(said, &plan.ips));
         let wanted = Inside {
             ips: &plan.ips,

@@ -116,7 +116,7 @@ impl Network {
 }
 
 /// The bridge's name.
-pub(crate) fn bridge_name(config: &PluginConfig) -> Result<String, Error> {
+fn bridge_name(config: &PluginConfig) -> Result<String, Error> {
     let object = config.object();
     let name = object.filled_text("bridge")?.unwrap_or(DEFAULT_BRIDGE);
     // An interface's name is checked in one place; the id stands in for one.

@@ -220,17 +220,20 @@ fn replace(
     }
 }
 
-/// Sets what the bridge's port does, where it differs from the kernel's default.
-pub(super) fn set_port(route: &mut Handle, end: &HostEnd, network: &Network) -> Result<(), Error> {
+/// Sets what the bridge's port does, and writes on it whose it is.
+pub(super) fn set_port(
+    route: &mut Handle,
+    end: &HostEnd,
+    network: &Network,
+    alias: &str,
+) -> Result<(), Error> {
     let port = BridgePort {
         hairpin: network.hairpin,
         isolated: network.isolated,
     };
-    if port != BridgePort::default() {
-        route
-            .set_bridge_port(&end.name, port)
-            .map_err(failure::kernel)?;
-    }
+    route
+        .set_bridge_port(&end.name, port, Some(alias))
+        .map_err(failure::kernel)?;
     let Some(vlans) = &network.vlans else {
         return Ok(());
     };

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use cni_types::{Attachment, Error};
 use nodekit::route::Handle;
 
-use super::config::bridge_name;
-use super::device;
 use crate::bandwidth;
 use crate::call::Call;
 use crate::failure;
@@ -21,7 +19,7 @@ use crate::tables::Tables;
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let kept = call.config.valid_attachments()?;
     let done = [
-        delete_links(call, &kept),
+        pod::delete_unowned(call, &kept),
         delete_limits(call, &kept),
         Tables::open().and_then(|mut tables| tables.keep_only(call.config.name(), &kept)),
         ipam::gc(call, &kept),
@@ -36,13 +34,4 @@ fn delete_limits(call: &Call, kept: &BTreeSet<Attachment>) -> Result<(), Error> 
     }
     let mut route = Handle::open().map_err(failure::kernel)?;
     bandwidth::keep_only(&mut route, call.config.name(), kept)
-}
-
-/// The ports of this network's bridge that were made here.
-fn delete_links(call: &Call, kept: &BTreeSet<Attachment>) -> Result<(), Error> {
-    let mut route = Handle::open().map_err(failure::kernel)?;
-    let Some(bridge) = device::find(&mut route, &bridge_name(&call.config)?)? else {
-        return Ok(());
-    };
-    pod::delete_unowned(&mut route, kept, |link| link.master == Some(bridge.index))
 }

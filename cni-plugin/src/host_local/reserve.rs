@@ -8,6 +8,7 @@ use cni_types::{Attachment, Cidr, Code, Error, IpConfig, PluginConfig, Success};
 use super::claim::Claim;
 use super::config::{self, Config};
 use super::range::{Range, RangeSet};
+use super::reservation::Reservation;
 use super::store::Store;
 
 /// Reserves an address of every set for an attachment, in the order of the sets; all of them or
@@ -135,6 +136,18 @@ pub(crate) fn release(
         .map(|store| store.release(attachment))
         .transpose()?
         .unwrap_or_default())
+}
+
+/// The attachments that have a reservation; of old files, which name no interface, none.
+///
+/// # Errors
+/// Code 5 when the disk fails.
+pub(crate) fn holders(plugin: &PluginConfig) -> Result<BTreeSet<Attachment>, Error> {
+    let Some(store) = Store::open(&config::folder(plugin)?)? else {
+        return Ok(BTreeSet::new());
+    };
+    let named = |held: Reservation| Attachment::new(&held.container_id, &held.ifname?).ok();
+    Ok(store.all()?.into_iter().filter_map(named).collect())
 }
 
 /// Gives back what no kept attachment holds.

@@ -94,7 +94,7 @@ fn attach<'a>(
         pod::configure(pod, &attachment.ifname, &wanted).map(|end| end.link)
     })?;
     rollback.step(Step::Gateway, || {
-        be_gateway(&mut route, &end, &given.ips, &alias_of(call))
+        be_gateway(&mut route, &end, &given.ips, &pod::alias_of(call))
     })?;
     if network.masquerade {
         let entries = entries(call, network, attachment, &given.ips);
@@ -120,11 +120,6 @@ pub(super) fn entries(
     let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
     masquerade::enter(&mut entries, name, &addresses, &network.not_masqueraded);
     entries
-}
-
-/// The host's end says whose network it is of, for GC: no bridge does.
-pub(super) fn alias_of(call: &Call) -> String {
-    format!("cni network {}", call.config.name())
 }
 
 /// The gateway of an address; a pod without a bridge has no other way out.

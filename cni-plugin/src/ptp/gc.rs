@@ -1,11 +1,7 @@
 //! GC: what belongs to none of the attachments that the runtime still knows.
 
-use std::collections::BTreeSet;
+use cni_types::Error;
 
-use cni_types::{Attachment, Error};
-use nodekit::route::Handle;
-
-use super::add::alias_of;
 use crate::call::Call;
 use crate::tables::Tables;
 use crate::{failure, ipam, pod};
@@ -17,16 +13,9 @@ use crate::{failure, ipam, pod};
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let kept = call.config.valid_attachments()?;
     let done = [
-        delete_links(call, &kept),
+        pod::delete_unowned(call, &kept),
         Tables::open().and_then(|mut tables| tables.keep_only(call.config.name(), &kept)),
         ipam::gc(call, &kept),
     ];
     failure::joined(done.into_iter().filter_map(Result::err).collect())
-}
-
-/// The host's ends of this network that were made here.
-fn delete_links(call: &Call, kept: &BTreeSet<Attachment>) -> Result<(), Error> {
-    let mut route = Handle::open().map_err(failure::kernel)?;
-    let alias = alias_of(call);
-    pod::delete_unowned(&mut route, kept, |link| link.alias.as_ref() == Some(&alias))
 }

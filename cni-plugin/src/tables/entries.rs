@@ -7,7 +7,7 @@ use nodekit::nft::{Batch, Chain, Data, Element, Expr, Family, Rule, Set, Table, 
 use super::Owner;
 
 /// Where an element stands in the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) family: Family,
     pub(crate) set: &'static str,

@@ -97,6 +97,17 @@ fn every_family_is_in_one_transaction() {
 }
 
 #[test]
+fn a_key_that_is_named_twice_goes_once() {
+    on_node(|tables| {
+        let a = entries(owner("a"), 1, 1);
+        tables.add(&a).unwrap();
+        let twice = [a.keys(), a.keys()].concat();
+        assert_eq!(tables.remove(a.owner(), &twice).unwrap().len(), 6);
+        assert_eq!(count(tables), 0);
+    });
+}
+
+#[test]
 fn only_the_owner_removes() {
     on_node(|tables| {
         let a = entries(owner("a"), 1, 1);

@@ -1,6 +1,7 @@
 //! GC and STATUS.
 
-use serde_json::json;
+use nodekit::route::{Handle, LinkChange};
+use serde_json::{Value, json};
 
 use crate::node::{Node, Pod};
 
@@ -63,6 +64,79 @@ fn gc_leaves_other_networks_alone() {
         ),
         (1, 1, 1)
     );
+}
+
+/// Has the host's end of a pod say something, or nothing.
+fn mark(node: &Node, result: &Value, alias: &str) {
+    let mark = || {
+        let mut route = Handle::open().unwrap();
+        let name = result["interfaces"][1]["name"].as_str().unwrap();
+        let index = route.link_by_name(name).unwrap().index;
+        let change = LinkChange {
+            alias: Some(alias),
+            ..LinkChange::default()
+        };
+        route.change_link(index, &change).unwrap();
+    };
+    node.netns.run(mark).unwrap();
+}
+
+/// Two networks of different names on one bridge; their pods' addresses are apart.
+fn two_networks(node: &Node) -> [Value; 2] {
+    [("net", "10.1.0.0/24"), ("other", "10.2.0.0/24")].map(|(name, subnet)| {
+        let more = json!({
+            "name": name, "isGateway": false, "isDefaultGateway": false, "type": "bridge",
+            "cniVersion": "1.1.0", "cni.dev/attachments": [],
+        });
+        node.config(&[subnet], &more)
+    })
+}
+
+#[test]
+fn networks_may_share_a_bridge() {
+    let node = Node::new();
+    let [net, other] = two_networks(&node);
+    let [a, b, c] = ["a", "b", "c"].map(Pod::new);
+    node.call("ADD", &a, &net).result();
+    node.call("ADD", &b, &other).result();
+    // As an ADD that was killed, or an older version, leaves them.
+    mark(&node, &node.call("ADD", &c, &other).result(), "");
+    node.call("GC", &a, &net).result();
+    let alive = [&a, &b, &c].map(|pod| pod.link("eth0").is_some());
+    assert_eq!(alive, [false, true, true]);
+    node.call("GC", &a, &other).result();
+    node.assert_empty();
+
+    // Whose an end without a word is shows its reservation; without one it is left.
+    let result = node.call("ADD", &a, &net).result();
+    mark(&node, &result, "");
+    std::fs::remove_file(node.folder.path().join("net/10.1.0.3")).unwrap();
+    for config in [&net, &other] {
+        node.call("GC", &a, config).result();
+        assert!(a.link("eth0").is_some());
+    }
+    node.call("DEL", &a, &net).result();
+    node.assert_empty();
+}
+
+#[test]
+fn an_end_that_takes_a_crashed_ones_place_is_its_networks() {
+    let node = Node::new();
+    let [net, other] = two_networks(&node);
+    // One container's id and interface, twice: the first ADD's runtime went down.
+    let [before, after] = ["a", "a"].map(Pod::new);
+    let first = node.call("ADD", &before, &net).result();
+    let second = node.call("ADD", &after, &other).result();
+    assert_eq!(
+        first["interfaces"][1]["name"],
+        second["interfaces"][1]["name"]
+    );
+    assert!(before.link("eth0").is_none());
+    node.call("GC", &before, &net).result();
+    assert!(after.link("eth0").is_some());
+    assert_eq!(node.reserved(), [""; 0]);
+    node.call("GC", &before, &other).result();
+    node.assert_empty();
 }
 
 #[test]

@@ -213,15 +213,24 @@ impl Handle {
         )
     }
 
-    /// Says what a bridge's port does. The link must be a port already.
+    /// Says what a bridge's port does, and writes `alias` on it (at most 255 bytes), if any. The
+    /// link must be a port already.
     ///
     /// # Errors
     /// [`Error`]; `EOPNOTSUPP` when it is no port of a bridge.
-    pub fn set_bridge_port(&mut self, name: &str, port: BridgePort) -> Result<(), Error> {
+    pub fn set_bridge_port(
+        &mut self,
+        name: &str,
+        port: BridgePort,
+        alias: Option<&str>,
+    ) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .extend(alias.map(|text| LinkAttribute::IfAlias(text.to_owned())));
         let data = vec![
             InfoBridgePort::HairpinMode(port.hairpin),
             InfoBridgePort::Isolated(port.isolated),

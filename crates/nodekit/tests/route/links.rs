@@ -153,7 +153,7 @@ fn a_bridge_keeps_its_address_and_its_ports_their_settings() {
     let bridge = handle.link_by_name("br0").unwrap();
     assert_eq!(handle.link_by_index(link).unwrap().port, None);
     let no_port = handle
-        .set_bridge_port("near", BridgePort::default())
+        .set_bridge_port("near", BridgePort::default(), None)
         .unwrap_err();
     assert_eq!(no_port.errno(), Some(Errno::EOPNOTSUPP), "{no_port}");
 
@@ -166,8 +166,10 @@ fn a_bridge_keeps_its_address_and_its_ports_their_settings() {
         hairpin: true,
         isolated: true,
     };
-    handle.set_bridge_port("near", wanted).unwrap();
+    let alias = Some("near the bridge");
+    handle.set_bridge_port("near", wanted, alias).unwrap();
     let port = handle.link_by_index(link).unwrap();
+    assert_eq!(port.alias.as_deref(), alias);
     assert_eq!((port.master, port.port), (Some(bridge.index), Some(wanted)));
     let said = &ip_json(&here, "link show near")[0];
     assert_eq!(said["master"], "br0");
