@@ -11,6 +11,13 @@ use crate::failure;
 /// How often it is tried against others that change the same things at once.
 const ATTEMPTS: usize = 8;
 
+/// The longest name of a chain in bytes (XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h, less
+/// its end).
+const LONGEST_CHAIN: usize = 28;
+
+/// The longest comment in bytes (XT_MAX_COMMENT_LEN, linux/netfilter/xt_comment.h).
+const LONGEST_COMMENT: usize = 255;
+
 /// Carries out the commands that follow from what there is, all or none; again where somebody
 /// else was faster.
 pub(crate) fn change(
@@ -36,6 +43,22 @@ pub(crate) fn change(
         }
     }
     refused.map_or(Ok(()), Err)
+}
+
+/// As [`change`], for commands that only take away: where the programs are not installed there is
+/// nothing of theirs.
+///
+/// # Errors
+/// Code 100 with what iptables said.
+pub(crate) fn take_away(
+    family: Family,
+    table: Table,
+    commands: impl Fn(&Listing) -> Vec<Vec<String>>,
+) -> Result<(), Error> {
+    match Xtables::find(family) {
+        Err(xtables::Error::Missing { .. }) => Ok(()),
+        _ => change(family, table, commands),
+    }
 }
 
 fn programs(family: Family) -> Result<Xtables, Error> {
@@ -122,6 +145,26 @@ fn split(rule: &str) -> Vec<String> {
 pub(crate) fn comment_of(rule: &[String]) -> Option<&String> {
     let at = rule.iter().position(|word| word == "--comment")?;
     rule.get(at + 1)
+}
+
+/// The name of a pod's own chain, as the reference makes it.
+pub(crate) fn pod_chain(prefix: &str, network: &str, container_id: &str) -> String {
+    let digest = hmac_sha512::Hash::hash(format!("{network}{container_id}").as_bytes());
+    let digits = digest.iter().map(|byte| format!("{byte:02x}"));
+    let mut name: String = [prefix.to_owned()].into_iter().chain(digits).collect();
+    name.truncate(LONGEST_CHAIN);
+    name
+}
+
+/// Whose a rule is, in the reference's words.
+pub(crate) fn pod_comment(prefix: &str, network: &str, container_id: &str) -> String {
+    let mut comment = format!("{prefix}name: \"{network}\" id: \"{container_id}\"");
+    if comment.len() > LONGEST_COMMENT {
+        comment.truncate(LONGEST_COMMENT - 2);
+        comment.push_str("...");
+        comment.truncate(LONGEST_COMMENT);
+    }
+    comment
 }
 
 /// A command about a rule.

@@ -9,15 +9,6 @@ const LEAST_MTU: u64 = 68;
 /// The largest MTU of a veth device, in bytes (ETH_MAX_MTU).
 const MOST_MTU: u64 = 65_535;
 
-/// `ipMasqBackend`, of which there is one: `iptables` would need that program on the node, and
-/// its lock.
-pub(crate) fn demand_nftables(object: &Object<'_>) -> Result<(), Error> {
-    match object.filled_text("ipMasqBackend")? {
-        None | Some("nftables") => Ok(()),
-        Some(_) => Err(object.unsupported("ipMasqBackend", "nftables")),
-    }
-}
-
 /// `mtu`, in bytes; 0 and absent stand for the kernel's.
 pub(crate) fn mtu(object: &Object<'_>) -> Result<Option<u32>, Error> {
     let Some(mtu) = object.number("mtu", MOST_MTU)?.filter(|mtu| *mtu != 0) else {

@@ -3,15 +3,22 @@
 //! One map of each family leads from a pod's address to its network's chain, so that a pod costs
 //! one element, in time and in rules.
 
+mod rules;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cni_types::Cidr;
+use cni_types::{Attachment, Cidr, Code, Error, Object};
 use nodekit::nft::{
     BaseChain, Chain, ChainType, CmpOp, Data, Datatype, Expr, Family, Hook, MapData, NatFlags,
     Register, Set, Verdict,
 };
 
-use crate::tables::{Entries, Key, Scaffold, address_key, family_of, network_tag};
+use crate::call::Call;
+use crate::rollback::{Rollback, Step};
+use crate::tables::{Entries, Key, Scaffold, Tables, address_key, family_of, network_tag};
+use crate::{iptables, keys as common};
+use rules::Rules;
 
 /// The map from a pod's address to its network's chain.
 const MAP: &str = "masquerade-pods";
@@ -24,14 +31,136 @@ const SRCNAT: i32 = 100;
 
 const REGISTER: Register = Register::word(0);
 
+/// What the configuration says of masquerading, where it asks for it.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// Destinations beside the pod's own subnet that see the pod's own address.
+    pub(crate) not_masqueraded: Vec<Cidr>,
+    /// By rules of iptables, in place of nf_tables' own.
+    iptables: bool,
+}
+
+impl Config {
+    /// Reads `ipMasq`, `ipMasqBackend` and `nonMasqueradeCIDRs`; `None` without `ipMasq`.
+    ///
+    /// # Errors
+    /// Code 2 for a backend that there isn't, 6 or 7 for what is wrong otherwise.
+    pub(crate) fn read(object: &Object<'_>) -> Result<Option<Self>, Error> {
+        let iptables = match object.filled_text("ipMasqBackend")? {
+            None | Some("nftables") => false,
+            Some("iptables") => true,
+            Some(_) => return Err(object.unsupported("ipMasqBackend", "nftables or iptables")),
+        };
+        let not_masqueraded = common::cidrs(object, "nonMasqueradeCIDRs")?;
+        let wanted = object.boolean("ipMasq")?.unwrap_or_default();
+        Ok(wanted.then_some(Self {
+            not_masqueraded,
+            iptables,
+        }))
+    }
+
+    /// The attachment's elements, unless the backend is another.
+    pub(crate) fn enter(&self, entries: &mut Entries, network: &str, addresses: &[Cidr]) {
+        if !self.iptables {
+            enter(entries, network, addresses, &self.not_masqueraded);
+        }
+    }
+
+    /// The attachment's rules of iptables, if that is the backend.
+    pub(crate) fn rules(&self, network: &str, attachment: &Attachment) -> Option<Rules<'_>> {
+        let rules = || Rules::new(network, attachment, &self.not_masqueraded);
+        self.iptables.then(rules)
+    }
+
+    /// The step of ADD that makes these rules, if any.
+    ///
+    /// # Errors
+    /// Code 100 with what iptables said; then none is there.
+    pub(crate) fn add_rules<'a>(
+        &'a self,
+        rollback: &mut Rollback<'a>,
+        call: &Call,
+        attachment: &Attachment,
+        addresses: &[Cidr],
+    ) -> Result<(), Error> {
+        let Some(rules) = self.rules(call.config.name(), attachment) else {
+            return Ok(());
+        };
+        let rules = rollback.step(Step::Iptables, || rules.add(addresses).map(|()| rules))?;
+        let addresses: Vec<_> = addresses.iter().map(|cidr| cidr.address()).collect();
+        rollback.undo_by(Step::Iptables, move || rules.remove(&addresses));
+        Ok(())
+    }
+
+    /// Sees whether the attachment's rules of iptables are all there.
+    ///
+    /// # Errors
+    /// Code 102 naming what isn't.
+    pub(crate) fn check_rules(
+        &self,
+        call: &Call,
+        attachment: &Attachment,
+        addresses: &[Cidr],
+    ) -> Result<(), Error> {
+        match self.rules(call.config.name(), attachment) {
+            Some(rules) => rules.check(addresses),
+            None => Ok(()),
+        }
+    }
+
+    /// Sees whether the backend answers.
+    ///
+    /// # Errors
+    /// Code 50 where it doesn't.
+    pub(crate) fn probe(&self) -> Result<(), Error> {
+        let probed = match self.iptables {
+            true => iptables::probe(),
+            false => Tables::open().and_then(|mut tables| tables.probe()),
+        };
+        probed.map_err(|error| Error {
+            code: Code::NOT_AVAILABLE,
+            ..error
+        })
+    }
+}
+
+/// Whether a call's configuration, readable or not, asks for masquerading by nf_tables.
+pub(crate) fn needs_tables(call: &Call) -> bool {
+    matches!(Config::read(&call.config.object()), Ok(Some(config)) if !config.iptables)
+}
+
+/// Takes an attachment's rules of iptables away, where the configuration asks for them: those of
+/// these addresses, or all where none is known.
+///
+/// # Errors
+/// Code 100 with what iptables said.
+pub(crate) fn remove_rules(
+    call: &Call,
+    attachment: &Attachment,
+    addresses: &[IpAddr],
+) -> Result<(), Error> {
+    // A configuration that can't be read asks for nothing.
+    let config = Config::read(&call.config.object()).ok().flatten();
+    match config.and_then(|c| Some(c.rules(call.config.name(), attachment)?.remove(addresses))) {
+        Some(done) => done,
+        None => Ok(()),
+    }
+}
+
+/// Takes away the rules of iptables that attachments to this network have which are not kept.
+///
+/// # Errors
+/// As [`Config::read`]; code 100 with what iptables said.
+pub(crate) fn collect_rules(call: &Call, kept: &BTreeSet<Attachment>) -> Result<(), Error> {
+    match Config::read(&call.config.object())? {
+        Some(config) if config.iptables => rules::keep_only(call.config.name(), kept),
+        _ => Ok(()),
+    }
+}
+
 /// Has the addresses of an attachment masqueraded, except towards their own subnets, multicast
 /// groups and `not_masqueraded`.
-pub(crate) fn enter(
-    entries: &mut Entries,
-    network: &str,
-    addresses: &[Cidr],
-    not_masqueraded: &[Cidr],
-) {
+fn enter(entries: &mut Entries, network: &str, addresses: &[Cidr], not_masqueraded: &[Cidr]) {
     for cidr in addresses {
         let address = cidr.address();
         let chain = NetworkChain::new(network, *cidr, not_masqueraded);

@@ -86,8 +86,13 @@ impl<'a> Rollback<'a> {
         undo: impl FnOnce() -> Result<(), Error> + 'a,
     ) -> Result<T, Error> {
         let done = self.step(step, act)?;
-        self.undo.push((step, Box::new(undo)));
+        self.undo_by(step, undo);
         Ok(done)
+    }
+
+    /// Says how a step that has succeeded is reverted.
+    pub(crate) fn undo_by(&mut self, step: Step, undo: impl FnOnce() -> Result<(), Error> + 'a) {
+        self.undo.push((step, Box::new(undo)));
     }
 
     /// Undoes everything and returns the error that was the reason, with what could not be undone

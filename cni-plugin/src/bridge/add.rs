@@ -146,6 +146,9 @@ impl<'a> Target<'a> {
     ) -> Result<(), Error> {
         let network = self.network;
         let addresses: Vec<_> = plan.ips.iter().map(|ip| ip.address).collect();
+        if let Some(masquerade) = &network.masquerade {
+            masquerade.add_rules(rollback, self.call, self.attachment, &addresses)?;
+        }
         let mut guarded = None;
         if let Some(ports) = &network.ports {
             guarded = rollback.step(Step::Localhost, || {

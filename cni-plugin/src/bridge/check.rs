@@ -36,6 +36,9 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
     inside(&pod, interface_told, &ips, &result, !network.pod_down)?;
     ipam::check(call, attachment)?;
     let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
+    if let Some(masquerade) = &network.masquerade {
+        masquerade.check_rules(call, attachment, &addresses)?;
+    }
     let mac = mac_told(interface_told);
     let entries = entries(call, &network, attachment, &addresses, None, mac);
     if !entries.is_empty() {
@@ -51,14 +54,15 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let network = Network::read(call)?;
     ipam::status(call)?;
+    if let Some(masquerade) = &network.masquerade {
+        masquerade.probe()?;
+    }
     let mut route = Handle::open().map_err(failure::kernel)?;
     device::demand(&mut route, &network)
         .and_then(|()| device::find(&mut route, &network.bridge))
         .and_then(|_| {
-            let any = network.masquerade
-                || network.ports.is_some()
-                || network.spoof_check
-                || network.ingress != Policy::Open;
+            let any =
+                network.ports.is_some() || network.spoof_check || network.ingress != Policy::Open;
             if any { Tables::open()?.probe() } else { Ok(()) }
         })
         .map_err(|error| Error {

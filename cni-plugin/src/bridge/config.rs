@@ -1,6 +1,6 @@
 //! The configuration of a bridge network: what was said, checked, as what it means.
 
-use cni_types::{Attachment, Cidr, Dns, Error, MacAddress, Object, PluginConfig};
+use cni_types::{Attachment, Dns, Error, MacAddress, Object, PluginConfig};
 
 use super::vlans::Vlans;
 use crate::bandwidth::Limits;
@@ -8,6 +8,7 @@ use crate::call::Call;
 use crate::firewall::Policy;
 use crate::ipam::Ipam;
 use crate::keys;
+use crate::masquerade;
 use crate::portmap;
 
 /// The bridge unless `bridge` says otherwise.
@@ -23,9 +24,7 @@ pub(crate) struct Network {
     pub(crate) default_gateway: bool,
     /// An address of the bridge that is in the way is replaced.
     pub(crate) force_address: bool,
-    pub(crate) masquerade: bool,
-    /// Destinations beside the pod's own subnet that see the pod's own address.
-    pub(crate) not_masqueraded: Vec<Cidr>,
+    pub(crate) masquerade: Option<masquerade::Config>,
     /// Host ports, for the combined type.
     pub(crate) ports: Option<portmap::Config>,
     /// Who may connect to the pod, for the combined type.
@@ -55,7 +54,6 @@ impl Network {
     pub(crate) fn read(call: &Call) -> Result<Self, Error> {
         let config = &call.config;
         let object = config.object();
-        refuse_unsupported(&object)?;
         let combined = call.is_combined();
         let on = |key| Ok::<_, Error>(object.boolean(key)?.unwrap_or_default());
         let default_gateway = on("isDefaultGateway")?;
@@ -74,8 +72,7 @@ impl Network {
             gateway: on("isGateway")? || default_gateway,
             default_gateway,
             force_address: on("forceAddress")?,
-            masquerade: on("ipMasq")?,
-            not_masqueraded: keys::cidrs(&object, "nonMasqueradeCIDRs")?,
+            masquerade: masquerade::Config::read(&object)?,
             ports: combined
                 .then(|| portmap::Config::read(call))
                 .transpose()?
@@ -126,12 +123,6 @@ fn bridge_name(config: &PluginConfig) -> Result<String, Error> {
     Ok(name.to_owned())
 }
 
-/// Options that this plugin does not have must not be passed over: whoever set them relies on
-/// them.
-fn refuse_unsupported(object: &Object<'_>) -> Result<(), Error> {
-    keys::demand_nftables(object)
-}
-
 /// A pod must reach itself by a Service's address, which needs the bridge to send a frame back
 /// where it came from: the type `causeway-cni` has it unless told otherwise. The type `bridge`
 /// has it when told, as the reference plugin.
@@ -171,7 +162,7 @@ mod tests {
             network.gateway,
             network.default_gateway,
             network.force_address,
-            network.masquerade,
+            network.masquerade.is_some(),
             network.hairpin,
             network.isolated,
             network.promiscuous,
@@ -190,7 +181,7 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_with_key_and_value() {
         for (key, value) in [
-            ("ipMasqBackend", json!("iptables")),
+            ("ipMasqBackend", json!("firewalld")),
             ("ipam", json!({"type": "dhcp"})),
         ] {
             let error = read(&json!({"name": "n", key: value}), "").unwrap_err();

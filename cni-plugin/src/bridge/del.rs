@@ -13,6 +13,7 @@ use crate::call::Call;
 use crate::failure;
 use crate::identity::HostEnd;
 use crate::ipam;
+use crate::masquerade;
 use crate::pod;
 use crate::tables::Tables;
 
@@ -39,17 +40,14 @@ pub(crate) fn del(call: &Call, attachment: &Attachment, netns: Option<&Path>) ->
     match &mut tables {
         Ok(tables) => noted(wanted::remove(tables, call, attachment, &addresses)),
         // A kernel without the tables has nothing in them.
-        Err(error) if masquerades(call) => noted(Err(error.clone())),
+        Err(error) if masquerade::needs_tables(call) => noted(Err(error.clone())),
         Err(_) => {}
     }
+    noted(masquerade::remove_rules(call, attachment, &addresses));
     noted(delete_links(call, attachment, netns));
     noted(ipam::del(call, attachment));
     drop(tables);
     failure::joined(errors)
-}
-
-fn masquerades(call: &Call) -> bool {
-    matches!(call.config.object().boolean("ipMasq"), Ok(Some(true)))
 }
 
 fn delete_links(call: &Call, attachment: &Attachment, netns: Option<&Path>) -> Result<(), Error> {

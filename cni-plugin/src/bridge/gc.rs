@@ -9,6 +9,7 @@ use crate::bandwidth;
 use crate::call::Call;
 use crate::failure;
 use crate::ipam;
+use crate::masquerade;
 use crate::pod;
 use crate::tables::Tables;
 
@@ -22,6 +23,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
         pod::delete_unowned(call, &kept),
         delete_limits(call, &kept),
         Tables::open().and_then(|mut tables| tables.keep_only(call.config.name(), &kept)),
+        masquerade::collect_rules(call, &kept),
         ipam::gc(call, &kept),
     ];
     failure::joined(done.into_iter().filter_map(Result::err).collect())

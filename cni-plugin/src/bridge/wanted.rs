@@ -26,8 +26,8 @@ pub(super) fn entries(
     let name = call.config.name();
     let end = HostEnd::of(attachment).name;
     let mut entries = Entries::new(Owner::new(name, attachment).with_link(Some(end.clone())));
-    if network.masquerade {
-        masquerade::enter(&mut entries, name, addresses, &network.not_masqueraded);
+    if let Some(masquerade) = &network.masquerade {
+        masquerade.enter(&mut entries, name, addresses);
     }
     if let Some(ports) = &network.ports {
         portmap::enter(&mut entries, name, ports, addresses, guarded);

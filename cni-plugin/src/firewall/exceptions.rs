@@ -8,7 +8,7 @@ use cni_types::{Attachment, Error};
 use nodekit::xtables::{Family, Table};
 
 use crate::failure;
-use crate::iptables::{self, Listing, change, comment_of, words};
+use crate::iptables::{self, Listing, change, comment_of, take_away, words};
 use crate::tables::{Owner, network_tag};
 
 /// The chain of all pods' rules.
@@ -142,7 +142,7 @@ pub(super) fn keep_only(network: &str, kept: &BTreeSet<Attachment>) -> Result<()
 fn remove_where(goes: &dyn Fn(&[String]) -> bool) -> Result<(), Error> {
     let mut errors = Vec::new();
     for family in [Family::Ip, Family::Ip6] {
-        let done = change(family, Table::Filter, |listing| {
+        let done = take_away(family, Table::Filter, |listing| {
             let going = listing.rules.iter().filter(|rule| goes(rule));
             going.map(|rule| words("-D", rule.clone())).collect()
         });

@@ -37,7 +37,11 @@ pub(super) const SECTIONS: &[Section] = &[
                 "false",
                 "what leaves the pod's subnet has the node's address",
             ),
-            key("ipMasqBackend", "nftables", "only nftables"),
+            key(
+                "ipMasqBackend",
+                "nftables",
+                "nftables, or iptables, where each call runs their programs",
+            ),
             key(
                 "nonMasqueradeCIDRs",
                 "",

@@ -11,7 +11,9 @@ use nodekit::xtables::{Family, Table};
 
 use super::config::{Config, first_of_each, specific};
 use crate::failure;
-use crate::iptables::{self, Listing, change, comment_of, words};
+use crate::iptables::{
+    self, Listing, change, comment_of, pod_chain, pod_comment, take_away, words,
+};
 use crate::masquerade::subnet;
 use crate::tables::family_of;
 
@@ -25,9 +27,6 @@ const DEFAULT_MARK: u32 = 1 << 13;
 
 /// The most ports of one rule (XT_MULTI_PORTS, linux/netfilter/xt_multiport.h).
 const MOST_PORTS: usize = 15;
-
-/// The longest comment in bytes (XT_MAX_COMMENT_LEN, linux/netfilter/xt_comment.h).
-const LONGEST_COMMENT: usize = 255;
 
 /// What is said about this backend alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +90,7 @@ impl<'a> Rules<'a> {
     /// Code 100 with what iptables said.
     pub(super) fn remove(&self) -> Result<(), Error> {
         let removed = [Family::Ip, Family::Ip6].map(|family| {
-            change(family, Table::Nat, |listing| {
+            take_away(family, Table::Nat, |listing| {
                 deletion(listing, &self.chain())
             })
         });
@@ -127,11 +126,7 @@ impl<'a> Rules<'a> {
     }
 
     fn chain(&self) -> String {
-        let said = format!("{}{}", self.network, self.container_id);
-        let digest = hmac_sha512::Hash::hash(said.as_bytes());
-        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        // A chain's name has at most 28 bytes.
-        format!("CNI-DN-{}", digits.get(..21).unwrap_or_default())
+        pod_chain("CNI-DN-", self.network, self.container_id)
     }
 
     /// Which connections the pod's chain sees.
@@ -165,16 +160,7 @@ impl<'a> Rules<'a> {
     }
 
     fn comment(&self) -> String {
-        let mut comment = format!(
-            "dnat name: \"{}\" id: \"{}\"",
-            self.network, self.container_id
-        );
-        if comment.len() > LONGEST_COMMENT {
-            comment.truncate(LONGEST_COMMENT - 2);
-            comment.push_str("...");
-            comment.truncate(LONGEST_COMMENT);
-        }
-        comment
+        pod_comment("dnat ", self.network, self.container_id)
     }
 
     /// What becomes of them, as iptables list it.
@@ -303,7 +289,7 @@ pub(super) fn keep_only(network: &str, kept: &BTreeSet<Attachment>) -> Result<()
         id.is_some_and(|id| kept.iter().all(|one| one.container_id != id))
     };
     let removed = [Family::Ip, Family::Ip6].map(|family| {
-        change(family, Table::Nat, |listing| {
+        take_away(family, Table::Nat, |listing| {
             let ports = |rule: &&Vec<String>| rule.first().is_some_and(|first| first == PORTS);
             let stale = listing.rules.iter().filter(ports).filter(|rule| goes(rule));
             let chains: BTreeSet<_> = stale.filter_map(|rule| rule.last()).collect();

@@ -18,7 +18,7 @@ use crate::identity::{HostEnd, pod_mac};
 use crate::pod::{self, Inside, Pair, to_network};
 use crate::rollback::{Rollback, Step};
 use crate::tables::{Entries, Owner, Tables};
-use crate::{failure, forwarding, ipam, masquerade};
+use crate::{failure, forwarding, ipam};
 
 /// Attaches a container. On failure nothing of it is left.
 ///
@@ -96,8 +96,12 @@ fn attach<'a>(
     rollback.step(Step::Gateway, || {
         be_gateway(&mut route, &end, &given.ips, &pod::alias_of(call))
     })?;
-    if network.masquerade {
-        let entries = entries(call, network, attachment, &given.ips);
+    if let Some(masquerade) = &network.masquerade {
+        let addresses: Vec<_> = given.ips.iter().map(|ip| ip.address).collect();
+        masquerade.add_rules(rollback, call, attachment, &addresses)?;
+    }
+    let entries = entries(call, network, attachment, &given.ips);
+    if !entries.is_empty() {
         let (owner, keys) = (entries.owner().clone(), entries.keys());
         rollback.step_with_undo(
             Step::Tables,
@@ -118,7 +122,9 @@ pub(super) fn entries(
     let name = call.config.name();
     let mut entries = Entries::new(Owner::new(name, attachment));
     let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
-    masquerade::enter(&mut entries, name, &addresses, &network.not_masqueraded);
+    if let Some(masquerade) = &network.masquerade {
+        masquerade.enter(&mut entries, name, &addresses);
+    }
     entries
 }
 

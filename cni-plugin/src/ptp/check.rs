@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cni_types::{Attachment, Code, Error, IpConfig};
+use cni_types::{Attachment, Error, IpConfig};
 use nodekit::route::{Handle, RouteFilter};
 
 use super::add::{entries, gateway_of, host};
@@ -31,8 +31,13 @@ pub(crate) fn check(call: &Call, attachment: &Attachment, netns: &Path) -> Resul
     check_host(&HostEnd::of(attachment), &ips)?;
     inside(&pod, of_pod, &ips.iter().collect::<Vec<_>>(), &result, true)?;
     ipam::check(call, attachment)?;
-    if network.masquerade {
-        Tables::open()?.check(&entries(call, &network, attachment, &ips))?;
+    if let Some(masquerade) = &network.masquerade {
+        let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
+        masquerade.check_rules(call, attachment, &addresses)?;
+    }
+    let entries = entries(call, &network, attachment, &ips);
+    if !entries.is_empty() {
+        Tables::open()?.check(&entries)?;
     }
     Ok(())
 }
@@ -68,12 +73,8 @@ fn check_host(end: &HostEnd, ips: &[IpConfig]) -> Result<(), Error> {
 pub(crate) fn status(call: &Call) -> Result<(), Error> {
     let network = Network::read(call)?;
     ipam::status(call)?;
-    if !network.masquerade {
-        return Ok(());
+    match &network.masquerade {
+        Some(masquerade) => masquerade.probe(),
+        None => Ok(()),
     }
-    let probed = Tables::open().and_then(|mut tables| tables.probe());
-    probed.map_err(|error| Error {
-        code: Code::NOT_AVAILABLE,
-        ..error
-    })
 }

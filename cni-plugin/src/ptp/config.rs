@@ -1,17 +1,16 @@
 //! The configuration of a network without a bridge: what was said, checked, as what it means.
 
-use cni_types::{Cidr, Dns, Error, MacAddress};
+use cni_types::{Dns, Error, MacAddress};
 
 use crate::call::Call;
 use crate::ipam::Ipam;
 use crate::keys;
+use crate::masquerade;
 
 /// Everything ADD needs to know, before it makes anything.
 #[derive(Debug)]
 pub(super) struct Network {
-    pub(super) masquerade: bool,
-    /// Destinations beside the pod's own subnet that see the pod's own address.
-    pub(super) not_masqueraded: Vec<Cidr>,
+    pub(super) masquerade: Option<masquerade::Config>,
     pub(super) mtu: Option<u32>,
     pub(super) mac: Option<MacAddress>,
     pub(super) dns: Dns,
@@ -22,7 +21,6 @@ impl Network {
     /// Reads and checks the whole configuration.
     pub(super) fn read(call: &Call) -> Result<Self, Error> {
         let object = call.config.object();
-        keys::demand_nftables(&object)?;
         let dns = call.config.dns()?;
         let ipam = Ipam::read(call)?.ok_or_else(|| {
             object.invalid(
@@ -31,8 +29,7 @@ impl Network {
             )
         })?;
         Ok(Self {
-            masquerade: object.boolean("ipMasq")?.unwrap_or_default(),
-            not_masqueraded: keys::cidrs(&object, "nonMasqueradeCIDRs")?,
+            masquerade: masquerade::Config::read(&object)?,
             mtu: keys::mtu(&object)?,
             mac: keys::mac(call)?,
             dns: call.config.runtime()?.dns.unwrap_or(dns),

@@ -4,7 +4,7 @@ use cni_types::Error;
 
 use crate::call::Call;
 use crate::tables::Tables;
-use crate::{failure, ipam, pod};
+use crate::{failure, ipam, masquerade, pod};
 
 /// Takes away links, table elements and reservations of this network that nobody owns any more.
 ///
@@ -15,6 +15,7 @@ pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let done = [
         pod::delete_unowned(call, &kept),
         Tables::open().and_then(|mut tables| tables.keep_only(call.config.name(), &kept)),
+        masquerade::collect_rules(call, &kept),
         ipam::gc(call, &kept),
     ];
     failure::joined(done.into_iter().filter_map(Result::err).collect())

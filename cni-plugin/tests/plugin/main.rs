@@ -22,6 +22,8 @@ mod many;
 #[cfg(test)]
 mod masquerade;
 #[cfg(test)]
+mod masquerade_rules;
+#[cfg(test)]
 mod node;
 #[cfg(test)]
 mod operator;

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use cni_types::{Args, PluginConfig, Version};
 use nodekit::netns::NetNs;
 use nodekit::nft::{Family, NftSocket};
-use serde_json::json;
+use nodekit::xtables::{Family as Programs, Table};
+use serde_json::{Value, json};
 
 use super::*;
+use crate::iptables;
 
 const STEPS: [Step; 13] = [
     Step::Reserve,
@@ -27,7 +29,11 @@ const STEPS: [Step; 13] = [
 ];
 
 fn call(dir: &Path, host_port: u16) -> Call {
-    let config = json!({
+    call_of(&config(dir, host_port))
+}
+
+fn config(dir: &Path, host_port: u16) -> Value {
+    json!({
         "cniVersion": "1.0.0", "name": "net", "bridge": "br0", "isDefaultGateway": true,
         "type": "causeway-cni", "ipMasq": true, "ingressPolicy": "same-bridge",
         "runtimeConfig": {
@@ -41,7 +47,10 @@ fn call(dir: &Path, host_port: u16) -> Call {
             "type": "host-local", "dataDir": dir,
             "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd01::/64"}]],
         },
-    });
+    })
+}
+
+fn call_of(config: &Value) -> Call {
     Call {
         config: PluginConfig::decode(config.to_string().as_bytes()).unwrap(),
         version: Version::V1_0_0,
@@ -121,6 +130,35 @@ fn whichever_step_fails_nothing_is_left() {
         }
         add(&call, &attachment, &path_of(&pod), &|_| Ok(())).unwrap();
         assert_eq!(state(dir.path()).2, 16);
+    };
+    node.run(in_node).unwrap();
+}
+
+#[test]
+fn rules_of_iptables_are_undone() {
+    let node = NetNs::anonymous().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), 53);
+    config["ipMasqBackend"] = "iptables".into();
+    let call = call_of(&config);
+    let listed = || {
+        let read = |family| iptables::read(family, Table::Nat).unwrap();
+        [Programs::Ip, Programs::Ip6].map(|family| read(family).rules.len())
+    };
+    let in_node = || {
+        let pod = NetNs::anonymous().unwrap();
+        let attachment = Attachment::new("pod", "eth0").unwrap();
+        let reached = std::cell::Cell::new([0, 0]);
+        let fail = |step| {
+            if step != Step::Tables {
+                return Ok(());
+            }
+            reached.set(listed());
+            Err(Error::new(Code::INTERNAL, "injected"))
+        };
+        let error = add(&call, &attachment, &path_of(&pod), &fail).unwrap_err();
+        assert_eq!((error.details.as_str(), reached.get()), ("", [3, 3]));
+        assert_eq!(listed(), [0, 0]);
     };
     node.run(in_node).unwrap();
 }
