@@ -7,6 +7,8 @@
 
 #[path = "iptables/counts.rs"]
 mod counts;
+#[path = "golden/golden.rs"]
+mod golden;
 #[path = "iptables/goldens.rs"]
 mod goldens;
 #[path = "iptables/model.rs"]

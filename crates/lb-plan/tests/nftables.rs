@@ -9,6 +9,8 @@
 mod cluster;
 #[path = "nftables/counts.rs"]
 mod counts;
+#[path = "golden/golden.rs"]
+mod golden;
 #[path = "nftables/goldens.rs"]
 mod goldens;
 #[path = "nftables/model.rs"]

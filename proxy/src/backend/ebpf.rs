@@ -194,7 +194,7 @@ impl EbpfBackend {
         if full && failed.is_empty() {
             let step = self.applied.sweep();
             operations += step.operations.len();
-            // What could not be swept is swept after the next start.
+            // What could not be swept is swept with the next pass.
             self.full = self.apply(step).is_err();
         }
         let (frontends, backends) = (self.applied.len(), self.applied.backends());

@@ -1,7 +1,6 @@
 //! What representative Services look like, as iptables-restore reads them, and that it takes them.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use lb_model::said::{
@@ -10,6 +9,7 @@ use lb_model::said::{
 use lb_model::{DetectLocal, Family, Model, ModelConfig};
 use lb_plan::iptables::{Listing, Settings};
 
+use crate::golden::golden;
 use crate::node::{Node, settings};
 
 /// An address of the family with the last number `n`.
@@ -128,23 +128,6 @@ fn model(family: Family) -> Model {
     }
     model.take_changes();
     model
-}
-
-/// Whether the golden file says the same; `UPDATE_GOLDEN=1` makes it so.
-fn golden(name: &str, text: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
-        std::fs::write(&path, text).unwrap();
-    }
-    let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        text,
-        golden,
-        "{} (UPDATE_GOLDEN=1 rewrites it)",
-        path.display()
-    );
 }
 
 /// Whether the programs of a variant take `inputs` one after the other, in a network namespace of

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use lb_model::{
@@ -14,6 +13,7 @@ use lb_model::{
 use lb_plan::nftables::{Applied, Operation, Pass, Settings, render, skeleton};
 
 use crate::cluster::Cluster;
+use crate::golden::golden;
 
 /// An address of the family with the last number `n`.
 fn ip(family: Family, net: &str, n: u8) -> IpAddr {
@@ -187,23 +187,6 @@ fn operations(applied: &mut Applied, settings: &Settings, cluster: &Cluster) -> 
         pass.commit(step);
     }
     operations
-}
-
-/// Whether the golden file says the same; `UPDATE_GOLDEN=1` makes it so.
-fn golden(name: &str, text: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
-        std::fs::write(&path, text).unwrap();
-    }
-    let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        text,
-        golden,
-        "{} (UPDATE_GOLDEN=1 rewrites it)",
-        path.display()
-    );
 }
 
 /// Whether nft takes `texts` one after the other, in a network namespace of their own.
