@@ -166,21 +166,25 @@ impl EbpfBackend {
         self.node = node;
     }
 
-    /// Brings the maps to what is wanted of these Services; how many operations it took, and what
-    /// failed.
+    /// Brings the maps to what is wanted of these Services; how many operations it took, what
+    /// failed, and whether leftovers are gone.
     fn sync_sockets(
         &mut self,
         model: &Model,
         services: &BTreeSet<ServiceName>,
-    ) -> (usize, BTreeMap<ServiceName, BackendError>) {
+    ) -> (
+        usize,
+        BTreeMap<ServiceName, BackendError>,
+        Result<(), Error>,
+    ) {
         let mut operations = 0;
         let mut failed = BTreeMap::new();
+        let mut swept = Ok(());
         let full = self.full;
-        let all: Vec<_> = if full {
-            model.services().chain(services).collect()
-        } else {
-            services.iter().collect()
-        };
+        let mut all: BTreeSet<_> = services.iter().collect();
+        if full {
+            all.extend(model.services());
+        }
         for service in all {
             let families = self.settings.keys();
             let frontends = families.flat_map(|family| model.frontends(service, *family));
@@ -194,12 +198,13 @@ impl EbpfBackend {
         if full && failed.is_empty() {
             let step = self.applied.sweep();
             operations += step.operations.len();
+            swept = self.apply(step);
             // What could not be swept is swept with the next pass.
-            self.full = self.apply(step).is_err();
+            self.full = swept.is_err();
         }
         let (frontends, backends) = (self.applied.len(), self.applied.backends());
         self.sockets.counts().set_entries(frontends, backends);
-        (operations, failed)
+        (operations, failed, swept)
     }
 
     fn apply(&mut self, step: Step) -> Result<(), Error> {
@@ -226,13 +231,13 @@ impl DataPlane for EbpfBackend {
     /// The packets first: a socket that is not translated must find its way, too.
     fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
         let mut report = self.packets.sync(model, services);
-        let (operations, failed) = self.sync_sockets(model, services);
+        let (operations, failed, swept) = self.sync_sockets(model, services);
         // One set of maps serves both families; what is done to it is counted with the first.
         let attached = self.attach();
         if let Some(family) = report.families.values_mut().next() {
             family.operations += operations;
             family.failed.extend(failed);
-            if let Err(error) = attached {
+            if let Err(error) = swept.and(attached) {
                 family.leftovers = Some(refused(error));
             }
         }

@@ -4,32 +4,8 @@ use lb_model::Family;
 use nodekit::Errno;
 use nodekit::faulty::Faults;
 
-use crate::world::{Proxy, World, at, node_port, node_port_service, service};
+use crate::world::{Proxy, World, at, change, node_port, old, pod};
 use causeway_tests::packet_bed::Bed;
-
-/// Before: three Services.
-fn old(bed: &Bed) -> World {
-    let mut world = World::empty();
-    world.serve(bed, &service(1), &[1]);
-    world.serve(bed, &node_port_service(2), &[1, 2]);
-    world.serve(bed, &service(3), &[2]);
-    world
-}
-
-/// Then: one has another endpoint, one has affinity, one is gone, one is new.
-fn change(bed: &Bed, world: &mut World) {
-    world.endpoints(bed, &service(1), &[2]);
-    let mut sticky = node_port_service(2);
-    sticky.client_ip_affinity = true;
-    world.serve(bed, &sticky, &[1, 2, 3]);
-    world.gone(&service(3));
-    world.serve(bed, &service(4), &[3]);
-}
-
-/// Which pod answers at `n`, if any.
-fn pod(bed: &Bed, family: Family, n: u8) -> Option<usize> {
-    bed.client.tcp(at(family, n)).ok().map(|seen| seen.pod)
-}
 
 /// Whether nobody answers at `n`. By UDP, which is told at once.
 fn gone(bed: &Bed, family: Family, n: u8) -> bool {

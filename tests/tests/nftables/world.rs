@@ -182,3 +182,27 @@ pub(crate) fn at(family: Family, n: u8) -> SocketAddr {
 pub(crate) fn node_port(bed: &Bed, family: Family, n: u8) -> SocketAddr {
     SocketAddr::new(bed.node.ip(family), 30_000 + u16::from(n))
 }
+
+/// Before a change that faults come into: three Services.
+pub(crate) fn old(bed: &Bed) -> World {
+    let mut world = World::empty();
+    world.serve(bed, &service(1), &[1]);
+    world.serve(bed, &node_port_service(2), &[1, 2]);
+    world.serve(bed, &service(3), &[2]);
+    world
+}
+
+/// Then: one has another endpoint, one has affinity, one is gone, one is new.
+pub(crate) fn change(bed: &Bed, world: &mut World) {
+    world.endpoints(bed, &service(1), &[2]);
+    let mut sticky = node_port_service(2);
+    sticky.client_ip_affinity = true;
+    world.serve(bed, &sticky, &[1, 2, 3]);
+    world.gone(&service(3));
+    world.serve(bed, &service(4), &[3]);
+}
+
+/// Which pod answers at `n`, if any.
+pub(crate) fn pod(bed: &Bed, family: Family, n: u8) -> Option<usize> {
+    bed.client.tcp(at(family, n)).ok().map(|seen| seen.pod)
+}
