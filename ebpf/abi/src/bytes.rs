@@ -32,4 +32,8 @@ plain! {
     crate::FlowKey: 8 + 20 + 4;
     crate::ReverseKey: 8 + 20 + 4;
     crate::Original: 16 + 2 + 2;
+    crate::Interface: 16 + 16 + 4;
+    crate::PodNetwork: 4 + 16;
+    crate::Tuple: 16 + 16 + 2 + 2 + 1 + 3;
+    crate::Track: 8 + 8 + 8 + 40 + 4 + 4;
 }

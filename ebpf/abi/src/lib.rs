@@ -9,11 +9,13 @@
 #![no_std]
 
 mod bytes;
+mod packets;
 
 pub use bytes::Plain;
+pub use packets::{Interface, PodNetwork, Track, Tuple};
 
 /// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Names of the maps, also of their pins.
 pub mod maps {
@@ -34,6 +36,13 @@ pub mod maps {
     pub const COUNTERS: &str = "counters";
     /// One entry: the cookie of the node's own network namespace (`SO_NETNS_COOKIE`).
     pub const NODE: &str = "node";
+    /// Index of an interface to [`crate::Interface`].
+    pub const INTERFACES: &str = "interfaces";
+    /// [`crate::PodNetwork`] to 1.
+    pub const PODS: &str = "pods";
+    /// [`crate::Tuple`] to [`crate::Track`], both directions of every connection whose packets are
+    /// translated.
+    pub const TRACKS: &str = "tracks";
 }
 
 /// An IPv4-mapped or IPv6 address.
@@ -52,8 +61,16 @@ pub struct FrontendKey {
     pub port: u16,
     /// IP protocol number: 6 or 17.
     pub protocol: u8,
-    /// Zero.
-    pub zero: u8,
+    /// [`FrontendKey::INSIDE`] or [`FrontendKey::OUTSIDE`].
+    pub view: u8,
+}
+
+impl FrontendKey {
+    /// What sockets of this node and packets of pods find.
+    pub const INSIDE: u8 = 0;
+    /// What packets find that no pod sent, where the entry of the inside says that there is more:
+    /// [`Frontend::OUTSIDE_DIFFERS`].
+    pub const OUTSIDE: u8 = 1;
 }
 
 /// What happens there. At every moment the slots that it counts are filled, and the set is its own
@@ -67,7 +84,7 @@ pub struct Frontend {
     pub count: u32,
     /// How long a client stays with its backend, in seconds; 0: it doesn't.
     pub affinity_seconds: u32,
-    /// [`Frontend::NODE_ONLY`] or nothing.
+    /// [`Frontend::NODE_ONLY`] and the other constants, or-ed.
     pub flags: u32,
 }
 
@@ -75,6 +92,19 @@ impl Frontend {
     /// Only for sockets of the node's own network namespace: a loopback address means something
     /// else in every other one.
     pub const NODE_ONLY: u32 = 1;
+    /// Sockets that aim here are translated.
+    pub const SOCKETS: u32 = 2;
+    /// Packets that come here are translated; else they are left to the stack, where the nftables
+    /// data plane has the frontend.
+    pub const PACKETS: u32 = 4;
+    /// There is another entry of view [`FrontendKey::OUTSIDE`].
+    pub const OUTSIDE_DIFFERS: u32 = 8;
+    /// Connections of pods go on under the node's address.
+    pub const MASQUERADE_PODS: u32 = 16;
+    /// Connections of everybody else go on under the node's address.
+    pub const MASQUERADE_OTHERS: u32 = 32;
+    /// Packets are dropped.
+    pub const DROP: u32 = 64;
 }
 
 /// One place in a set of backends.

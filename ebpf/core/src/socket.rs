@@ -141,7 +141,8 @@ fn meant(
 ) -> Option<Frontend> {
     let frontend = tables.frontend(aim)?;
     let node_only = frontend.flags & Frontend::NODE_ONLY != 0;
-    if node_only && socket.netns != kernel.node() {
+    let for_sockets = frontend.flags & Frontend::SOCKETS != 0;
+    if !for_sockets || node_only && socket.netns != kernel.node() {
         return None;
     }
     Some(frontend)

@@ -78,7 +78,7 @@ const AIM: Aim = FrontendKey {
     address: mapped([10, 96, 0, 10]),
     port: 6379,
     protocol: 6,
-    zero: 0,
+    view: FrontendKey::INSIDE,
 };
 const NODE: u64 = 99;
 const CLIENT: Socket = Socket {
@@ -101,7 +101,7 @@ fn maps(set: u32, count: u8, affinity_seconds: u32) -> Maps {
         set,
         count: count.into(),
         affinity_seconds,
-        flags: 0,
+        flags: Frontend::SOCKETS,
     };
     maps.frontends.insert(AIM, frontend);
     for slot in 0..count {
@@ -131,10 +131,19 @@ fn what_is_no_frontend_passes() {
 }
 
 #[test]
+fn a_frontend_of_packets_alone_passes() {
+    let mut maps = maps(1, 2, 0);
+    for frontend in maps.frontends.values_mut() {
+        frontend.flags = Frontend::PACKETS;
+    }
+    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::NotOurs);
+}
+
+#[test]
 fn the_nodes_loopback_is_nobody_elses() {
     let mut maps = maps(1, 1, 0);
     for frontend in maps.frontends.values_mut() {
-        frontend.flags = Frontend::NODE_ONLY;
+        frontend.flags |= Frontend::NODE_ONLY;
     }
     assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::NotOurs);
     let node = Socket {

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use causeway_ebpf_abi::{Address, Backend, MAPPED, mapped};
+use causeway_ebpf_abi::{Address, Backend, FrontendKey, MAPPED, mapped};
 use causeway_ebpf_core::{Aim, Answer, Kernel, Socket, answered_by, connect, send};
 
 use crate::maps::{self, Maps};
@@ -187,7 +187,7 @@ impl Call {
             address: F::address(self),
             port: self.port(),
             protocol: self.protocol() as u8,
-            zero: 0,
+            view: FrontendKey::INSIDE,
         }
     }
 

@@ -275,11 +275,7 @@ impl Applied {
         });
         let mut new = Placed {
             affinity_seconds: wanted.affinity_seconds,
-            flags: if wanted.node_only {
-                Frontend::NODE_ONLY
-            } else {
-                0
-            },
+            flags: wanted.flags,
             remembers: wanted.remembers(),
             ..old.clone()
         };

@@ -67,7 +67,7 @@ fn key(number: u8) -> FrontendKey {
         address: mapped([10, 96, 0, number]),
         port: 80,
         protocol: if number < 2 { 6 } else { UDP },
-        zero: 0,
+        view: FrontendKey::INSIDE,
     }
 }
 
@@ -87,7 +87,7 @@ fn at(number: u8, backends: &[u8], affinity_seconds: u32) -> Wanted {
         key: key(number),
         backends,
         affinity_seconds,
-        node_only: false,
+        flags: Frontend::SOCKETS,
     }
 }
 

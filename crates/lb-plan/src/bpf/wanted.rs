@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use causeway_ebpf_abi::{Address, Backend, FrontendKey, mapped};
+use causeway_ebpf_abi::{self as maps, Address, Backend, FrontendKey, mapped};
 use lb_model::{Endpoint, Family, Frontend, FrontendAddress, Protocol, Treatment};
 
 /// Where node ports are served.
@@ -24,8 +24,8 @@ pub struct Wanted {
     pub backends: Vec<Backend>,
     /// Seconds; 0 without affinity.
     pub affinity_seconds: u32,
-    /// Only for sockets of the node's own network namespace.
-    pub node_only: bool,
+    /// Those of [`causeway_ebpf_abi::Frontend`].
+    pub flags: u32,
 }
 
 impl Wanted {
@@ -56,24 +56,25 @@ pub fn wanted(frontend: &Frontend, node: &NodeAddresses) -> Vec<Wanted> {
     let mut backends: Vec<_> = endpoints.iter().map(backend).collect();
     backends.sort_unstable();
     backends.dedup();
-    let at = |ip: IpAddr, node_only| Wanted {
+    let at = |ip: IpAddr, flags| Wanted {
         key: FrontendKey {
             address: address(ip),
             port: frontend.address.port(),
             protocol: protocol.number(),
-            zero: 0,
+            view: FrontendKey::INSIDE,
         },
         backends: backends.clone(),
         affinity_seconds: frontend.affinity.map_or(0, Into::into),
-        node_only,
+        flags: maps::Frontend::SOCKETS | flags,
     };
     match frontend.address {
-        FrontendAddress::Vip { ip, .. } => vec![at(ip, false)],
+        FrontendAddress::Vip { ip, .. } => vec![at(ip, 0)],
         FrontendAddress::NodePort { family, .. } => {
             let of_family = |ip: &&IpAddr| Family::of(**ip) == family;
-            let own = node.own.iter().filter(of_family).map(|ip| at(*ip, false));
+            let own = node.own.iter().filter(of_family).map(|ip| at(*ip, 0));
             let loopback = node.loopback.iter().filter(of_family);
-            own.chain(loopback.map(|ip| at(*ip, true))).collect()
+            own.chain(loopback.map(|ip| at(*ip, maps::Frontend::NODE_ONLY)))
+                .collect()
         }
     }
 }

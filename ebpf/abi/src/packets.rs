@@ -1,0 +1,95 @@
+//! What is known of packets that come to the node by an interface, and of the connections that they
+//! belong to.
+
+use crate::Address;
+
+/// An interface whose incoming packets the programs see; the key is its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Interface {
+    /// The node's IPv4 address for connections that leave here under the node's name, IPv4-mapped;
+    /// zero without one.
+    pub v4: Address,
+    /// The node's IPv6 address for the same; zero without one.
+    pub v6: Address,
+    /// [`Interface::PODS`], [`Interface::NO_ETHERNET`].
+    pub flags: u32,
+}
+
+impl Interface {
+    /// Whatever comes in here comes from a pod (the local detector goes by interface).
+    pub const PODS: u32 = 1;
+    /// Its packets begin with the IP header.
+    pub const NO_ETHERNET: u32 = 2;
+}
+
+/// A network whose addresses are pods', by the local detector: the key of a longest-prefix match
+/// (`BPF_MAP_TYPE_LPM_TRIE`; the kernel wants the length first).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct PodNetwork {
+    /// Length of the prefix in bits; IPv4 counts from 96.
+    pub length: u32,
+    /// The network.
+    pub address: Address,
+}
+
+/// A packet's addresses and ports, as a packet bears them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Tuple {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// IP protocol number: 6 or 17.
+    pub protocol: u8,
+    /// Zero.
+    pub zero: [u8; 3],
+}
+
+impl Tuple {
+    /// The tuple of an answer.
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..*self
+        }
+    }
+}
+
+/// One direction of a connection that was translated. The other direction's key is
+/// `self.becomes.reversed()`, and what that one becomes is this one's key reversed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Track {
+    /// When its last packet came, in nanoseconds of the monotonic clock.
+    pub seen: u64,
+    /// Packets of this direction.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+    /// What its packets become.
+    pub becomes: Tuple,
+    /// [`Track::ANSWER`], [`Track::FINISHED`], [`Track::RESET`].
+    pub flags: u32,
+    /// Zero.
+    pub zero: u32,
+}
+
+impl Track {
+    /// This is the way back.
+    pub const ANSWER: u32 = 1;
+    /// A FIN went this way.
+    pub const FINISHED: u32 = 2;
+    /// A RST went this way.
+    pub const RESET: u32 = 4;
+}
