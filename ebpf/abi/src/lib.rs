@@ -40,10 +40,21 @@ pub mod maps {
     pub const INTERFACES: &str = "interfaces";
     /// [`crate::PodNetwork`] to 1.
     pub const PODS: &str = "pods";
+    /// [`crate::PodNetwork`] (of Services, here) to [`crate::UNSERVED_REFUSED`] or
+    /// [`crate::UNSERVED_DROPPED`]: what becomes of packets and calls that aim there and at no
+    /// frontend. A longest-prefix match: a ClusterIP that a Service has, within the networks from
+    /// which they are taken.
+    pub const UNSERVED: &str = "unserved";
     /// [`crate::Tuple`] to [`crate::Track`], both directions of every connection whose packets are
     /// translated.
     pub const TRACKS: &str = "tracks";
 }
+
+/// In [`maps::UNSERVED`]: the address is a Service's, the port is not. Refused as if it had no
+/// backend.
+pub const UNSERVED_REFUSED: u32 = 1;
+/// In [`maps::UNSERVED`]: nobody has the address. Packets are dropped, calls refused.
+pub const UNSERVED_DROPPED: u32 = 2;
 
 /// An IPv4-mapped or IPv6 address.
 pub type Address = [u8; 16];
