@@ -38,26 +38,34 @@ mod selector;
 mod serve;
 mod state;
 mod store;
+mod upstream;
 mod watch;
 
 pub use allocation::ServiceRanges;
 pub use misbehaviour::Misbehaviour;
+pub(crate) use object::Key;
 pub use object::Object;
 pub use refusal::Refusal;
 pub use resource::Resource;
 pub use serve::ApiServer;
 pub use store::{Deleted, Deletion, Listing, Part, PodRemoval, Store, StoreOptions};
+pub(crate) use upstream::Upstream;
 pub use watch::{Change, Event, Watch};
 
 /// A kubeconfig for the server at this URL (`http://ADDRESS:PORT`), as JSON, which is YAML too.
 #[must_use]
 pub fn kubeconfig(url: &str) -> String {
+    kubeconfig_of(&serde_json::json!({"server": url}), &serde_json::json!({}))
+}
+
+/// A kubeconfig with this `cluster` and this `user`.
+pub(crate) fn kubeconfig_of(cluster: &serde_json::Value, user: &serde_json::Value) -> String {
     let name = "netns-lab";
     serde_json::json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": name, "cluster": {"server": url}}],
-        "users": [{"name": name, "user": {}}],
+        "clusters": [{"name": name, "cluster": cluster}],
+        "users": [{"name": name, "user": user}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
         "current-context": name,
     })

@@ -1,35 +1,46 @@
 //! A small client of the lab's API server.
 
+mod access;
+
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use crate::apiserver::Resource;
 
+pub use access::Access;
+
 /// Talks to one API server; blocks, so it isn't for use inside an async runtime.
 #[derive(Debug)]
 pub struct Client {
-    address: SocketAddr,
+    access: Access,
     runtime: Runtime,
 }
 
 impl Client {
-    /// A client of the server at this address.
+    /// A client of the embedded server at this address.
     ///
     /// # Errors
     /// When no runtime can be made.
     pub fn new(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::to(Access::plain(address))
+    }
+
+    /// A client of the server that is reached like this, from the network namespace of whichever
+    /// thread calls it.
+    ///
+    /// # Errors
+    /// When no runtime can be made.
+    pub fn to(access: Access) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        Ok(Self { address, runtime })
+        Ok(Self { access, runtime })
     }
 
     /// The object, if there is one.
@@ -98,33 +109,50 @@ impl Client {
         }
     }
 
-    fn request(
+    /// Whether the server says that it is ready (`/readyz`).
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let asked = self.exchange(Method::GET, "/readyz", None);
+        asked.is_ok_and(|(status, _)| status == StatusCode::OK)
+    }
+
+    /// Asks for whatever else the server offers; gives its answer's code and JSON.
+    ///
+    /// # Errors
+    /// When the server can't be reached, or its answer is no JSON.
+    pub fn request(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<(StatusCode, Value)> {
+        let (status, bytes) = self.exchange(method, path, body)?;
+        let answer = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{path}: {status}, and no JSON"))?;
+        Ok((status, answer))
+    }
+
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", self.address.to_string())
             .header("content-type", "application/json")
             .header("accept", "application/json")
             .body(Full::new(Bytes::from(body)))?;
         let exchange = async {
-            let stream = TcpStream::connect(self.address).await?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            let connection = tokio::spawn(connection);
-            let response = sender.send_request(request).await?;
+            let response = self.access.send(request).await?;
             let status = response.status();
-            let bytes = response.into_body().collect().await?.to_bytes();
-            connection.abort();
-            anyhow::Ok((status, serde_json::from_slice(&bytes)?))
+            anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
         };
         let exchange = self.runtime.block_on(exchange);
-        exchange.with_context(|| format!("asking the API server at {}", self.address))
+        let address = self.access.address();
+        exchange.with_context(|| format!("asking the API server at {address}"))
     }
 }
 
@@ -143,7 +171,7 @@ fn resource_of(object: &Value) -> anyhow::Result<Resource> {
         .with_context(|| format!("the lab knows no kind {kind} of apiVersion {version}"))
 }
 
-fn path(resource: Resource, namespace: &str, name: Option<&str>) -> String {
+pub(crate) fn path(resource: Resource, namespace: &str, name: Option<&str>) -> String {
     let version = resource.api_version();
     let mut path = match version.contains('/') {
         true => format!("/apis/{version}"),

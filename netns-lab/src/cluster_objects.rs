@@ -9,8 +9,12 @@ use crate::topology::{API_PORT, DNS_SERVICE, Node, Role, Topology};
 /// The ClusterIP of the API server: the first of the range.
 pub(crate) const API_SERVICE: &str = "10.96.0.1";
 
-/// Creates them.
-pub(crate) fn create(store: &Store, topology: &Topology) -> Result<(), Refusal> {
+/// Creates them; the API's own Service, which real API servers make themselves, only on demand.
+pub(crate) fn create(
+    store: &Store,
+    topology: &Topology,
+    with_api_service: bool,
+) -> Result<(), Refusal> {
     for node in &topology.nodes {
         store.create(Resource::Node, node_object(node))?;
         store.modify(Resource::Node, "", &node.name, Part::Status, |object| {
@@ -27,10 +31,12 @@ pub(crate) fn create(store: &Store, topology: &Topology) -> Result<(), Refusal> 
         .nodes
         .iter()
         .find(|node| node.role == Role::ControlPlane);
-    for (namespace, name, cluster_ip, ports) in [
-        ("default", "kubernetes", API_SERVICE.to_owned(), api),
+    let services = [
         ("kube-system", "kube-dns", DNS_SERVICE.to_string(), dns),
-    ] {
+        ("default", "kubernetes", API_SERVICE.to_owned(), api),
+    ];
+    let wanted = if with_api_service { 2 } else { 1 };
+    for (namespace, name, cluster_ip, ports) in services.into_iter().take(wanted) {
         let service = service(namespace, name, &cluster_ip, &ports);
         store.create(Resource::Service, service)?;
         if let Some(node) = control {

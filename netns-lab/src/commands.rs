@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
+use netns_lab::control_plane::VARIABLE;
 use netns_lab::folder::DEFAULT_RUN_DIR;
 use netns_lab::{Folder, Lab, Options, Plugins, Settings, daemon, teardown};
 
@@ -111,10 +112,15 @@ struct Make {
     /// Run no service proxies: then no Service works, nor does the cluster's DNS.
     #[arg(long, conflicts_with = "proxy")]
     no_proxy: bool,
+    /// Run on a real control plane, with etcd and kube-apiserver of this folder, and with the
+    /// proxies' real account; without a folder, of the one that KUBEBUILDER_ASSETS names
+    /// [default: an API server of the lab's own].
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = false)]
+    control_plane: Option<Option<PathBuf>>,
 }
 
 impl Make {
-    fn settings(&self, program: &Path) -> Settings {
+    fn settings(&self, program: &Path) -> anyhow::Result<Settings> {
         let beside = |name: &str| program.with_file_name(name);
         let plugins = match &self.cni {
             Some(folder) if folder.is_dir() => Plugins::Reference(folder.clone()),
@@ -125,12 +131,29 @@ impl Make {
             .proxy
             .clone()
             .unwrap_or_else(|| beside("causeway-proxy"));
-        Settings {
+        Ok(Settings {
             workers: self.workers,
             mode: self.mode.clone(),
             plugins,
             proxy: (!self.no_proxy).then_some(proxy),
-        }
+            control_plane: self.control_plane_folder()?,
+        })
+    }
+
+    /// The variable alone changes nothing: it may be set for other tools.
+    fn control_plane_folder(&self) -> anyhow::Result<Option<PathBuf>> {
+        let Some(said) = &self.control_plane else {
+            return Ok(None);
+        };
+        let folder = said
+            .clone()
+            .or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
+        let folder = folder.with_context(|| {
+            format!(
+                "--control-plane: no folder with etcd and kube-apiserver, and {VARIABLE} is not set"
+            )
+        })?;
+        Ok(Some(std::path::absolute(folder)?))
     }
 
     fn options(&self, default_name: &str, tied: bool) -> anyhow::Result<Options> {
@@ -138,7 +161,7 @@ impl Make {
         Ok(Options {
             name: self.name.clone().unwrap_or_else(|| default_name.to_owned()),
             run_dir: std::path::absolute(&self.run_dir)?,
-            settings: self.settings(&program),
+            settings: self.settings(&program)?,
             program,
             tied,
         })

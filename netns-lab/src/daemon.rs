@@ -3,7 +3,8 @@
 //! Its children die with it (`PR_SET_PDEATHSIG`), however it ends; the namespaces and files stay
 //! for [`crate::teardown`].
 
-use std::fs;
+mod api;
+
 use std::io::{Read as _, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::apiserver::{ApiServer, Refusal, Store, kubeconfig};
+use crate::apiserver::{Refusal, Store};
 use crate::controller::EndpointSliceController;
 use crate::dns::{CLUSTER_DOMAIN, ClusterDns};
 use crate::folder::Folder;
@@ -26,8 +27,9 @@ use crate::process::ProcessId;
 use crate::proxies::Keeper;
 use crate::spawner::Spawner;
 use crate::state::{Proxy, State, StateFile};
-use crate::topology::{API_PORT, Topology};
-use crate::{cluster_objects, network, scheduler, teardown};
+use crate::topology::Topology;
+use crate::{network, scheduler, teardown};
+use api::Api;
 
 /// The cluster DNS's port.
 const DNS_PORT: u16 = 53;
@@ -103,7 +105,7 @@ fn watch_input(end: tokio::sync::mpsc::Sender<()>) -> std::io::Result<JoinHandle
 struct Cluster {
     _dns: ClusterDns,
     _slices: EndpointSliceController,
-    api: ApiServer,
+    _api: Api,
 }
 
 impl Cluster {
@@ -112,11 +114,9 @@ impl Cluster {
         let state = Arc::new(first_state(folder, &topology, settings)?);
         network::build(&folder.netns(), &topology)?;
         node_files::write(folder, &topology, settings)?;
-        let store = Store::default();
-        cluster_objects::create(&store, &topology).context("the lab's own objects")?;
-        let (api, local) = serve_api(folder, &topology, store.clone())?;
-        fs::write(folder.kubeconfig(), kubeconfig(&format!("http://{local}")))?;
-        state.update(|state| state.api = Some(local))?;
+        let api = Api::start(folder, &topology, settings)?;
+        let store = api.store().clone();
+        state.update(|state| state.api = Some(api.local()))?;
         let dns = serve_dns(folder, &topology, store.clone())?;
         let slices = EndpointSliceController::start(store.clone())?;
         let spawner = Spawner::new(runtime.handle().clone())?;
@@ -144,12 +144,12 @@ impl Cluster {
         Ok(Self {
             _dns: dns,
             _slices: slices,
-            api,
+            _api: api,
         })
     }
 
     fn stop(self, runtime: Runtime) {
-        self.api.stop();
+        drop(self);
         runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }
@@ -184,20 +184,6 @@ fn first_state(
         sandboxes: Vec::new(),
     };
     StateFile::create(folder.state(), state)
-}
-
-/// Serves the API for the nodes, at the control node, and for this machine, on loopback.
-fn serve_api(
-    folder: &Folder,
-    topology: &Topology,
-    store: Store,
-) -> anyhow::Result<(ApiServer, SocketAddr)> {
-    let api = ApiServer::start(store)?;
-    let local = api.serve(TcpListener::bind("127.0.0.1:0")?)?;
-    let control = control_address(topology, API_PORT)?;
-    let listener = on_control(folder, topology, move || TcpListener::bind(control))?;
-    api.serve(listener.with_context(|| format!("listening on {control}"))?)?;
-    Ok((api, local))
 }
 
 fn serve_dns(folder: &Folder, topology: &Topology, store: Store) -> anyhow::Result<ClusterDns> {

@@ -67,6 +67,12 @@ impl Folder {
         self.root.join("netns")
     }
 
+    /// Data, keys and logs of a real control plane.
+    #[must_use]
+    pub fn control_plane(&self) -> PathBuf {
+        self.root.join("control-plane")
+    }
+
     /// What a real node would have on its disk.
     #[must_use]
     pub fn node(&self, name: &str) -> NodeFolder {
@@ -123,6 +129,13 @@ impl NodeFolder {
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.root.join("kubeconfig")
+    }
+
+    /// The service proxy's token, where the API server asks for one
+    /// (`/var/run/secrets/kubernetes.io/serviceaccount/token`).
+    #[must_use]
+    pub fn token(&self) -> PathBuf {
+        self.root.join("token")
     }
 
     /// The service proxy's configuration (`KubeProxyConfiguration`).

@@ -12,7 +12,7 @@ use nodekit::netns::{Entry, MountNs, NetNs};
 use serde_json::Value;
 
 use crate::apiserver::Resource;
-use crate::client::Client;
+use crate::client::{Access, Client};
 use crate::daemon::Announcement;
 use crate::folder::Folder;
 use crate::network::CLIENT;
@@ -85,16 +85,15 @@ impl Lab {
     pub fn open(folder: Folder) -> anyhow::Result<Self> {
         let state = State::read(&folder.state())
             .with_context(|| format!("there is no lab {}", folder.name()))?;
-        let address = state.api.filter(|_| state.daemon.runs());
-        let address = address.with_context(|| {
-            format!(
-                "the daemon of lab {} has ended: take it down",
-                folder.name()
-            )
-        })?;
+        anyhow::ensure!(
+            state.api.is_some() && state.daemon.runs(),
+            "the daemon of lab {} has ended: take it down",
+            folder.name()
+        );
+        let client = Client::to(Access::read(&folder.kubeconfig())?)?;
         Ok(Self {
             folder,
-            client: Client::new(address)?,
+            client,
             tied: None,
         })
     }
@@ -343,6 +342,9 @@ fn start_daemon(options: &Options, folder: &Folder) -> anyhow::Result<Child> {
         Some(proxy) => command.arg("--proxy").arg(proxy),
         None => command.arg("--no-proxy"),
     };
+    if let Some(programs) = &settings.control_plane {
+        command.arg("--control-plane").arg(programs);
+    }
     if options.tied {
         command.arg("--tied").stdin(Stdio::piped());
     } else {

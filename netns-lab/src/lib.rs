@@ -15,6 +15,7 @@ mod background;
 pub mod client;
 mod cluster_objects;
 mod cni;
+pub mod control_plane;
 pub mod controller;
 pub mod daemon;
 pub mod dns;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use crate::apiserver::kubeconfig;
+use crate::control_plane::Programs;
 use crate::folder::{Folder, NodeFolder};
-use crate::topology::{API_PORT, Node, Topology};
+use crate::topology::{Node, Topology};
 
 /// The names by which pods' plugins are called.
 const OUR_NAMES: [&str; 2] = ["causeway-cni", "loopback"];
@@ -34,6 +34,8 @@ pub struct Settings {
     pub plugins: Plugins,
     /// The service proxy's binary; none: no service works, the cluster's DNS neither.
     pub proxy: Option<PathBuf>,
+    /// The folder of a real control plane's binaries; none: the embedded API server.
+    pub control_plane: Option<PathBuf>,
 }
 
 impl Settings {
@@ -57,11 +59,14 @@ impl Settings {
                 "there is no {shown}; build it, or say where it is: {flag}"
             );
         }
+        if let Some(folder) = &self.control_plane {
+            Programs::of_folder(folder)?;
+        }
         Ok(())
     }
 }
 
-/// Writes every node's files.
+/// Writes every node's files, but those that say how the API server is reached.
 ///
 /// # Errors
 /// The first that can't be written.
@@ -70,15 +75,12 @@ pub(crate) fn write(
     topology: &Topology,
     settings: &Settings,
 ) -> anyhow::Result<()> {
-    let control = topology.nodes.first().context("a topology without nodes")?;
-    let api = format!("http://{}:{API_PORT}", control.addresses.v4);
     for node in &topology.nodes {
         let files = folder.node(&node.name);
         let write = || -> anyhow::Result<()> {
             link_plugins(&files.cni_bin(), &settings.plugins)?;
             let conflist = conflist(&settings.plugins, node, &files);
             put(&files.conflist(), &format!("{conflist:#}\n"))?;
-            put(&files.kubeconfig(), &kubeconfig(&api))?;
             put(&files.proxy_config(), &proxy_config(&settings.mode, &files))
         };
         write().with_context(|| format!("writing the files of node {}", node.name))?;

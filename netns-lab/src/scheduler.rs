@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::apiserver::{Object, Part, Refusal, Resource, Store};
+use crate::apiserver::{Object, Refusal, Resource, Store};
 use crate::topology::{Role, Topology};
 
 /// Binds every pod without a node, until it is dropped.
@@ -32,16 +32,7 @@ fn bind(store: &Store, topology: &Topology, pod: &Object) {
         return;
     };
     let (namespace, name) = (pod.namespace(), pod.name());
-    let bound = store.modify(Resource::Pod, namespace, name, Part::Main, |pod| {
-        if pod["spec"]["nodeName"]
-            .as_str()
-            .unwrap_or_default()
-            .is_empty()
-        {
-            pod["spec"]["nodeName"] = node.as_str().into();
-        }
-        Ok(())
-    });
+    let bound = store.bind(namespace, name, &node);
     if let Err(refusal) = bound {
         tracing::debug!(pod = name, %refusal, "could not be bound to a node");
     }

@@ -33,6 +33,7 @@ fn lab(run_dir: &Path) -> Lab {
         mode: "nftables".into(),
         plugins: Plugins::Causeway(binary("causeway-cni")),
         proxy: Some(binary("causeway-proxy")),
+        control_plane: None,
     };
     Lab::up(&Options {
         name: "story".into(),

@@ -137,6 +137,26 @@ impl Refusal {
         )
     }
 
+    /// What another server's Status object says.
+    pub(crate) fn of_status(code: u16, status: &Value) -> Self {
+        const REASONS: [&str; 7] = [
+            "NotFound",
+            "AlreadyExists",
+            "Conflict",
+            "Invalid",
+            "Forbidden",
+            "Expired",
+            "BadRequest",
+        ];
+        let said = status["reason"].as_str();
+        let reason = REASONS.into_iter().find(|reason| said == Some(*reason));
+        let message = status["message"].as_str().unwrap_or("no reason given");
+        Self {
+            details: status["details"].clone(),
+            ..Self::new(code, reason.unwrap_or("InternalError"), message)
+        }
+    }
+
     /// The Status object that says this.
     #[must_use]
     pub fn to_status(&self) -> Value {

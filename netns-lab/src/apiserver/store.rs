@@ -11,6 +11,7 @@ use super::identity;
 use super::object::{Key, text};
 use super::selector::Selection;
 use super::state::State;
+use super::upstream::Upstream;
 use super::{Event, Object, Refusal, Resource, Watch};
 
 /// Who removes a deleted pod that runs on a node.
@@ -108,6 +109,8 @@ pub(crate) struct Page {
 pub struct Store {
     options: Arc<StoreOptions>,
     state: Arc<Mutex<State>>,
+    /// Where writes go, if not here.
+    upstream: Option<Arc<dyn Upstream>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -126,17 +129,27 @@ impl Store {
     /// A store with the namespaces every cluster has, and nothing else.
     #[must_use]
     pub fn new(options: StoreOptions) -> Self {
-        let state = State::new(options.history, options.service_ranges);
-        let store = Self {
-            options: Arc::new(options),
-            state: Arc::new(Mutex::new(state)),
-        };
+        let store = Self::empty(options, None);
         for name in ["default", "kube-node-lease", "kube-public", "kube-system"] {
             let namespace = serde_json::json!({"metadata": {"name": name}});
             // A fresh store refuses no well-formed namespace.
             drop(store.create(Resource::Namespace, namespace));
         }
         store
+    }
+
+    /// A store that shows what a server elsewhere has, which is nothing yet.
+    pub(crate) fn of(upstream: Arc<dyn Upstream>) -> Self {
+        Self::empty(StoreOptions::default(), Some(upstream))
+    }
+
+    fn empty(options: StoreOptions, upstream: Option<Arc<dyn Upstream>>) -> Self {
+        let state = State::new(options.history, options.service_ranges);
+        Self {
+            options: Arc::new(options),
+            state: Arc::new(Mutex::new(state)),
+            upstream,
+        }
     }
 
     /// The newest version given out.
@@ -247,6 +260,9 @@ impl Store {
     /// # Errors
     /// 409 if it exists, 404 if its namespace does not, 422 and 400 for a bad object.
     pub fn create(&self, resource: Resource, mut object: Value) -> Result<Object, Refusal> {
+        if let Some(upstream) = &self.upstream {
+            return upstream.create(self, resource, object);
+        }
         let mut state = self.lock();
         identity::prepare(resource, &mut object)?;
         let key = admission::named(resource, &mut object)?;
@@ -280,7 +296,7 @@ impl Store {
             text(&object, "/metadata/namespace"),
             text(&object, "/metadata/name"),
         );
-        self.change(resource, &key, part, |_| Ok(object))
+        self.change(resource, &key, part, |_| Ok(object.clone()))
     }
 
     /// Edits an object's `part`; nothing else is written between the read and the write.
@@ -294,7 +310,7 @@ impl Store {
         namespace: &str,
         name: &str,
         part: Part,
-        edit: impl FnOnce(&mut Value) -> Result<(), Refusal>,
+        mut edit: impl FnMut(&mut Value) -> Result<(), Refusal>,
     ) -> Result<Object, Refusal> {
         self.change(resource, &Key::new(namespace, name), part, |mut object| {
             edit(&mut object)?;
@@ -321,8 +337,11 @@ impl Store {
         resource: Resource,
         key: &Key,
         part: Part,
-        edit: impl FnOnce(Value) -> Result<Value, Refusal>,
+        mut edit: impl FnMut(Value) -> Result<Value, Refusal>,
     ) -> Result<Object, Refusal> {
+        if let Some(upstream) = &self.upstream {
+            return upstream.change(self, (resource, key, part), &mut edit);
+        }
         let mut state = self.lock();
         let Some(before) = state.find(resource, key).cloned() else {
             return Err(Refusal::not_found(resource, &key.name));
@@ -337,6 +356,24 @@ impl Store {
         }
         identity::next_generation(&old, &mut new);
         state.put(resource, new, Some(before))
+    }
+
+    /// Puts a pod on a node, unless it is on one.
+    ///
+    /// # Errors
+    /// 404 if there is no such pod.
+    pub fn bind(&self, namespace: &str, name: &str, node: &str) -> Result<(), Refusal> {
+        if let Some(upstream) = &self.upstream {
+            return upstream.bind(self, &Key::new(namespace, name), node);
+        }
+        let bind = |pod: &mut Value| {
+            if text(pod, "/spec/nodeName").is_empty() {
+                pod["spec"]["nodeName"] = node.into();
+            }
+            Ok(())
+        };
+        self.modify(Resource::Pod, namespace, name, Part::Main, bind)
+            .map(drop)
     }
 
     /// Stores objects just as they are, valid or not, replacing what is there: no defaults, no
@@ -382,8 +419,11 @@ impl Store {
         name: &str,
         deletion: &Deletion,
     ) -> Result<Deleted, Refusal> {
-        let mut state = self.lock();
         let key = Key::new(namespace, name);
+        if let Some(upstream) = &self.upstream {
+            return upstream.delete(self, (resource, &key), deletion);
+        }
+        let mut state = self.lock();
         let Some(object) = state.find(resource, &key).cloned() else {
             return Err(Refusal::not_found(resource, name));
         };
@@ -406,7 +446,7 @@ impl Store {
         state.remove(&object).map(Deleted::Gone)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Every write completes or changes nothing, so a panic elsewhere leaves no half state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

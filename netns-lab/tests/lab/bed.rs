@@ -38,6 +38,7 @@ impl Bed {
                 mode: "nftables".to_owned(),
                 plugins: Plugins::Causeway(program.with_file_name("causeway-cni")),
                 proxy: Some(program.with_file_name("causeway-proxy")),
+                control_plane: None,
             },
             program,
             tied: true,
