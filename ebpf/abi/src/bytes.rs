@@ -35,5 +35,7 @@ plain! {
     crate::Interface: 16 + 16 + 4;
     crate::PodNetwork: 4 + 16;
     crate::Tuple: 16 + 16 + 2 + 2 + 1 + 3;
+    crate::ClientKey: 16 + 4;
+    crate::Settings: 2 + 2 + 4 + 4;
     crate::Track: 8 + 8 + 8 + 40 + 4 + 4;
 }

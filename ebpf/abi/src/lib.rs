@@ -12,7 +12,7 @@ mod bytes;
 mod packets;
 
 pub use bytes::Plain;
-pub use packets::{Interface, PodNetwork, Track, Tuple};
+pub use packets::{ClientKey, Interface, PodNetwork, Settings, Track, Tuple};
 
 /// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
 pub const LAYOUT: u32 = 2;
@@ -48,6 +48,10 @@ pub mod maps {
     /// [`crate::Tuple`] to [`crate::Track`], both directions of every connection whose packets are
     /// translated.
     pub const TRACKS: &str = "tracks";
+    /// [`crate::ClientKey`] to [`crate::Affinity`].
+    pub const CLIENTS: &str = "clients";
+    /// One entry: [`crate::Settings`].
+    pub const SETTINGS: &str = "settings";
 }
 
 /// In [`maps::UNSERVED`]: the address is a Service's, the port is not. Refused as if it had no
@@ -226,16 +230,50 @@ pub enum Counter {
     Torn = 3,
     /// Translated, but the way back could not be remembered: the map was full of sockets in use.
     Forgotten = 4,
+    /// Connections whose packets are translated from now on.
+    Translated = 5,
+    /// Packets refused, since there is no backend: with a TCP reset, or an ICMP error.
+    PacketsRefused = 6,
+    /// Packets that a frontend drops.
+    PacketsDropped = 7,
+    /// IPv4 fragments, left to the stack.
+    Fragment = 8,
+    /// IPv6 packets with extension headers, left to the stack.
+    Extension = 9,
+    /// Dropped: there was no free port to masquerade with.
+    NoPort = 10,
+    /// There is no way to where the packet shall go; a new connection is left to the stack, a
+    /// packet of another one is dropped.
+    NotForwarded = 11,
+    /// Dropped: larger than the link to where it shall go takes.
+    TooBig = 12,
+    /// Dropped: the connection could not be remembered, since the map is full of those in use.
+    Untracked = 13,
+    /// Dropped: the kernel could not change the packet (it has no memory left).
+    Unwritable = 14,
+    /// ICMP errors about translated connections, translated as well.
+    ErrorTranslated = 15,
 }
 
 impl Counter {
     /// All of them, by index.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 16] = [
         Self::Connected,
         Self::Sent,
         Self::Refused,
         Self::Torn,
         Self::Forgotten,
+        Self::Translated,
+        Self::PacketsRefused,
+        Self::PacketsDropped,
+        Self::Fragment,
+        Self::Extension,
+        Self::NoPort,
+        Self::NotForwarded,
+        Self::TooBig,
+        Self::Untracked,
+        Self::Unwritable,
+        Self::ErrorTranslated,
     ];
 }
 

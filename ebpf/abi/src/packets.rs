@@ -93,3 +93,38 @@ impl Track {
     /// A RST went this way.
     pub const RESET: u32 = 4;
 }
+
+/// A client of a frontend with affinity whose packets are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct ClientKey {
+    /// Its address.
+    pub address: Address,
+    /// [`crate::Frontend::set`].
+    pub set: u32,
+}
+
+/// What holds for all packets. The daemon writes it before it attaches the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Settings {
+    /// The first port that masqueraded connections get. No socket of the node may get one of them:
+    /// they lie outside `net.ipv4.ip_local_port_range`.
+    pub first_port: u16,
+    /// The last one.
+    pub last_port: u16,
+    /// How long a UDP flow that was answered is remembered when nothing comes, in seconds.
+    pub udp_seconds: u32,
+    /// How long one that was not answered is, in seconds.
+    pub udp_unanswered_seconds: u32,
+}
+
+impl Settings {
+    /// Above the kernel's default range of ports; and longer than the kernel's own timeouts.
+    pub const DEFAULT: Self = Self {
+        first_port: 61_000,
+        last_port: 65_535,
+        udp_seconds: 180,
+        udp_unanswered_seconds: 30,
+    };
+}

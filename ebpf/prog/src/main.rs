@@ -6,6 +6,7 @@
 #![no_main]
 
 mod maps;
+mod packets;
 mod socket;
 
 #[cfg(not(test))]

@@ -3,10 +3,10 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use causeway_ebpf_abi::{
-    Affinity, AffinityKey, Backend, Counter, FlowKey, Frontend, FrontendKey, MemberKey, Original,
-    ReverseKey, SlotKey,
+    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, FlowKey, Frontend, FrontendKey,
+    Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
 };
 use causeway_ebpf_core::Tables;
 
@@ -14,6 +14,9 @@ use causeway_ebpf_core::Tables;
 const FRONTENDS: u32 = 65_536;
 const BACKENDS: u32 = 1_048_576;
 const SOCKETS: u32 = 65_536;
+const INTERFACES: u32 = 4_096;
+const PODS: u32 = 1_024;
+const TRACKS: u32 = 262_144;
 
 #[map(name = "frontends")]
 static FRONTENDS_MAP: HashMap<FrontendKey, Frontend> =
@@ -39,6 +42,21 @@ static COUNTERS_MAP: PerCpuArray<u64> = PerCpuArray::pinned(Counter::ALL.len() a
 
 #[map(name = "node")]
 static NODE_MAP: Array<u64> = Array::pinned(1, 0);
+
+#[map(name = "interfaces")]
+static INTERFACES_MAP: HashMap<u32, Interface> = HashMap::pinned(INTERFACES, BPF_F_NO_PREALLOC);
+
+#[map(name = "pods")]
+static PODS_MAP: LpmTrie<Address, u32> = LpmTrie::pinned(PODS, BPF_F_NO_PREALLOC);
+
+#[map(name = "tracks")]
+static TRACKS_MAP: LruHashMap<Tuple, Track> = LruHashMap::pinned(TRACKS, 0);
+
+#[map(name = "clients")]
+static CLIENTS_MAP: LruHashMap<ClientKey, Affinity> = LruHashMap::pinned(SOCKETS, 0);
+
+#[map(name = "settings")]
+static SETTINGS_MAP: Array<Settings> = Array::pinned(1, 0);
 
 /// The cookie of the node's own network namespace; none is 0.
 #[inline(always)]

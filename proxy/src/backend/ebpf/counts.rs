@@ -62,5 +62,16 @@ const fn name(counter: Counter) -> &'static str {
         Counter::Refused => "refused",
         Counter::Torn => "torn",
         Counter::Forgotten => "forgotten",
+        Counter::Translated => "translated",
+        Counter::PacketsRefused => "packets_refused",
+        Counter::PacketsDropped => "packets_dropped",
+        Counter::Fragment => "fragment",
+        Counter::Extension => "extension",
+        Counter::NoPort => "no_port",
+        Counter::NotForwarded => "not_forwarded",
+        Counter::TooBig => "too_big",
+        Counter::Untracked => "untracked",
+        Counter::Unwritable => "unwritable",
+        Counter::ErrorTranslated => "error_translated",
     }
 }
