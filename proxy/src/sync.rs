@@ -186,6 +186,9 @@ impl Syncer {
         self.record.waits_for(self.node.waits_for());
         complaints.extend(self.model.apply(event));
         self.record.complain(&complaints);
+        for (service, complaints) in self.model.take_disputes() {
+            self.record.dispute(&service, complaints);
+        }
     }
 
     /// When [`Syncer::act`] has something to do next, as far as is known now.

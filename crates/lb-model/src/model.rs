@@ -2,6 +2,7 @@
 
 mod claims;
 mod decide;
+mod disputes;
 mod door;
 mod explain;
 mod flows;
@@ -19,9 +20,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::frontend::{Family, FrontendAddress, FrontendKind, LocalDetector, ServiceName};
+use crate::frontend::{Family, LocalDetector, ServiceName};
 use crate::said::{self, Event};
-use claims::{Claims, Conflict};
+use claims::Claims;
 use door::{Door, is_name};
 use node::Node;
 use service::Service;
@@ -102,6 +103,8 @@ pub struct Model {
     node: Option<Node>,
     trackers: Trackers,
     claims: Claims,
+    /// Whose claims may stand otherwise than when that was last asked.
+    disputed: BTreeSet<ServiceName>,
     services: Listing,
     slices: Listing,
     service_cidrs: ServiceCidrs,
@@ -142,6 +145,7 @@ impl Model {
             node: None,
             trackers: Trackers::default(),
             claims: Claims::new(),
+            disputed: BTreeSet::new(),
             services: Listing::default(),
             slices: Listing::default(),
             service_cidrs: ServiceCidrs::default(),
@@ -150,16 +154,17 @@ impl Model {
         }
     }
 
-    /// Takes one event in. What cannot be used is left out and complained about, field by field.
+    /// Takes one event in. What cannot be used is left out and complained about, field by field;
+    /// what several Services claim is told by [`Model::take_disputes`].
     pub fn apply(&mut self, event: Event) -> Vec<Complaint> {
         let mut complaints = Vec::new();
         match event {
             Event::ServiceListBegins => self.services.begin(),
             Event::Service(said) => self.put_service(&said, &mut complaints),
             Event::ServiceGone { namespace, name } => {
-                self.set_service(&ServiceName::new(&namespace, &name), None, &mut complaints);
+                self.set_service(&ServiceName::new(&namespace, &name), None);
             }
-            Event::ServiceListEnds => self.end_service_list(&mut complaints),
+            Event::ServiceListEnds => self.end_service_list(),
             Event::SliceListBegins => self.slices.begin(),
             Event::Slice(said) => self.put_slice(&said, &mut complaints),
             Event::SliceGone { namespace, name } => {
@@ -185,37 +190,29 @@ impl Model {
         }
         let service = Service::read(said, &mut door);
         drop(door);
-        self.set_service(
-            &ServiceName::new(&said.namespace, &said.name),
-            service,
-            complaints,
-        );
+        self.set_service(&ServiceName::new(&said.namespace, &said.name), service);
     }
 
-    fn set_service(
-        &mut self,
-        name: &ServiceName,
-        service: Option<Service>,
-        complaints: &mut Vec<Complaint>,
-    ) {
+    fn set_service(&mut self, name: &ServiceName, service: Option<Service>) {
         self.services.events += 1;
         let list = self.services.number;
         let Some(Exchanged { before, now }) = self.trackers.set_service(name, service, list) else {
             return;
         };
         let touched = |other: &ServiceName| self.trackers.touch(other);
-        let conflicts = self
-            .claims
-            .exchange(name, before.as_deref(), now.as_deref(), touched);
-        complaints.extend(conflicts.into_iter().map(complaint));
+        let disputed = |service: &ServiceName| {
+            self.disputed.insert(service.clone());
+        };
+        let (before, now) = (before.as_deref(), now.as_deref());
+        self.claims.exchange(name, before, now, touched, disputed);
     }
 
-    fn end_service_list(&mut self, complaints: &mut Vec<Complaint>) {
+    fn end_service_list(&mut self) {
         let Some(list) = self.services.end() else {
             return;
         };
         for name in self.trackers.services_not_in(list) {
-            self.set_service(&name, None, complaints);
+            self.set_service(&name, None);
         }
     }
 
@@ -362,24 +359,5 @@ impl Model {
             DetectLocal::Bridge(name) => LocalDetector::Interface(name.clone()),
             DetectLocal::Prefix(prefix) => LocalDetector::InterfacePrefix(prefix.clone()),
         }
-    }
-}
-
-fn complaint(Conflict { loser, owner }: Conflict) -> Complaint {
-    let at = match loser.address {
-        FrontendAddress::Vip { ip, protocol, port } => format!("{ip} {protocol}/{port}"),
-        FrontendAddress::NodePort { protocol, port, .. } => format!("{protocol}/{port}"),
-    };
-    let field = match loser.kind() {
-        FrontendKind::ClusterIp => "spec.clusterIPs",
-        FrontendKind::NodePort => "spec.ports[].nodePort",
-        FrontendKind::ExternalIp => "spec.externalIPs",
-        FrontendKind::LoadBalancer => "status.loadBalancer.ingress[].ip",
-    };
-    Complaint {
-        object: format!("Service {}", loser.service),
-        field: field.to_owned(),
-        value: format!("{at}, which Service {owner} has"),
-        accepted: "an address, protocol and port that no other Service has the better claim to",
     }
 }

@@ -79,7 +79,7 @@ impl Status {
     }
 
     /// What cannot be used of `object` now; nothing: it is fine, or gone.
-    pub fn set_unusable(&self, object: &str, complaints: &[Complaint]) {
+    pub fn set_unusable(&self, object: &str, complaints: &[&Complaint]) {
         let lines = complaints.iter().map(|complaint| {
             let Complaint {
                 field,

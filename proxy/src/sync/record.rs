@@ -81,6 +81,11 @@ impl Record {
         self.unusable.complain(complaints, &self.told);
     }
 
+    /// What `service` claims now and another Service has.
+    pub(super) fn dispute(&mut self, service: &ServiceName, complaints: Vec<Complaint>) {
+        self.unusable.dispute(service, complaints, &self.told);
+    }
+
     pub(super) fn service_event(&mut self, at: Instant) {
         self.metrics().service_changes.inc();
         self.metrics().service_changes_pending.inc();

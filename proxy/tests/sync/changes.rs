@@ -158,6 +158,46 @@ fn an_object_that_cannot_be_used_is_named_until_it_is_mended_or_gone() {
 }
 
 #[test]
+fn a_claim_in_vain_is_named_until_the_other_claim_ends() {
+    let mut scene = Scene::started("");
+    let claims = |name: &str, ip: &str| {
+        let Event::Service(mut said) = service(name, ip) else {
+            panic!("no Service");
+        };
+        said.external_ips = vec!["203.0.113.1".to_owned()];
+        Event::Service(said)
+    };
+    scene.hear(claims("first", "10.96.0.8"));
+    scene.hear(claims("second", "10.96.0.9"));
+    let line = r#"  Service default/second: spec.externalIPs: "203.0.113.1 tcp/80, which Service default/first has""#;
+    assert!(scene.statusz().contains(line), "{}", scene.statusz());
+    // Said again, in a list or not, it is as vain as before.
+    scene.hear(claims("second", "10.96.0.9"));
+    assert!(scene.statusz().contains(line), "{}", scene.statusz());
+    let page = || scene.metrics.encode(Mode::Nftables).unwrap();
+    let series = r#"causeway_object_unusable_fields{object="Service default/second"} 1"#;
+    assert!(page().contains(series), "{}", page());
+    assert!(
+        page().contains("causeway_unusable_fields_total 1\n"),
+        "{}",
+        page()
+    );
+
+    scene.hear(Event::ServiceGone {
+        namespace: "default".to_owned(),
+        name: "first".to_owned(),
+    });
+    let status = scene.statusz();
+    assert!(!status.contains("203.0.113.1"), "{status}");
+    let page = scene.metrics.encode(Mode::Nftables).unwrap();
+    assert!(!page.contains(series), "{page}");
+    assert!(
+        page.contains("causeway_objects_with_unusable_fields 0"),
+        "{page}"
+    );
+}
+
+#[test]
 fn policy_local_without_local_endpoints_is_counted_and_the_balancer_told() {
     let mut scene = Scene::started("");
     let balanced = Service {

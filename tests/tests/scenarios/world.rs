@@ -63,8 +63,10 @@ impl World {
 
     /// Does what `step` says.
     pub(crate) fn step(&mut self, step: &Step) {
-        let complaints: usize = step.apply.iter().map(|object| self.put(object)).sum();
-        assert_eq!(complaints, step.complaints, "complaints");
+        let fields: usize = step.apply.iter().map(|object| self.put(object)).sum();
+        let disputes = self.model.take_disputes().into_iter();
+        let in_vain: usize = disputes.map(|(_, complaints)| complaints.len()).sum();
+        assert_eq!(fields + in_vain, step.complaints, "complaints");
         for object in &step.delete {
             let (kind, name) = object.split_once('/').unwrap();
             let key = (kind.to_owned(), name.to_owned());

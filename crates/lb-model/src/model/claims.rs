@@ -38,13 +38,6 @@ impl Claim {
     }
 }
 
-/// Somebody else's address that a Service claims in vain.
-#[derive(Debug)]
-pub(super) struct Conflict {
-    pub(super) loser: Claim,
-    pub(super) owner: ServiceName,
-}
-
 /// All claims: ordered, so that the first of an address is its owner's.
 #[derive(Debug)]
 pub(super) struct Claims {
@@ -99,21 +92,24 @@ impl Claims {
         claims.any(|claim| claim.kind() == FrontendKind::ClusterIp)
     }
 
-    /// Exchanges the claims of `service`, tells other Services that won or lost an address by it
-    /// to `touched`, and gives the conflicts that are new.
+    /// Exchanges the claims of `service`; tells other Services that won or lost an address by it to
+    /// `touched`, and every Service whose claim to an address has another standing now, `service`
+    /// among them, to `disputed`.
     pub(super) fn exchange(
         &mut self,
         service: &ServiceName,
         before: Option<&Service>,
         now: Option<&Service>,
         mut touched: impl FnMut(&ServiceName),
-    ) -> Vec<Conflict> {
+        mut disputed: impl FnMut(&ServiceName),
+    ) {
         let (before, now) = (claims_of(service, before), claims_of(service, now));
         for claim in before
             .iter()
             .filter(|claim| now.binary_search(claim).is_err())
         {
             let owned = self.owner(&claim.address) == Some(claim);
+            self.tell_claimants(claim, &mut disputed);
             self.all.remove(claim);
             let heir = self
                 .owner(&claim.address)
@@ -122,31 +118,44 @@ impl Claims {
                 .into_iter()
                 .for_each(&mut touched);
         }
-        let mut conflicts = Vec::new();
         for claim in now
             .iter()
             .filter(|claim| before.binary_search(claim).is_err())
         {
-            let owner = self
-                .owner(&claim.address)
-                .filter(|owner| owner.service != *service)
-                .cloned();
             self.all.insert(claim.clone());
-            let Some(owner) = owner else { continue };
-            if owner < *claim {
-                conflicts.push(Conflict {
-                    loser: claim.clone(),
-                    owner: owner.service,
-                });
-            } else {
-                touched(&owner.service);
-                conflicts.push(Conflict {
-                    loser: owner,
-                    owner: service.clone(),
-                });
-            }
+            self.tell_claimants(claim, &mut disputed);
+            let best = self.owner(&claim.address) == Some(claim);
+            let lost = self.losers(claim).next().filter(|_| best);
+            lost.map(|lost| &lost.service)
+                .into_iter()
+                .for_each(&mut touched);
         }
-        conflicts
+    }
+
+    /// Tells those who claim the address of `claim`, if it is not only its own Service.
+    fn tell_claimants(&self, claim: &Claim, disputed: &mut impl FnMut(&ServiceName)) {
+        let same = self.all.range(self.from(claim.address)..);
+        let same = same.take_while(|other| other.address == claim.address);
+        let mut others = same.filter(|other| other.service != claim.service);
+        if let Some(first) = others.next() {
+            disputed(&claim.service);
+            disputed(&first.service);
+            others.for_each(|other| disputed(&other.service));
+        }
+    }
+
+    /// What `service`, which is called `name`, claims in vain, and who has it instead.
+    pub(super) fn in_vain(
+        &self,
+        name: &ServiceName,
+        service: &Service,
+    ) -> impl Iterator<Item = (Claim, &ServiceName)> {
+        claims_of(name, Some(service))
+            .into_iter()
+            .filter_map(move |claim| {
+                let owner = self.owner(&claim.address)?;
+                (owner.service != claim.service).then_some((claim, &owner.service))
+            })
     }
 
     fn from(&self, address: FrontendAddress) -> Claim {

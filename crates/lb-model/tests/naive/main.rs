@@ -251,10 +251,11 @@ fn the_generator_reaches_every_kind_of_decision() {
 
 fn look(cluster: &mut Cluster, seen: &mut BTreeSet<String>) {
     let mut model = Model::new(cluster.config.clone());
-    let complaints = cluster
-        .events()
-        .into_iter()
-        .flat_map(|event| model.apply(event));
+    let events = cluster.events().into_iter();
+    let mut complaints: Vec<_> = events.flat_map(|event| model.apply(event)).collect();
+    let disputes = model.take_disputes().into_iter();
+    complaints.extend(disputes.flat_map(|(_, complaints)| complaints));
+    let complaints = complaints.into_iter();
     seen.extend(complaints.map(|complaint| format!("complaint {}", complaint.field)));
     for (_, frontend) in table(&model).into_values() {
         seen.insert(format!("{:?}", frontend.kind));

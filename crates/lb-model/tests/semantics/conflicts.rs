@@ -31,15 +31,20 @@ fn owner(model: &Model, address: &str) -> Option<ServiceName> {
 fn the_older_service_keeps_the_address_and_the_other_gets_it_afterwards() {
     let mut model = model(vec![external("z", "10.96.0.1", OLD)], vec![]);
     model.take_changes();
-    let complaints = model.apply(Event::Service(external("a", "10.96.0.2", NEW)));
+    assert_eq!(model.take_disputes(), []);
     assert_eq!(
-        complaints,
-        [complaint(
-            "Service default/a",
-            "spec.externalIPs",
-            "203.0.113.1 tcp/80, which Service default/z has",
-            "an address, protocol and port that no other Service has the better claim to",
-        )]
+        model.apply(Event::Service(external("a", "10.96.0.2", NEW))),
+        []
+    );
+    let complaint = complaint(
+        "Service default/a",
+        "spec.externalIPs",
+        "203.0.113.1 tcp/80, which Service default/z has",
+        "an address, protocol and port that no other Service has the better claim to",
+    );
+    assert_eq!(
+        model.take_disputes(),
+        [(name("a"), vec![complaint]), (name("z"), vec![])]
     );
     assert_eq!(owner(&model, "203.0.113.1"), Some(name("z")));
     assert_eq!(frontends(&model, "a").len(), 1);
@@ -62,14 +67,71 @@ fn the_older_service_keeps_the_address_and_the_other_gets_it_afterwards() {
             .collect::<Vec<_>>(),
         [name("a"), name("z")]
     );
+    // The end of the dispute is told, too; what is said again is none.
+    assert_eq!(
+        model.take_disputes(),
+        [(name("a"), vec![]), (name("z"), vec![])]
+    );
+    model.apply(Event::Service(external("a", "10.96.0.2", NEW)));
+    assert_eq!(model.take_disputes(), []);
+}
+
+#[test]
+fn of_three_claims_the_dispute_goes_on_with_another_owner() {
+    let all = ["a", "b", "c"].map(|name| {
+        external(
+            name,
+            &format!("10.96.0.{name}", name = name.as_bytes()[0]),
+            OLD,
+        )
+    });
+    let mut model = model(all.to_vec(), vec![]);
+    let in_vain = |model: &mut Model| -> Vec<(String, Vec<String>)> {
+        let disputes = model.take_disputes().into_iter();
+        let disputes = disputes.map(|(name, complaints)| {
+            let values = complaints.into_iter().map(|complaint| complaint.value);
+            (name.to_string(), values.collect())
+        });
+        disputes.collect()
+    };
+    let had_by = |owner: &str| {
+        vec![format!(
+            "203.0.113.1 tcp/80, which Service default/{owner} has"
+        )]
+    };
+    let told = |name: &str, values: Vec<String>| (format!("default/{name}"), values);
+    assert_eq!(
+        in_vain(&mut model),
+        [
+            told("a", vec![]),
+            told("b", had_by("a")),
+            told("c", had_by("a"))
+        ]
+    );
+    let mut moved = external("a", "10.96.0.97", OLD);
+    moved.external_ips.clear();
+    model.apply(Event::Service(moved));
+    assert_eq!(
+        in_vain(&mut model),
+        [told("a", vec![]), told("b", vec![]), told("c", had_by("b"))]
+    );
+    model.apply(Event::ServiceListBegins);
+    model.apply(Event::Service(external("c", "10.96.0.99", OLD)));
+    model.apply(Event::ServiceListEnds);
+    assert_eq!(in_vain(&mut model), [told("b", vec![]), told("c", vec![])]);
 }
 
 #[test]
 fn a_better_claim_that_comes_later_takes_the_address_over() {
     let mut model = model(vec![external("a", "10.96.0.1", NEW)], vec![]);
     model.take_changes();
-    let complaints = model.apply(Event::Service(external("z", "10.96.0.2", OLD)));
-    assert_eq!(complaints.len(), 1);
+    model.apply(Event::Service(external("z", "10.96.0.2", OLD)));
+    let disputes = model.take_disputes();
+    let [(loser, complaints), (winner, none)] = disputes.as_slice() else {
+        panic!("{disputes:?}");
+    };
+    assert_eq!((loser, winner), (&name("a"), &name("z")));
+    assert_eq!((complaints.len(), none.len()), (1, 0));
     assert_eq!(complaints[0].object, "Service default/a");
     assert_eq!(owner(&model, "203.0.113.1"), Some(name("z")));
     assert_eq!(
@@ -122,7 +184,8 @@ fn a_node_port_has_one_owner() {
     };
     let mut model = Model::new(config());
     model.apply(Event::Service(balanced("b")));
-    let complaints = model.apply(Event::Service(other("c")));
+    model.apply(Event::Service(other("c")));
+    let (_, complaints) = model.take_disputes().pop().unwrap();
     assert_eq!(complaints.len(), 1);
     assert_eq!(complaints[0].field, "spec.ports[].nodePort");
     assert_eq!(
