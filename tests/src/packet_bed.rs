@@ -6,14 +6,17 @@
 mod server;
 
 use std::io::{ErrorKind, Read, Result, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::ops::Range;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lb_model::Family;
 use nodekit::netns::NetNs;
 use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
 use nodekit::sysctl;
+use socket2::{Domain, Socket, Type};
 use std::os::fd::AsFd;
 
 use server::Server;
@@ -115,13 +118,35 @@ pub fn udp(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<Seen> {
 }
 
 fn connect(to: SocketAddr, patience: Duration) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    Ok(stream)
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    let anywhere: IpAddr = match Family::of(to.ip()) {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    with_a_new_port(|port| socket.bind(&SocketAddr::new(anywhere, port).into()))?;
+    socket.connect_timeout(&to.into(), patience)?;
+    socket.set_read_timeout(Some(patience))?;
+    Ok(socket.into())
+}
+
+/// Calls `bind` with a port that nobody had in this process for some thousand ports. The kernel's
+/// own choice may come again soon, and a node remembers for two minutes where a connection from a
+/// port went, even if it was refused.
+fn with_a_new_port<T>(bind: impl Fn(u16) -> Result<T>) -> Result<T> {
+    const PORTS: Range<u16> = 33_000..61_000;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.len();
+        let port = PORTS.start + u16::try_from(next).unwrap();
+        match bind(port) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            other => return other,
+        }
+    }
 }
 
 fn udp_socket(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((from, 0))?;
+    let socket = with_a_new_port(|port| UdpSocket::bind((from, port)))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(patience))?;
     Ok(socket)
