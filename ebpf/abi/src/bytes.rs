@@ -36,6 +36,8 @@ plain! {
     crate::PodNetwork: 4 + 16;
     crate::Tuple: 16 + 16 + 2 + 2 + 1 + 3;
     crate::ClientKey: 16 + 4;
+    crate::Connected: 8 + 20 + 20;
+    crate::SocketRules: 16 + 16 + 4;
     crate::Settings: 2 + 2 + 4 + 4;
     crate::Track: 8 + 8 + 8 + 40 + 4 + 4;
 }

@@ -10,9 +10,11 @@
 
 mod bytes;
 mod packets;
+mod sockets;
 
 pub use bytes::Plain;
 pub use packets::{ClientKey, Interface, PodNetwork, Settings, Track, Tuple};
+pub use sockets::{Connected, SocketRules};
 
 /// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
 pub const LAYOUT: u32 = 2;
@@ -52,6 +54,12 @@ pub mod maps {
     pub const CLIENTS: &str = "clients";
     /// One entry: [`crate::Settings`].
     pub const SETTINGS: &str = "settings";
+    /// Cookie of a UDP socket to [`crate::Connected`].
+    pub const CONNECTED_UDP: &str = "connected_udp";
+    /// Cookie of a TCP socket to [`crate::Connected`].
+    pub const CONNECTED_TCP: &str = "connected_tcp";
+    /// One entry: [`crate::SocketRules`].
+    pub const SOCKET_RULES: &str = "socket_rules";
 }
 
 /// In [`maps::UNSERVED`]: the address is a Service's, the port is not. Refused as if it had no
@@ -120,6 +128,8 @@ impl Frontend {
     pub const MASQUERADE_OTHERS: u32 = 32;
     /// Packets are dropped.
     pub const DROP: u32 = 64;
+    /// A node port: sockets of the node itself are not bound here.
+    pub const NODE_PORT: u32 = 128;
 }
 
 /// One place in a set of backends.
@@ -253,11 +263,15 @@ pub enum Counter {
     Unwritable = 14,
     /// ICMP errors about translated connections, translated as well.
     ErrorTranslated = 15,
+    /// UDP sockets sent to a backend by `connect`.
+    ConnectedUdp = 16,
+    /// Refused to bind a socket to a node port.
+    BindRefused = 17,
 }
 
 impl Counter {
     /// All of them, by index.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Connected,
         Self::Sent,
         Self::Refused,
@@ -274,6 +288,8 @@ impl Counter {
         Self::Untracked,
         Self::Unwritable,
         Self::ErrorTranslated,
+        Self::ConnectedUdp,
+        Self::BindRefused,
     ];
 }
 

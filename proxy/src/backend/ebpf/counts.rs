@@ -73,5 +73,7 @@ const fn name(counter: Counter) -> &'static str {
         Counter::Untracked => "untracked",
         Counter::Unwritable => "unwritable",
         Counter::ErrorTranslated => "error_translated",
+        Counter::ConnectedUdp => "connected_udp",
+        Counter::BindRefused => "bind_refused",
     }
 }
