@@ -6,12 +6,14 @@
 //! One endpoint more or less is a few entries, whatever the number of endpoints.
 
 mod applied;
+mod networks;
 mod wanted;
 
 use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey};
 
 pub use applied::{Applied, Step};
-pub use wanted::{NodeAddresses, Wanted, wanted};
+pub use networks::{Change, Unserved, network};
+pub use wanted::{Node, Wanted, address, is_taken, wanted};
 
 /// Of a key.
 const UDP: u8 = lb_model::Protocol::Udp.number();

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lb_model::{Family, Model, ServiceName};
-use lb_plan::bpf::{Applied, NodeAddresses, Step, wanted};
+use lb_plan::bpf::{Applied, Node, Step, wanted};
 
 use super::plane::{DataPlane, PlaneSettings};
 use super::{BackendError, NftablesBackend, PassReport};
@@ -105,7 +105,7 @@ pub struct EbpfBackend {
     packets: NftablesBackend,
     sockets: Sockets,
     applied: Applied,
-    node: NodeAddresses,
+    node: Node,
     settings: BTreeMap<Family, PlaneSettings>,
     /// A whole pass is due: the first one, or the node has other addresses.
     full: bool,
@@ -125,7 +125,7 @@ impl EbpfBackend {
             packets: NftablesBackend::open(packets)?,
             sockets,
             applied,
-            node: NodeAddresses::default(),
+            node: Node::default(),
             settings: BTreeMap::new(),
             full: true,
             attached: false,
@@ -158,9 +158,10 @@ impl EbpfBackend {
             Family::V4 => Ipv4Addr::LOCALHOST.into(),
             Family::V6 => Ipv6Addr::LOCALHOST.into(),
         });
-        let node = NodeAddresses {
+        let node = Node {
             loopback: loopback.collect(),
             own,
+            ..Node::default()
         };
         self.full |= node != self.node;
         self.node = node;

@@ -1,18 +1,30 @@
-//! What a frontend of the model is in the maps.
+//! What a frontend of the model is in the maps, and whether that is all of it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use causeway_ebpf_abi::{self as maps, Address, Backend, FrontendKey, mapped};
-use lb_model::{Endpoint, Family, Frontend, FrontendAddress, Protocol, Treatment};
+use lb_model::{Endpoint, Family, Frontend, FrontendAddress, Masquerade, Protocol, Treatment};
 
-/// Where node ports are served.
+/// Whether packets to a frontend without endpoints are answered with a refusal by the programs.
+const PACKETS_ARE_REFUSED: bool = false;
+/// Whether a UDP socket that is connected is translated, too. Until then the packets that the node
+/// itself sends by such a socket meet no program.
+const CONNECTED_UDP: bool = false;
+
+/// What a frontend's entries depend on besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeAddresses {
-    /// Addresses of this node.
+pub struct Node {
+    /// Addresses of this node on which node ports are served.
     pub own: BTreeSet<IpAddr>,
     /// Loopback addresses, for sockets of the node's own network namespace.
     pub loopback: BTreeSet<IpAddr>,
+    /// Every address of this node: an endpoint there sends its answers by no interface.
+    pub here: BTreeSet<IpAddr>,
+    /// Families of which it can be told who is a pod.
+    pub detects: BTreeSet<Family>,
+    /// Packets are translated at every interface; else at none.
+    pub packets: bool,
 }
 
 /// What the maps shall have at one address.
@@ -20,7 +32,7 @@ pub struct NodeAddresses {
 pub struct Wanted {
     /// The address.
     pub key: FrontendKey,
-    /// Sorted, without duplicates. None: refuse.
+    /// Sorted, without duplicates. None: refuse, or drop as the flags say.
     pub backends: Vec<Backend>,
     /// Seconds; 0 without affinity.
     pub affinity_seconds: u32,
@@ -36,60 +48,152 @@ impl Wanted {
     }
 }
 
-/// What the maps shall have for a frontend; nothing where its packets must be seen, because what
-/// becomes of them depends on their source, or because there are no sockets to translate.
+/// Whether the maps can do all that `frontend` asks for, so that no other data plane needs to have
+/// it. What is left to another one:
 ///
-/// A socket's owner is a pod of this node or the node itself, so that a frontend of policy Local
-/// leads it to all endpoints, as it does kube-proxy's pods.
-pub fn wanted(frontend: &Frontend, node: &NodeAddresses) -> Vec<Wanted> {
-    let protocol = frontend.address.protocol();
-    if protocol == Protocol::Sctp || frontend.allowed_sources.is_some() {
-        return Vec::new();
+/// - SCTP, source ranges and silence, which a socket's call cannot show;
+/// - endpoints that are this node itself: their answers come in by no interface.
+pub fn is_taken(frontend: &Frontend, node: &Node) -> bool {
+    let by_calls = frontend.address.protocol() != Protocol::Udp || CONNECTED_UDP;
+    by_calls && sides(frontend).is_some_and(|sides| sides.packets(node))
+}
+
+/// Who may be told what.
+struct Sides<'a> {
+    /// Sockets of this node, pods, and, unless `outside` says otherwise, everybody.
+    inside: &'a [Endpoint],
+    outside: Option<&'a [Endpoint]>,
+    masquerade: Masquerade,
+}
+
+impl Sides<'_> {
+    /// Whether packets are translated, too.
+    fn packets(&self, node: &Node) -> bool {
+        let mut all = self.inside.iter().chain(self.outside.into_iter().flatten());
+        let refuses = self.inside.is_empty();
+        node.packets
+            && (PACKETS_ARE_REFUSED || !refuses)
+            && all.all(|endpoint| !node.here.contains(&endpoint.ip))
     }
-    let endpoints: &[Endpoint] = match &frontend.treatment {
-        Treatment::Forward { endpoints, .. } => endpoints,
-        Treatment::LocalOnly { cluster, .. } => cluster,
-        Treatment::Reject => &[],
-        // Silence is the packets' business.
-        Treatment::Drop => return Vec::new(),
-    };
-    let mut backends: Vec<_> = endpoints.iter().map(backend).collect();
-    backends.sort_unstable();
-    backends.dedup();
-    let at = |ip: IpAddr, flags| Wanted {
-        key: FrontendKey {
-            address: address(ip),
-            port: frontend.address.port(),
-            protocol: protocol.number(),
-            view: FrontendKey::INSIDE,
-        },
-        backends: backends.clone(),
-        affinity_seconds: frontend.affinity.map_or(0, Into::into),
-        flags: maps::Frontend::SOCKETS | flags,
-    };
-    match frontend.address {
-        FrontendAddress::Vip { ip, .. } => vec![at(ip, 0)],
-        FrontendAddress::NodePort { family, .. } => {
-            let of_family = |ip: &&IpAddr| Family::of(**ip) == family;
-            let own = node.own.iter().filter(of_family).map(|ip| at(*ip, 0));
-            let loopback = node.loopback.iter().filter(of_family);
-            own.chain(loopback.map(|ip| at(*ip, maps::Frontend::NODE_ONLY)))
-                .collect()
+
+    fn masquerade(&self, detects: bool) -> u32 {
+        match self.masquerade {
+            Masquerade::Never => 0,
+            Masquerade::OffCluster if detects => maps::Frontend::MASQUERADE_OTHERS,
+            Masquerade::OffCluster => 0,
+            Masquerade::Always => {
+                maps::Frontend::MASQUERADE_OTHERS | maps::Frontend::MASQUERADE_PODS
+            }
         }
     }
 }
 
-fn backend(endpoint: &Endpoint) -> Backend {
-    Backend {
-        address: address(endpoint.ip),
-        port: endpoint.port,
-        zero: 0,
+/// `None`: nothing of it is for the maps.
+fn sides(frontend: &Frontend) -> Option<Sides<'_>> {
+    let sctp = frontend.address.protocol() == Protocol::Sctp;
+    if sctp || frontend.allowed_sources.is_some() {
+        return None;
+    }
+    let all = |inside, masquerade| Sides {
+        inside,
+        outside: None,
+        masquerade,
+    };
+    Some(match &frontend.treatment {
+        Treatment::Forward {
+            endpoints,
+            masquerade,
+        } => all(endpoints, *masquerade),
+        Treatment::LocalOnly { cluster, local } => Sides {
+            outside: Some(local),
+            ..all(cluster, Masquerade::Never)
+        },
+        Treatment::Reject => all(&[], Masquerade::Never),
+        Treatment::Drop => return None,
+    })
+}
+
+/// What the maps shall have for a frontend; nothing where only its packets tell what becomes of
+/// them.
+///
+/// A socket's owner is a pod of this node or the node itself, so that a frontend of policy Local
+/// leads it to all endpoints, as it does kube-proxy's pods. What others find there comes first, so
+/// that it is written before anybody is told to look for it.
+pub fn wanted(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
+    let Some(sides) = sides(frontend) else {
+        return Vec::new();
+    };
+    let packets = sides.packets(node);
+    let family = frontend.address.family();
+    let mut flags = maps::Frontend::SOCKETS;
+    if packets {
+        flags |= maps::Frontend::PACKETS | sides.masquerade(node.detects.contains(&family));
+    }
+    let outside = sides.outside.filter(|_| packets);
+    if outside.is_some() {
+        flags |= maps::Frontend::OUTSIDE_DIFFERS;
+    }
+    let at = |ip, view, endpoints: &[Endpoint], flags| Wanted {
+        key: key(frontend, ip, view),
+        backends: backends(endpoints),
+        affinity_seconds: frontend.affinity.map_or(0, Into::into),
+        flags,
+    };
+    let both = |ip: IpAddr| {
+        let outside = outside.map(|local| {
+            let silence = if local.is_empty() {
+                maps::Frontend::DROP
+            } else {
+                0
+            };
+            let flags = maps::Frontend::PACKETS | silence;
+            at(ip, FrontendKey::OUTSIDE, local, flags)
+        });
+        let inside = at(ip, FrontendKey::INSIDE, sides.inside, flags);
+        outside.into_iter().chain([inside])
+    };
+    match frontend.address {
+        FrontendAddress::Vip { ip, .. } => both(ip).collect(),
+        FrontendAddress::NodePort { family, .. } => {
+            let of_family = |ip: &&IpAddr| Family::of(**ip) == family;
+            let own = node.own.iter().filter(of_family).flat_map(|ip| both(*ip));
+            let loopback = node.loopback.iter().filter(of_family).map(|ip| {
+                let flags = maps::Frontend::SOCKETS | maps::Frontend::NODE_ONLY;
+                at(*ip, FrontendKey::INSIDE, sides.inside, flags)
+            });
+            own.chain(loopback).collect()
+        }
     }
 }
 
-fn address(ip: IpAddr) -> Address {
+fn key(frontend: &Frontend, ip: IpAddr, view: u8) -> FrontendKey {
+    FrontendKey {
+        address: address(ip),
+        port: frontend.address.port(),
+        protocol: frontend.address.protocol().number(),
+        view,
+    }
+}
+
+fn backends(endpoints: &[Endpoint]) -> Vec<Backend> {
+    let backends = endpoints.iter().map(|endpoint| Backend {
+        address: address(endpoint.ip),
+        port: endpoint.port,
+        zero: 0,
+    });
+    let mut backends: Vec<_> = backends.collect();
+    backends.sort_unstable();
+    backends.dedup();
+    backends
+}
+
+/// An address as keys have it.
+pub fn address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(ip) => mapped(ip.octets()),
         IpAddr::V6(ip) => ip.octets(),
     }
 }
+
+#[cfg(test)]
+mod tests;

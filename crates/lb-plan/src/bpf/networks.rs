@@ -1,0 +1,191 @@
+//! Maps of networks: whose longest prefix says what an address is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use causeway_ebpf_abi::{PodNetwork, UNSERVED_DROPPED, UNSERVED_REFUSED};
+use ipnetwork::IpNetwork;
+use lb_model::{Frontend, FrontendAddress, FrontendKind, ServiceName};
+
+use super::wanted::address;
+
+/// A network as a key has it: IPv4 is inside `::ffff:0:0/96`.
+pub fn network(network: IpNetwork) -> PodNetwork {
+    let shift = match network {
+        IpNetwork::V4(_) => 96,
+        IpNetwork::V6(_) => 0,
+    };
+    PodNetwork {
+        length: u32::from(network.prefix()) + shift,
+        address: address(network.network()),
+    }
+}
+
+/// What becomes of what aims at Services' addresses and at no frontend.
+///
+/// An address that several Services had after one another is refused as long as any of them has
+/// it.
+#[derive(Debug, Default)]
+pub struct Unserved {
+    cluster_ips: HashMap<ServiceName, BTreeSet<IpAddr>>,
+    users: HashMap<IpAddr, usize>,
+    cidrs: BTreeSet<IpNetwork>,
+    /// What the map shall have.
+    wanted: BTreeMap<PodNetwork, u32>,
+    /// What it may not have yet.
+    touched: BTreeSet<PodNetwork>,
+}
+
+/// What a network shall be in the map; `None`: not there.
+pub type Change = (PodNetwork, Option<u32>);
+
+impl Unserved {
+    /// The map's entries when the daemon started: those that are not wanted go once everything was
+    /// said.
+    pub fn adopt(found: impl IntoIterator<Item = PodNetwork>) -> Self {
+        Self {
+            touched: found.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// `service` has these frontends now.
+    pub fn set<'a>(
+        &mut self,
+        service: &ServiceName,
+        frontends: impl Iterator<Item = &'a Frontend>,
+    ) {
+        let new: BTreeSet<IpAddr> = frontends.filter_map(cluster_ip).collect();
+        let old = self.cluster_ips.remove(service).unwrap_or_default();
+        for ip in new.difference(&old) {
+            *self.users.entry(*ip).or_default() += 1;
+            self.settle(*ip);
+        }
+        for ip in old.difference(&new) {
+            if let Some(users) = self.users.get_mut(ip) {
+                *users -= 1;
+            }
+            self.settle(*ip);
+        }
+        if !new.is_empty() {
+            self.cluster_ips.insert(service.clone(), new);
+        }
+    }
+
+    /// ClusterIPs are taken from these networks now.
+    pub fn set_cidrs(&mut self, cidrs: BTreeSet<IpNetwork>) {
+        for cidr in self.cidrs.symmetric_difference(&cidrs) {
+            let key = network(*cidr);
+            if cidrs.contains(cidr) {
+                self.wanted.insert(key, UNSERVED_DROPPED);
+            } else {
+                self.wanted.remove(&key);
+            }
+            self.touched.insert(key);
+        }
+        self.cidrs = cidrs;
+    }
+
+    /// What is to be written, what is new first.
+    pub fn changes(&self) -> Vec<Change> {
+        let touched = self.touched.iter();
+        let mut changes: Vec<Change> = touched
+            .map(|key| (*key, self.wanted.get(key).copied()))
+            .collect();
+        changes.sort_by_key(|(_, wanted)| wanted.is_none());
+        changes
+    }
+
+    /// All of [`Unserved::changes`] is in the map.
+    pub fn commit(&mut self) {
+        self.touched.clear();
+    }
+
+    fn settle(&mut self, ip: IpAddr) {
+        let key = network(IpNetwork::from(ip));
+        let used = self.users.get(&ip).is_some_and(|users| *users > 0);
+        if used {
+            self.wanted.insert(key, UNSERVED_REFUSED);
+        } else {
+            self.users.remove(&ip);
+            self.wanted.remove(&key);
+        }
+        self.touched.insert(key);
+    }
+}
+
+fn cluster_ip(frontend: &Frontend) -> Option<IpAddr> {
+    match (frontend.kind, frontend.address) {
+        (FrontendKind::ClusterIp, FrontendAddress::Vip { ip, .. }) => Some(ip),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_model::{Protocol, Treatment};
+
+    use super::*;
+
+    fn at(kind: FrontendKind, ip: &str) -> Frontend {
+        Frontend {
+            address: FrontendAddress::Vip {
+                ip: ip.parse().unwrap(),
+                protocol: Protocol::Tcp,
+                port: 80,
+            },
+            kind,
+            affinity: None,
+            allowed_sources: None,
+            treatment: Treatment::Reject,
+        }
+    }
+
+    fn key(text: &str) -> PodNetwork {
+        network(text.parse().unwrap())
+    }
+
+    fn changes(unserved: &mut Unserved) -> Vec<Change> {
+        let changes = unserved.changes();
+        unserved.commit();
+        changes
+    }
+
+    #[test]
+    fn ipv4_counts_from_96() {
+        assert_eq!(key("10.96.0.0/12").length, 108);
+        assert_eq!(key("10.96.0.0/12"), key("10.97.3.4/12"));
+        assert_eq!(key("fd00::/64").length, 64);
+    }
+
+    #[test]
+    fn an_address_is_refused_while_anybody_has_it() {
+        let mut unserved = Unserved::default();
+        let [a, b] = ["a", "b"].map(|name| ServiceName::new("default", name));
+        let ours = [
+            at(FrontendKind::ClusterIp, "10.96.0.1"),
+            at(FrontendKind::ExternalIp, "203.0.113.1"),
+        ];
+        unserved.set(&a, ours.iter());
+        assert_eq!(changes(&mut unserved), [(key("10.96.0.1/32"), Some(1))]);
+        unserved.set(&b, ours.iter());
+        unserved.set(&a, [].iter());
+        assert_eq!(changes(&mut unserved), [(key("10.96.0.1/32"), Some(1))]);
+        unserved.set(&b, ours.iter());
+        assert_eq!(changes(&mut unserved), []);
+        unserved.set(&b, [].iter());
+        assert_eq!(changes(&mut unserved), [(key("10.96.0.1/32"), None)]);
+    }
+
+    #[test]
+    fn networks_come_and_go_and_leftovers_go_last() {
+        let mut unserved = Unserved::adopt([key("10.0.0.0/8"), key("10.96.0.0/16")]);
+        unserved.set_cidrs(BTreeSet::from(["10.96.0.0/16".parse().unwrap()]));
+        assert_eq!(
+            changes(&mut unserved),
+            [(key("10.96.0.0/16"), Some(2)), (key("10.0.0.0/8"), None)]
+        );
+        unserved.set_cidrs(BTreeSet::new());
+        assert_eq!(changes(&mut unserved), [(key("10.96.0.0/16"), None)]);
+    }
+}

@@ -1,0 +1,133 @@
+use causeway_ebpf_abi::Frontend as Flags;
+use lb_model::FrontendKind;
+
+use super::*;
+
+fn endpoint(ip: &str) -> Endpoint {
+    Endpoint {
+        ip: ip.parse().unwrap(),
+        port: 8080,
+        local: true,
+    }
+}
+
+fn frontend(address: FrontendAddress, treatment: Treatment) -> Frontend {
+    Frontend {
+        address,
+        kind: FrontendKind::ExternalIp,
+        affinity: None,
+        allowed_sources: None,
+        treatment,
+    }
+}
+
+const fn vip(protocol: Protocol) -> FrontendAddress {
+    FrontendAddress::Vip {
+        ip: IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1)),
+        protocol,
+        port: 80,
+    }
+}
+
+const NODE_PORT: FrontendAddress = FrontendAddress::NodePort {
+    family: Family::V4,
+    protocol: Protocol::Tcp,
+    port: 30_000,
+};
+
+fn node() -> Node {
+    let ips = |text: &[&str]| text.iter().map(|ip| ip.parse().unwrap()).collect();
+    Node {
+        own: ips(&["192.0.2.1", "2001:db8::1"]),
+        loopback: ips(&["127.0.0.1", "::1"]),
+        here: ips(&["192.0.2.1", "10.244.1.1", "2001:db8::1"]),
+        detects: [Family::V4].into(),
+        packets: true,
+    }
+}
+
+fn forward(ips: &[&str], masquerade: Masquerade) -> Treatment {
+    Treatment::Forward {
+        endpoints: ips.iter().map(|ip| endpoint(ip)).collect(),
+        masquerade,
+    }
+}
+
+/// (last number of the address, view, flags, backends) of each entry.
+fn entries(frontend: &Frontend, node: &Node) -> Vec<(u8, u8, u32, usize)> {
+    let wanted = wanted(frontend, node).into_iter();
+    let entries = wanted.map(|w| (w.key.address[15], w.key.view, w.flags, w.backends.len()));
+    entries.collect()
+}
+
+#[test]
+fn packets_are_masqueraded_as_the_model_says() {
+    for (masquerade, detects, flags) in [
+        (Masquerade::Never, true, 0),
+        (Masquerade::OffCluster, true, Flags::MASQUERADE_OTHERS),
+        (Masquerade::OffCluster, false, 0),
+        (
+            Masquerade::Always,
+            false,
+            Flags::MASQUERADE_OTHERS | Flags::MASQUERADE_PODS,
+        ),
+    ] {
+        let mut node = node();
+        if !detects {
+            node.detects.clear();
+        }
+        let frontend = frontend(vip(Protocol::Tcp), forward(&["10.244.1.2"], masquerade));
+        let flags = Flags::SOCKETS | Flags::PACKETS | flags;
+        assert_eq!(entries(&frontend, &node), [(1, 0, flags, 1)]);
+        assert!(is_taken(&frontend, &node));
+        node.packets = false;
+        assert_eq!(entries(&frontend, &node), [(1, 0, Flags::SOCKETS, 1)]);
+        assert!(!is_taken(&frontend, &node));
+    }
+}
+
+#[test]
+fn policy_local_shows_others_something_else_before_it_says_so() {
+    let inside = Flags::SOCKETS | Flags::PACKETS | Flags::OUTSIDE_DIFFERS;
+    for (local, flags) in [
+        (&["10.244.1.2"][..], Flags::PACKETS),
+        (&[], Flags::PACKETS | Flags::DROP),
+    ] {
+        let local: Vec<_> = local.iter().map(|ip| endpoint(ip)).collect();
+        let treatment = Treatment::LocalOnly {
+            cluster: vec![endpoint("10.244.1.2"), endpoint("10.244.3.2")],
+            local: local.clone(),
+        };
+        let frontend = frontend(NODE_PORT, treatment);
+        let loopback = Flags::SOCKETS | Flags::NODE_ONLY;
+        assert_eq!(
+            entries(&frontend, &node()),
+            [
+                (1, FrontendKey::OUTSIDE, flags, local.len()),
+                (1, FrontendKey::INSIDE, inside, 2),
+                (1, FrontendKey::INSIDE, loopback, 2),
+            ]
+        );
+        assert!(is_taken(&frontend, &node()));
+    }
+}
+
+#[test]
+fn what_packets_do_not_show_is_left_to_another_data_plane() {
+    let good = forward(&["10.244.1.2"], Masquerade::Never);
+    let here = forward(&["10.244.1.2", "192.0.2.1"], Masquerade::Never);
+    let mut ranges = frontend(vip(Protocol::Tcp), good.clone());
+    ranges.allowed_sources = Some(Vec::new());
+    let sockets = Flags::SOCKETS;
+    for (frontend, flags) in [
+        (ranges, None),
+        (frontend(vip(Protocol::Sctp), good.clone()), None),
+        (frontend(vip(Protocol::Tcp), Treatment::Drop), None),
+        (frontend(vip(Protocol::Tcp), here), Some(sockets)),
+    ] {
+        assert!(!is_taken(&frontend, &node()), "{frontend:?}");
+        let found = entries(&frontend, &node());
+        let found: Vec<u32> = found.iter().map(|entry| entry.2).collect();
+        assert_eq!(found, Vec::from_iter(flags), "{frontend:?}");
+    }
+}
