@@ -7,6 +7,7 @@
 
 #![no_std]
 
+mod choice;
 mod socket;
 
 pub use socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, connect, send};

@@ -5,7 +5,7 @@ use causeway_ebpf_abi::{
     ReverseKey, SlotKey,
 };
 
-const NANOSECONDS: u64 = 1_000_000_000;
+use crate::choice::{self, Client, has};
 
 /// The maps.
 pub trait Tables {
@@ -165,7 +165,23 @@ fn remember(tables: &impl Tables, socket: Socket, aim: &Aim, backend: Backend) {
     }
 }
 
-/// The client's own backend, or any.
+/// A network namespace, as a client of a set.
+struct Namespace<'a, T> {
+    tables: &'a T,
+    key: AffinityKey,
+}
+
+impl<T: Tables> Client for Namespace<'_, T> {
+    #[inline(always)]
+    fn known(&self) -> Option<Affinity> {
+        self.tables.affinity(&self.key)
+    }
+    #[inline(always)]
+    fn remember(&self, value: &Affinity) {
+        self.tables.set_affinity(&self.key, value);
+    }
+}
+
 #[inline(always)]
 fn choose(
     tables: &impl Tables,
@@ -173,50 +189,10 @@ fn choose(
     socket: Socket,
     frontend: &Frontend,
 ) -> Option<Backend> {
-    if frontend.affinity_seconds == 0 {
-        return any(tables, kernel, frontend);
-    }
     let key = AffinityKey {
         netns: socket.netns,
         set: frontend.set,
         zero: 0,
     };
-    let now = kernel.now();
-    let backend = match tables.affinity(&key) {
-        Some(known) if is_good(tables, frontend, &known, now) => known.backend,
-        _ => any(tables, kernel, frontend)?,
-    };
-    let seen = Affinity {
-        seen: now,
-        backend,
-        zero: 0,
-    };
-    tables.set_affinity(&key, &seen);
-    Some(backend)
-}
-
-/// A client's backend counts as long as the time has not run out and the set has it.
-#[inline(always)]
-fn is_good(tables: &impl Tables, frontend: &Frontend, known: &Affinity, now: u64) -> bool {
-    let lasts = u64::from(frontend.affinity_seconds) * NANOSECONDS;
-    now.wrapping_sub(known.seen) < lasts && has(tables, frontend, known.backend)
-}
-
-#[inline(always)]
-fn has(tables: &impl Tables, frontend: &Frontend, backend: Backend) -> bool {
-    tables.is_member(&MemberKey {
-        set: frontend.set,
-        backend,
-    })
-}
-
-#[inline(always)]
-fn any(tables: &impl Tables, kernel: &impl Kernel, frontend: &Frontend) -> Option<Backend> {
-    // Multiply and shift: as even as the remainder, and no division that could be by zero.
-    let slot = (u64::from(kernel.random()) * u64::from(frontend.count)) >> 32;
-    tables.backend(&SlotKey {
-        set: frontend.set,
-        // Below the count, which is 32 bits.
-        slot: u32::try_from(slot).unwrap_or(0),
-    })
+    choice::choose(tables, kernel, &Namespace { tables, key }, frontend)
 }
