@@ -45,6 +45,8 @@ pub enum Protocol {
     Route,
     /// `NETLINK_NETFILTER`: nftables and conntrack.
     Netfilter,
+    /// `NETLINK_SOCK_DIAG`: sockets.
+    SockDiag,
     /// `NETLINK_GENERIC`: families found by name.
     Generic,
 }
@@ -54,6 +56,7 @@ impl Protocol {
         match self {
             Self::Route => netlink_sys::protocols::NETLINK_ROUTE,
             Self::Netfilter => netlink_sys::protocols::NETLINK_NETFILTER,
+            Self::SockDiag => netlink_sys::protocols::NETLINK_SOCK_DIAG,
             Self::Generic => netlink_sys::protocols::NETLINK_GENERIC,
         }
     }

@@ -6,6 +6,7 @@
 //! `ENOENT` and `ESRCH` from the rest. Every error names the operation and its object.
 
 mod address;
+mod changes;
 mod entry;
 mod link;
 mod mac;
@@ -17,6 +18,7 @@ mod traffic;
 mod vlan;
 
 pub use address::{Address, Scope};
+pub use changes::{Changes, Waker};
 pub use entry::{
     EVERYTHING_V4, EVERYTHING_V6, Route, RouteFilter, RouteKind, TABLE_LOCAL, TABLE_MAIN,
 };
