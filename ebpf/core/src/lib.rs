@@ -7,10 +7,16 @@
 
 #![no_std]
 
+pub mod checksum;
 mod choice;
+pub mod packet;
+pub mod refusal;
+pub mod rewrite;
 mod socket;
+mod track;
 
 pub use socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, connect, send};
+pub use track::{Added, Hop, PacketTables, Routes, Verdict, Way, decide, decide_report};
 
 #[cfg(test)]
 mod tests;
