@@ -1,0 +1,149 @@
+//! Being told that links or addresses changed (rtnetlink(7), the groups of linux/rtnetlink.h).
+
+use std::fmt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    recv, sendto, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use super::Error;
+
+/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
+const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+
+/// Hears of every change of a link or an address in the network namespace in which it was opened.
+pub struct Changes {
+    socket: OwnedFd,
+}
+
+/// Wakes the one who waits for [`Changes`].
+pub struct Waker {
+    socket: OwnedFd,
+    to: NetlinkAddr,
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waker").finish_non_exhaustive()
+    }
+}
+
+impl Changes {
+    /// Listens in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self {
+            socket: bound(GROUPS)?,
+        })
+    }
+
+    /// What ends a wait: it then looks like a change.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn waker(&self) -> Result<Waker, Error> {
+        let to = getsockname(self.socket.as_raw_fd()).map_err(failed)?;
+        Ok(Waker {
+            socket: bound(0)?,
+            to,
+        })
+    }
+
+    /// Waits for a change, at most for `patience`, which must not be zero. Gives whether there was
+    /// one; all that was told until then counts as one.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn wait(&self, patience: Duration) -> Result<bool, Error> {
+        let seconds = i64::try_from(patience.as_secs()).unwrap_or(i64::MAX);
+        let patience = TimeVal::new(seconds, patience.subsec_micros().into());
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &patience).map_err(failed)?;
+        let mut changed = false;
+        // What is told is looked up afterwards, so it needn't be read in whole.
+        let mut flags = MsgFlags::empty();
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut [0; 64], flags) {
+                // Told more than there was room for.
+                Ok(_) | Err(Errno::ENOBUFS) => {
+                    changed = true;
+                    flags = MsgFlags::MSG_DONTWAIT;
+                }
+                Err(Errno::EAGAIN) => return Ok(changed),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+    }
+}
+
+impl Waker {
+    /// Ends a wait.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn wake(&self) -> Result<(), Error> {
+        let fd = self.socket.as_raw_fd();
+        let sent = sendto(fd, &[0; 4], &self.to, MsgFlags::empty());
+        sent.map(drop).map_err(failed)
+    }
+}
+
+fn bound(groups: u32) -> Result<OwnedFd, Error> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )
+    .map_err(failed)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(failed)?;
+    Ok(socket)
+}
+
+fn failed(errno: Errno) -> Error {
+    Error::socket(&"hear of changed links and addresses", errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use ipnetwork::IpNetwork;
+
+    use super::*;
+    use crate::netns::NetNs;
+    use crate::route::{Address, Handle};
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn links_addresses_and_wakers_are_heard() {
+        let netns = NetNs::anonymous().unwrap();
+        let changes = netns.run(Changes::open).unwrap().unwrap();
+        let mut handle = Handle::open_in(&netns).unwrap();
+        assert!(!changes.wait(SHORT).unwrap());
+        handle.set_up(1).unwrap();
+        assert!(changes.wait(LONG).unwrap());
+        // What the kernel does by itself when a link comes up.
+        while changes.wait(Duration::from_millis(100)).unwrap() {}
+        let address: IpNetwork = "192.0.2.1/24".parse().unwrap();
+        handle.add_address(&Address::new(1, address)).unwrap();
+        assert!(changes.wait(LONG).unwrap());
+        let waker = netns.run(|| changes.waker()).unwrap().unwrap();
+        let waits = std::thread::spawn(move || changes.wait(LONG));
+        waker.wake().unwrap();
+        assert!(waits.join().unwrap().unwrap());
+    }
+}
