@@ -157,6 +157,12 @@ pub fn wanted(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
         FrontendAddress::NodePort { family, .. } => {
             let of_family = |ip: &&IpAddr| Family::of(**ip) == family;
             let own = node.own.iter().filter(of_family).flat_map(|ip| both(*ip));
+            let own = own.map(|mut wanted| {
+                if wanted.key.view == FrontendKey::INSIDE {
+                    wanted.flags |= maps::Frontend::NODE_PORT;
+                }
+                wanted
+            });
             let loopback = node.loopback.iter().filter(of_family).map(|ip| {
                 let flags = maps::Frontend::SOCKETS | maps::Frontend::NODE_ONLY;
                 at(*ip, FrontendKey::INSIDE, sides.inside, flags)

@@ -88,7 +88,7 @@ fn packets_are_masqueraded_as_the_model_says() {
 
 #[test]
 fn policy_local_shows_others_something_else_before_it_says_so() {
-    let inside = Flags::SOCKETS | Flags::PACKETS | Flags::OUTSIDE_DIFFERS;
+    let inside = Flags::SOCKETS | Flags::PACKETS | Flags::OUTSIDE_DIFFERS | Flags::NODE_PORT;
     for (local, flags) in [
         (&["10.244.1.2"][..], Flags::PACKETS),
         (&[], Flags::PACKETS | Flags::DROP),
