@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+pub use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 

@@ -47,8 +47,8 @@ const GLANCE: Duration = Duration::from_millis(100);
 pub struct Place<'a> {
     /// The network namespace; its loopback is up.
     pub netns: &'a NetNs,
-    /// The namespace's address that the API servers listen on; not a loopback address, because
-    /// they make it the endpoint of Service `default/kubernetes`.
+    /// The namespace's address that API servers make the endpoint of Service
+    /// `default/kubernetes`; no loopback address.
     pub address: IpAddr,
     /// Where data, keys and logs go; made, and removed by whoever owns it.
     pub folder: PathBuf,
@@ -71,18 +71,23 @@ pub struct ControlPlane {
 /// One API server, whether it runs or not.
 #[derive(Debug)]
 struct Server {
-    port: u16,
+    address: SocketAddr,
     flags: Vec<String>,
     program: Option<Program>,
 }
 
 impl ControlPlane {
-    /// Starts etcd and one API server with `flags` besides its usual ones, and waits until both
-    /// are ready. Blocks.
+    /// Starts etcd and one API server, which listens on `address` and has `flags` besides its
+    /// usual ones, and waits until both are ready. Blocks.
     ///
     /// # Errors
     /// When one of them ends or isn't ready in time; with the end of its log.
-    pub fn start(programs: &Programs, place: Place<'_>, flags: &[&str]) -> anyhow::Result<Self> {
+    pub fn start(
+        programs: &Programs,
+        place: &Place<'_>,
+        address: SocketAddr,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&place.folder)
             .with_context(|| format!("making {}", place.folder.display()))?;
         let credentials = Credentials::make(&place.folder)?;
@@ -96,23 +101,23 @@ impl ControlPlane {
             credentials,
             netns: place.netns.try_clone()?,
             address: place.address,
-            folder: place.folder,
+            folder: place.folder.clone(),
             parent,
         };
         plane.wait_for_etcd()?;
-        plane.add_server(flags)?;
+        plane.add_server(address, flags)?;
         Ok(plane)
     }
 
-    /// Starts another API server on the same etcd and waits until it is ready; gives its number.
-    /// The first has number 0.
+    /// Starts another API server on the same etcd, listening here, and waits until it is ready;
+    /// gives its number. The first has number 0.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn add_server(&mut self, flags: &[&str]) -> anyhow::Result<usize> {
+    pub fn add_server(&mut self, address: SocketAddr, flags: &[&str]) -> anyhow::Result<usize> {
         let number = self.servers.len();
         self.servers.push(Server {
-            port: PORT + u16::try_from(number)?,
+            address,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             program: None,
         });
@@ -156,7 +161,7 @@ impl ControlPlane {
         let server = self.servers.get(number);
         let server = server.with_context(|| format!("there is no API server {number}"))?;
         Access::secure(
-            SocketAddr::new(self.address, server.port),
+            server.address,
             &self.credentials.authorities(),
             &self.credentials.token,
         )
@@ -231,9 +236,9 @@ impl ControlPlane {
         let mut command = Command::new(&self.programs.apiserver);
         command
             .arg(format!("--etcd-servers=http://{}", etcd_address()))
-            .arg(format!("--bind-address={}", self.address))
+            .arg(format!("--bind-address={}", server.address.ip()))
             .arg(format!("--advertise-address={}", self.address))
-            .arg(format!("--secure-port={}", server.port))
+            .arg(format!("--secure-port={}", server.address.port()))
             .arg(format!("--cert-dir={}", folder.display()))
             .arg(format!("--service-cluster-ip-range={SERVICE_RANGES}"))
             .arg("--service-account-issuer=https://kubernetes.default.svc")

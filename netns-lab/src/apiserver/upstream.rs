@@ -40,12 +40,18 @@ pub(crate) trait Upstream: fmt::Debug + Send + Sync {
 }
 
 impl Store {
-    /// Takes in an object as the server elsewhere has it.
+    /// Takes in an object as the server elsewhere has it; that it is as before is no change.
     pub(crate) fn reflect(&self, resource: Resource, mut object: Value) -> Result<(), Refusal> {
         identity::prepare(resource, &mut object)?;
         let key = key(&object);
         let mut state = self.lock();
         let before = state.find(resource, &key).cloned();
+        if let Some(before) = &before {
+            identity::set_version(&mut object, before.version());
+            if before.value() == object {
+                return Ok(());
+            }
+        }
         state.put(resource, object, before).map(drop)
     }
 

@@ -66,6 +66,7 @@ impl Access {
         for certificate in CertificateDer::pem_file_iter(authorities).with_context(reading)? {
             roots.add(certificate.with_context(reading)?)?;
         }
+        anyhow::ensure!(!roots.is_empty(), "{}: there are none", reading());
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
@@ -173,4 +174,32 @@ where
     // It ends with the body: nobody sends a second request.
     tokio::spawn(connection);
     Ok(sender.send_request(request).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_that_was_written_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kubeconfig");
+        let access = Access::plain("127.0.0.1:6443".parse().unwrap());
+        std::fs::write(&file, access.kubeconfig()).unwrap();
+        assert_eq!(Access::read(&file).unwrap().url(), "http://127.0.0.1:6443");
+        std::fs::write(&file, r#"{"clusters": []}"#).unwrap();
+        let error = format!("{:#}", Access::read(&file).unwrap_err());
+        assert!(error.contains("kubeconfig: no server"), "{error}");
+    }
+
+    #[test]
+    fn authorities_must_be_certificates() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.crt");
+        std::fs::write(&file, "no certificate").unwrap();
+        let address = "127.0.0.1:6443".parse().unwrap();
+        let error = Access::secure(address, &file, "token").unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("ca.crt"), "{error}");
+    }
 }

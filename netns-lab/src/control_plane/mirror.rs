@@ -384,3 +384,6 @@ fn version(object: &Value) -> anyhow::Result<u64> {
     let version = text(object, "resourceVersion").context("an object without a version")?;
     Ok(version.parse()?)
 }
+
+#[cfg(test)]
+mod tests;

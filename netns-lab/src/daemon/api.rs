@@ -98,7 +98,12 @@ fn real(folder: &Folder, topology: &Topology, programs: &Path) -> anyhow::Result
         address: control.addresses.v4.into(),
         folder: folder.control_plane(),
     };
-    let plane = ControlPlane::start(&Programs::of_folder(programs)?, place, &[])?;
+    let plane = ControlPlane::start(
+        &Programs::of_folder(programs)?,
+        &place,
+        control_address(topology, API_PORT)?,
+        &[],
+    )?;
     let inside = plane.access(0)?;
     let worker = Arc::new(Worker::start(&netns)?);
     let relay = Relay::start(worker, inside.address())?;
