@@ -1,6 +1,7 @@
 //! The nftables data plane: tables `ip causeway` and `ip6 causeway`, and no others.
 
 mod affinity;
+mod ahead;
 mod elements;
 mod encode;
 mod read;
@@ -19,7 +20,8 @@ use nodekit::nft::{Batch, Error, NftSocket};
 
 use super::conntrack::Flows;
 use super::{BackendError, PassReport};
-use table::FamilyTable;
+use ahead::Ahead;
+use table::{FamilyTable, Part};
 use watch::Watch;
 
 /// The name of the table that is made and removed within one transaction to see what the kernel can
@@ -37,8 +39,9 @@ pub struct NftablesBackend {
 }
 
 impl NftablesBackend {
-    /// Looks whether the kernel can do what is needed. Changes nothing: the tables are made, adopted
-    /// or replaced by the first [`NftablesBackend::sync`].
+    /// Looks whether the kernel can do what is needed, and begins to read the tables that are there.
+    /// Changes nothing: the tables are made, adopted or replaced by the first
+    /// [`NftablesBackend::sync`].
     ///
     /// `settings`: one for each family to be served; a family not named has its table left alone.
     ///
@@ -72,9 +75,22 @@ impl NftablesBackend {
                 source: Arc::new(source),
             })?;
         }
+        let ahead = |family| match &socket {
+            // A test says by number what fails, so nobody else may ask meanwhile.
+            #[cfg(feature = "faulty")]
+            Connection {
+                faults: Some(_), ..
+            } => Ahead::never(),
+            _ => Ahead::start(family),
+        };
+        let tables = settings.into_iter();
+        let tables = tables.map(|settings| {
+            let ahead = ahead(settings.family);
+            FamilyTable::new(settings, ahead)
+        });
         Ok(Self {
+            tables: tables.collect(),
             socket,
-            tables: settings.into_iter().map(FamilyTable::new).collect(),
             flows: Flows::open()?,
             watch: Watch::default(),
         })
@@ -87,13 +103,24 @@ impl NftablesBackend {
     ///
     /// Never fails as a whole: see [`PassReport::complete`].
     pub fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
+        self.sync_only(model, services, &|_| true)
+    }
+
+    /// As [`NftablesBackend::sync`], as if the model had no other Services than those that `ours`
+    /// says.
+    pub fn sync_only(
+        &mut self,
+        model: &Model,
+        services: &BTreeSet<ServiceName>,
+        ours: &dyn Fn(&ServiceName) -> bool,
+    ) -> PassReport {
         let mut report = PassReport::default();
         let before = self.generation();
         let mut commits = 0;
         for table in &mut self.tables {
             let family = table.settings.family;
             let outcome = match self.socket.get() {
-                Ok(socket) => table.sync(socket, model, services),
+                Ok(socket) => table.sync(socket, Part { model, ours }, services),
                 Err(error) => table.lost(services, error.into()),
             };
             if outcome.broken {
@@ -125,7 +152,10 @@ impl NftablesBackend {
             .find(|table| table.settings.family == family)
         {
             Some(table) => table.settings = settings,
-            None => self.tables.push(FamilyTable::new(settings)),
+            None => {
+                let ahead = Ahead::start(family);
+                self.tables.push(FamilyTable::new(settings, ahead));
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::restart::{nft, world};
 use crate::world::{Proxy, World, at, node_port, service};
 
 /// Whether the proxy notices that something is wrong.
-fn noticed(bed: &Bed, proxy: &mut Proxy<'_, NftablesBackend>) -> bool {
+pub(crate) fn noticed(bed: &Bed, proxy: &mut Proxy<'_, NftablesBackend>) -> bool {
     let check = || proxy.backend.check();
     bed.node.netns.run(check).unwrap().unwrap()
 }
@@ -39,7 +39,7 @@ fn comes_back(bed: &Bed, proxy: &mut Proxy<'_, NftablesBackend>, world: &mut Wor
 }
 
 /// The words of a listing, whatever their order: a set has none.
-fn sorted(listing: &str) -> Vec<String> {
+pub(crate) fn sorted(listing: &str) -> Vec<String> {
     let words = listing.split([' ', ',', '\n', '\t']);
     let mut words: Vec<String> = words.filter(|w| !w.is_empty()).map(str::to_owned).collect();
     words.sort();

@@ -6,6 +6,7 @@ use causeway_proxy::backend::NftablesBackend;
 use lb_model::{DetectLocal, Family};
 use nodekit::nft::{Batch, NftSocket, Table};
 
+use crate::drift::{noticed, sorted};
 use crate::world::{Proxy, World, at, node_port, node_port_service, service};
 use causeway_tests::packet_bed::{Bed, ask};
 
@@ -83,6 +84,54 @@ fn what_went_while_nobody_looked_is_removed() {
     let listing = nft(&bed, "list ruleset");
     assert!(
         !listing.contains("local") && !listing.contains("10.244.1.2 . 8080"),
+        "{listing}"
+    );
+}
+
+#[test]
+fn what_others_do_between_the_start_and_the_first_pass_is_seen() {
+    let bed = Bed::new();
+    let mut before = world(&bed);
+    Proxy::start(&bed, &before).sync(&mut before);
+    let listing = sorted(&nft(&bed, "list ruleset"));
+    let mut after = world(&bed);
+    let mut proxy = Proxy::start(&bed, &after);
+    nft(
+        &bed,
+        "delete element ip causeway frontends { 10.96.0.1 . tcp . 80 }; \
+         delete element ip causeway endpoints { 10.96.0.2 . tcp . 80 . 0x0 }; \
+         add element ip causeway endpoints { 10.96.0.2 . tcp . 80 . 0x0 : 10.244.3.2 . 1 }; \
+         delete element ip6 causeway endpoints { fd00:96::2 . tcp . 80 . 0x1 }",
+    );
+    proxy.sync(&mut after);
+    assert_eq!(sorted(&nft(&bed, "list ruleset")), listing);
+}
+
+#[test]
+fn endpoints_that_no_frontend_draws_from_are_not_in_the_way_and_go() {
+    let bed = Bed::new();
+    let mut before = world(&bed);
+    Proxy::start(&bed, &before).sync(&mut before);
+    let element = |n: u8| format!("{{ 10.96.0.{n} . tcp . 80 . 0x0 : 10.244.3.2 . 1 }}");
+    for n in [7, 9] {
+        nft(
+            &bed,
+            &format!("add element ip causeway endpoints {}", element(n)),
+        );
+    }
+    let mut after = world(&bed);
+    let mut proxy = Proxy::start(&bed, &after);
+    assert_eq!(proxy.sync(&mut after).operations(), 0);
+    // One is where a new Service's endpoint belongs.
+    after.serve(&bed, &service(9), &[1]);
+    proxy.sync(&mut after);
+    assert_eq!(bed.client.tcp(at(Family::V4, 9)).unwrap().pod, 1);
+    if noticed(&bed, &mut proxy) {
+        proxy.sync(&mut after);
+    }
+    let listing = nft(&bed, "list map ip causeway endpoints");
+    assert!(
+        listing.contains("10.96.0.9 .") && !listing.contains("10.96.0.7 ."),
         "{listing}"
     );
 }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use lb_model::{Frontend, FrontendAddress, Masquerade, Treatment};
 
+use super::slots::LOCAL_SLOTS;
+
 /// How many endpoints one frontend can have at most; the rest is left out. Half of the slots: the
 /// other half numbers the local ones.
 pub const MAX_ENDPOINTS: usize = 0x8000;
@@ -150,6 +152,13 @@ impl Class {
             Self::LocalOnly { cluster, local, .. } => (*cluster as usize, *local as usize),
             Self::Reject { .. } | Self::Drop => (0, 0),
         }
+    }
+
+    /// The slots that a frontend of this class fills.
+    pub fn slot_numbers(&self) -> impl Iterator<Item = u16> + use<> {
+        let (cluster, local) = self.slots();
+        let cluster = (0..=u16::MAX).take(cluster);
+        cluster.chain((LOCAL_SLOTS..=u16::MAX).take(local))
     }
 }
 

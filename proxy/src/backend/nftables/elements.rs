@@ -80,12 +80,10 @@ pub(super) fn encode(element: &Element) -> nft::Element {
             slot,
             target,
         } => {
-            let mut key = aim(address);
-            key.field(&u32::from(*slot).to_ne_bytes());
             let mut data = Key::default();
             data.ip(target.ip);
             data.field(&target.port.to_be_bytes());
-            nft::Element::to(key.value(), Data::Value(data.value()))
+            nft::Element::to(endpoint_key(address, *slot), Data::Value(data.value()))
         }
         Element::SourceRange { address, source } => {
             let (mut first, mut last) = (aim(address), aim(address));
@@ -167,6 +165,13 @@ fn aim(address: &FrontendAddress) -> Key {
     key.field(&[address.protocol().number()]);
     key.field(&address.port().to_be_bytes());
     key
+}
+
+/// By which an endpoint is found.
+pub(super) fn endpoint_key(address: &FrontendAddress, slot: u16) -> Value {
+    let mut key = aim(address);
+    key.field(&u32::from(slot).to_ne_bytes());
+    key.value()
 }
 
 fn goto(chain: &Chain) -> Data {

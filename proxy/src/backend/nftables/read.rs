@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use lb_model::Family;
-use lb_plan::nftables::{Applied, Chain, Found, Operation, Set, Settings, TABLE, skeleton};
-use nodekit::nft::{Error, NftSocket};
+use lb_model::{Family, FrontendAddress};
+use lb_plan::nftables::{
+    Applied, Chain, Element, Found, Operation, Set, Settings, TABLE, skeleton,
+};
+use nodekit::nft::{self, Error, NftSocket};
 
+use super::ahead::Ahead;
 use super::{elements, encode};
 
 /// A table in the kernel, seen from our settings.
@@ -31,44 +34,191 @@ const OWN: [Chain; 8] = [
     Chain::Learn,
 ];
 
+/// Which endpoints of a table are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoints {
+    /// All that there are.
+    All,
+    /// Those that its frontends draw from. By key: what the kernel lists of a map in one go is
+    /// little, and each time it counts its way there from the map's beginning, so that a list of a
+    /// quarter of a million takes seconds.
+    Drawn,
+}
+
+/// How often a table is read by key that somebody commits into.
+const ATTEMPTS: usize = 3;
+
+/// Keys that are looked for in one go.
+const KEYS: usize = 4096;
+
 /// Reads the table of `settings`' family back, all of it.
 ///
 /// # Errors
 /// As [`NftSocket::elements`], except that a table that changes or goes meanwhile is
 /// [`Present::Foreign`].
 pub(super) fn read(socket: &mut NftSocket, settings: &Settings) -> Result<Present, Error> {
-    let family = settings.family;
-    match signature(socket, family)? {
-        None => return Ok(Present::Absent),
-        Some(found) if found.as_deref() != Some(&settings.signature()) => {
-            return Ok(Present::Foreign);
-        }
-        Some(_) => {}
+    if let Some(present) = not_ours(socket, settings)? {
+        return Ok(present);
     }
+    let applied = contents(socket, settings.family, Endpoints::All)?;
+    Ok(Present::of(applied))
+}
+
+/// As [`read`], but quick; endpoints that no frontend of the table draws from are not seen. `ahead`:
+/// what was read already.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_first(
+    socket: &mut NftSocket,
+    settings: &Settings,
+    ahead: Ahead,
+) -> Result<Present, Error> {
+    if let Some(present) = not_ours(socket, settings)? {
+        return Ok(present);
+    }
+    if let Some(read) = ahead.wait()
+        && read.generation == socket.generation()?
+    {
+        return Ok(Present::of(read.applied));
+    }
+    match drawn(socket, settings.family)? {
+        Some(read) => Ok(Present::of(read.applied)),
+        None => read(socket, settings),
+    }
+}
+
+/// What [`drawn`] found.
+pub(super) struct Read {
+    /// The rule set's generation all the while.
+    generation: u32,
+    /// `None`: not one that this version makes.
+    applied: Option<Applied>,
+}
+
+/// Reads the table of `family` without the endpoints that no frontend draws from. `None`: there were
+/// commits all the time, so that what was read may never have been there together.
+///
+/// # Errors
+/// As [`NftSocket::elements`].
+pub(super) fn drawn(socket: &mut NftSocket, family: Family) -> Result<Option<Read>, Error> {
+    for _ in 0..ATTEMPTS {
+        let generation = socket.generation()?;
+        let applied = contents(socket, family, Endpoints::Drawn)?;
+        if socket.generation()? == generation {
+            return Ok(Some(Read {
+                generation,
+                applied,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+impl Present {
+    /// A table with the right signature that holds this.
+    fn of(applied: Option<Applied>) -> Self {
+        applied.map_or(Self::Foreign, |applied| Self::Ours(Box::new(applied)))
+    }
+}
+
+/// What is to be said of the table without looking into it; `None`: its signature is the wanted one.
+fn not_ours(socket: &mut NftSocket, settings: &Settings) -> Result<Option<Present>, Error> {
+    Ok(match signature(socket, settings.family)? {
+        None => Some(Present::Absent),
+        Some(found) if found.as_deref() != Some(&settings.signature()) => Some(Present::Foreign),
+        Some(_) => None,
+    })
+}
+
+/// What the table of `family` holds; `None`: not what this version makes.
+fn contents(
+    socket: &mut NftSocket,
+    family: Family,
+    endpoints: Endpoints,
+) -> Result<Option<Applied>, Error> {
     let Some(chains) = chains(socket, family)? else {
-        return Ok(Present::Foreign);
+        return Ok(None);
     };
     let mut found = Found {
         chains,
         elements: Vec::new(),
     };
-    for set in Set::ALL.into_iter().filter(|set| *set != Set::Affinity) {
+    let by_key = |set: Set| {
+        endpoints == Endpoints::Drawn && matches!(set, Set::Endpoints | Set::NodePortEndpoints)
+    };
+    for set in Set::ALL
+        .into_iter()
+        .filter(|set| *set != Set::Affinity && !by_key(*set))
+    {
         let raw = match socket.elements(encode::nft_family(family), TABLE, set.name()) {
             Ok(raw) => raw,
-            Err(error) if error.errno() == Some(nodekit::Errno::ENOENT) => {
-                return Ok(Present::Foreign);
-            }
+            Err(error) if error.errno() == Some(nodekit::Errno::ENOENT) => return Ok(None),
             Err(error) => return Err(error),
         };
-        found.elements.reserve(raw.len());
-        for element in &raw {
-            let Some(element) = elements::decode(family, set, element) else {
-                return Ok(Present::Foreign);
-            };
-            found.elements.push(element);
+        if !decode_all(family, set, &raw, &mut found.elements) {
+            return Ok(None);
         }
     }
-    Ok(Applied::adopt(found).map_or(Present::Foreign, |applied| Present::Ours(Box::new(applied))))
+    if endpoints == Endpoints::Drawn && !find_drawn(socket, family, &mut found.elements)? {
+        return Ok(None);
+    }
+    Ok(Applied::adopt(found).ok())
+}
+
+/// Appends `raw` to `elements`; `false`: not all of them are what this version makes.
+fn decode_all<'a>(
+    family: Family,
+    set: Set,
+    raw: impl IntoIterator<Item = &'a nft::Element>,
+    elements: &mut Vec<Element>,
+) -> bool {
+    raw.into_iter().all(|raw| {
+        let decoded = elements::decode(family, set, raw);
+        let known = decoded.is_some();
+        elements.extend(decoded);
+        known
+    })
+}
+
+/// Appends the endpoints that the frontends among `elements` draw from; `false`: not all of them are
+/// what this version makes. One that is missing is left out.
+fn find_drawn(
+    socket: &mut NftSocket,
+    family: Family,
+    elements: &mut Vec<Element>,
+) -> Result<bool, Error> {
+    let drawn = elements.iter().filter_map(|element| match element {
+        Element::Frontend { address, class } => Some((*address, class.slot_numbers())),
+        _ => None,
+    });
+    let drawn = drawn.flat_map(|(address, slots)| slots.map(move |slot| (address, slot)));
+    let (vips, node_ports): (Vec<_>, Vec<_>) =
+        drawn.partition(|(address, _)| matches!(address, FrontendAddress::Vip { .. }));
+    elements.reserve(vips.len() + node_ports.len());
+    for (set, drawn) in [(Set::Endpoints, vips), (Set::NodePortEndpoints, node_ports)] {
+        for some in drawn.chunks(KEYS) {
+            let keys: Vec<_> = some
+                .iter()
+                .map(|(address, slot)| elements::endpoint_key(address, *slot))
+                .collect();
+            let paths: Vec<_> = keys.iter().map(|key| path(family, set, key)).collect();
+            let raw = socket.find_elements(&paths)?;
+            if !decode_all(family, set, raw.iter().flatten(), elements) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+const fn path(family: Family, set: Set, key: &nft::Value) -> nft::ElementPath<'_> {
+    nft::ElementPath {
+        family: encode::nft_family(family),
+        table: TABLE,
+        set: set.name(),
+        key,
+    }
 }
 
 /// What the table says about itself; the outer `None`: there is no table.

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use lb_model::{Family, FrontendAddress, Model, ServiceName};
+use lb_model::{Family, Frontend, FrontendAddress, Model, ServiceName};
 use lb_plan::nftables::{Applied, Operation, Pass, Settings, skeleton};
 use nodekit::nft::{Error, NftSocket, TRANSACTION_LIMIT};
 
 use super::affinity::Due;
+use super::ahead::Ahead;
 use super::read::{self, Present, Structure};
 use super::run::{CHUNK, Run};
 use crate::backend::{BackendError, FamilyReport};
@@ -21,6 +22,8 @@ pub(super) struct FamilyTable {
     pub(super) settings: Settings,
     /// What the kernel holds, and the signature under which; `None`: not known.
     state: Option<(String, Applied)>,
+    /// What is read back for the first pass.
+    ahead: Option<Ahead>,
     /// What was read back since the state turned out to be wrong.
     found: Option<Present>,
     /// The chains and rules as they were when last looked at.
@@ -38,6 +41,23 @@ pub(super) struct Outcome {
     pub(super) commits: u32,
 }
 
+/// The part of a model that the table has.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) model: &'a Model,
+    pub(super) ours: &'a dyn Fn(&ServiceName) -> bool,
+}
+
+impl Part<'_> {
+    fn frontends(&self, service: &ServiceName, family: Family) -> Vec<Frontend> {
+        if (self.ours)(service) {
+            self.model.frontends(service, family)
+        } else {
+            Vec::new()
+        }
+    }
+}
+
 /// From where a pass starts.
 struct Start {
     applied: Applied,
@@ -48,10 +68,11 @@ struct Start {
 }
 
 impl FamilyTable {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings, ahead: Ahead) -> Self {
         Self {
             settings,
             state: None,
+            ahead: Some(ahead),
             found: None,
             structure: None,
             due: Due::default(),
@@ -101,14 +122,14 @@ impl FamilyTable {
     pub(super) fn sync(
         &mut self,
         socket: &mut NftSocket,
-        model: &Model,
+        part: Part<'_>,
         services: &BTreeSet<ServiceName>,
     ) -> Outcome {
         let started = Instant::now();
-        let mut outcome = self.pass(socket, model, services);
+        let mut outcome = self.pass(socket, part, services);
         if self.state.is_none() && !outcome.broken && !outcome.report.full {
             let first = outcome;
-            outcome = self.pass(socket, model, services);
+            outcome = self.pass(socket, part, services);
             outcome.commits += first.commits;
             outcome.report.operations += first.report.operations;
             outcome.report.transactions += first.report.transactions;
@@ -120,7 +141,7 @@ impl FamilyTable {
     fn pass(
         &mut self,
         socket: &mut NftSocket,
-        model: &Model,
+        part: Part<'_>,
         services: &BTreeSet<ServiceName>,
     ) -> Outcome {
         let start = match self.start(socket) {
@@ -131,7 +152,7 @@ impl FamilyTable {
         let signature = self.settings.signature();
         let mut applied = start.applied;
         let named: BTreeSet<ServiceName> = if everything {
-            model.services().chain(services).cloned().collect()
+            part.model.services().chain(services).cloned().collect()
         } else {
             services.clone()
         };
@@ -143,7 +164,7 @@ impl FamilyTable {
         let pass = Pass::new(&mut applied, &self.settings);
         let mut run = Run::new(socket, &self.settings, pass, start.opening, start.limit);
         let addresses_set = run.begin(&addresses);
-        plan(&mut run, model, &named, self.settings.family, fresh);
+        plan(&mut run, part, &named, self.settings.family, fresh);
         run.finish(everything);
         let affinity = std::mem::take(&mut run.touched.affinity);
         for (address, all) in affinity {
@@ -180,9 +201,11 @@ impl FamilyTable {
                 });
             }
             Some(_) => Present::Foreign,
-            None => match self.found.take() {
-                Some(found) => found,
-                None => read::read(socket, &self.settings)?,
+            None => match (self.found.take(), self.ahead.take()) {
+                (Some(found), _) => found,
+                (None, Some(ahead)) => read::read_first(socket, &self.settings, ahead)?,
+                // What the first reading did not see is what may be in the way now.
+                (None, None) => read::read(socket, &self.settings)?,
             },
         };
         self.due = Due {
@@ -233,10 +256,10 @@ impl FamilyTable {
     }
 }
 
-/// Plans what `model` says about `services`, which is everything where the table is `fresh`.
+/// Plans what `part` says about `services`, which is everything where the table is `fresh`.
 fn plan(
     run: &mut Run<'_>,
-    model: &Model,
+    part: Part<'_>,
     services: &BTreeSet<ServiceName>,
     family: Family,
     fresh: bool,
@@ -244,13 +267,13 @@ fn plan(
     if fresh {
         // Nobody has anything to hand over: one Service after the other.
         for service in services {
-            run.plan(service, &model.frontends(service, family));
+            run.plan(service, &part.frontends(service, family));
         }
         return;
     }
     let wanted: Vec<_> = services
         .iter()
-        .map(|service| (service, model.frontends(service, family)))
+        .map(|service| (service, part.frontends(service, family)))
         .collect();
     for (service, frontends) in &wanted {
         run.claim(service, frontends);
