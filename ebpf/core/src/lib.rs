@@ -7,15 +7,19 @@
 
 #![no_std]
 
+mod bind;
 pub mod checksum;
 mod choice;
+mod connect;
 pub mod packet;
 pub mod refusal;
 pub mod rewrite;
 mod socket;
 mod track;
 
-pub use socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, connect, send};
+pub use bind::may_bind;
+pub use connect::{Sockets, believed, close, connect};
+pub use socket::{Aim, Answer, Kernel, Socket, Tables, send};
 pub use track::{Added, Hop, PacketTables, Routes, Verdict, Way, decide, decide_report};
 
 #[cfg(test)]

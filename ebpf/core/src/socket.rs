@@ -64,26 +64,6 @@ pub enum Answer {
     Refuse,
 }
 
-/// `connect` of TCP. Not of UDP: a socket that was sent to a backend for good would go on sending
-/// there when it is gone. Its packets are translated one by one, and moved on.
-#[inline(always)]
-pub fn connect(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
-    let Some(frontend) = meant(tables, kernel, socket, aim) else {
-        return Answer::NotOurs;
-    };
-    if frontend.count == 0 {
-        tables.count(Counter::Refused);
-        return Answer::Refuse;
-    }
-    let Some(backend) = choose(tables, kernel, socket, &frontend) else {
-        tables.count(Counter::Torn);
-        return Answer::NotOurs;
-    };
-    tables.count(Counter::Connected);
-    remember(tables, socket, aim, backend);
-    Answer::To(backend)
-}
-
 /// `sendto` and its like on a UDP socket that is not connected. A socket stays with its backend as
 /// long as the set has it, as a flow does whose packets are tracked.
 #[inline(always)]
@@ -116,9 +96,9 @@ pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Ai
     Answer::To(backend)
 }
 
-/// What a socket believes to talk to when it hears of a backend: for `recvfrom` and `getpeername`.
+/// What a socket that is not connected believes to talk to when it hears of a backend.
 #[inline(always)]
-pub fn answered_by(
+pub(crate) fn answered_by(
     tables: &impl Tables,
     socket: Socket,
     backend: Backend,
@@ -133,7 +113,7 @@ pub fn answered_by(
 
 /// The frontend that this socket may aim at.
 #[inline(always)]
-fn meant(
+pub(crate) fn meant(
     tables: &impl Tables,
     kernel: &impl Kernel,
     socket: Socket,
@@ -182,8 +162,9 @@ impl<T: Tables> Client for Namespace<'_, T> {
     }
 }
 
+/// The backend of this socket's network namespace.
 #[inline(always)]
-fn choose(
+pub(crate) fn choose(
     tables: &impl Tables,
     kernel: &impl Kernel,
     socket: Socket,

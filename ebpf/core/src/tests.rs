@@ -3,14 +3,16 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use causeway_ebpf_abi::{
-    Affinity, AffinityKey, Backend, Counter, FlowKey, Frontend, FrontendKey, MemberKey, Original,
-    ReverseKey, SlotKey, mapped,
+    Affinity, AffinityKey, Backend, Connected, Counter, FlowKey, Frontend, FrontendKey, MemberKey,
+    Original, ReverseKey, SlotKey, SocketRules, mapped,
 };
 use proptest::prelude::*;
 
 use super::*;
 
 extern crate std;
+
+mod sockets;
 
 #[derive(Default)]
 struct Maps {
@@ -20,6 +22,8 @@ struct Maps {
     affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     flows: RefCell<BTreeMap<FlowKey, Backend>>,
     originals: RefCell<BTreeMap<ReverseKey, Original>>,
+    connected: RefCell<BTreeMap<(u8, u64), Connected>>,
+    rules: Option<SocketRules>,
     counted: RefCell<Vec<Counter>>,
 }
 
@@ -54,6 +58,23 @@ impl Tables for Maps {
     }
     fn count(&self, what: Counter) {
         self.counted.borrow_mut().push(what);
+    }
+}
+
+impl Sockets for Maps {
+    fn connected(&self, protocol: u8, cookie: u64) -> Option<Connected> {
+        self.connected.borrow().get(&(protocol, cookie)).copied()
+    }
+    fn set_connected(&self, protocol: u8, cookie: u64, value: &Connected) -> bool {
+        let mut connected = self.connected.borrow_mut();
+        connected.insert((protocol, cookie), *value);
+        true
+    }
+    fn forget(&self, protocol: u8, cookie: u64) {
+        self.connected.borrow_mut().remove(&(protocol, cookie));
+    }
+    fn rules(&self) -> Option<SocketRules> {
+        self.rules
     }
 }
 
@@ -171,15 +192,15 @@ fn the_socket_goes_on_believing_in_the_frontend() {
         panic!("not translated");
     };
     assert_eq!(chosen, backend(2));
-    let original = answered_by(&maps, CLIENT, chosen, 6).unwrap();
+    let original = believed(&maps, CLIENT, chosen, 6).unwrap();
     assert_eq!((original.address, original.port), (AIM.address, AIM.port));
-    assert_eq!(answered_by(&maps, CLIENT, backend(0), 6), None);
-    assert_eq!(answered_by(&maps, CLIENT, chosen, 17), None);
+    assert_eq!(believed(&maps, CLIENT, backend(0), 6), None);
+    assert_eq!(believed(&maps, CLIENT, chosen, 17), None);
     let other = Socket {
         cookie: 8,
         ..CLIENT
     };
-    assert_eq!(answered_by(&maps, other, chosen, 6), None);
+    assert_eq!(believed(&maps, other, chosen, 6), None);
 }
 
 #[test]

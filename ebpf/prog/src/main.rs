@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 
+mod connections;
 mod maps;
 mod packets;
 mod socket;

@@ -16,6 +16,7 @@ const BACKENDS: u32 = 1_048_576;
 const SOCKETS: u32 = 65_536;
 const INTERFACES: u32 = 4_096;
 const PODS: u32 = 1_024;
+const UNSERVED: u32 = 65_536;
 const TRACKS: u32 = 262_144;
 
 #[map(name = "frontends")]
@@ -48,6 +49,9 @@ static INTERFACES_MAP: HashMap<u32, Interface> = HashMap::pinned(INTERFACES, BPF
 
 #[map(name = "pods")]
 static PODS_MAP: LpmTrie<Address, u32> = LpmTrie::pinned(PODS, BPF_F_NO_PREALLOC);
+
+#[map(name = "unserved")]
+static UNSERVED_MAP: LpmTrie<Address, u32> = LpmTrie::pinned(UNSERVED, BPF_F_NO_PREALLOC);
 
 #[map(name = "tracks")]
 static TRACKS_MAP: LruHashMap<Tuple, Track> = LruHashMap::pinned(TRACKS, 0);

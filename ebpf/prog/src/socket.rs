@@ -1,4 +1,5 @@
-//! The hooks on a cgroup's sockets (`BPF_PROG_TYPE_CGROUP_SOCK_ADDR`, linux/bpf.h).
+//! The hooks on a cgroup's sockets (`BPF_PROG_TYPE_CGROUP_SOCK_ADDR` and
+//! `BPF_PROG_TYPE_CGROUP_SOCK`, linux/bpf.h).
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
@@ -6,10 +7,10 @@ use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
     bpf_set_retval,
 };
-use aya_ebpf::macros::cgroup_sock_addr;
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use causeway_ebpf_abi::{Address, Backend, FrontendKey, MAPPED, mapped};
-use causeway_ebpf_core::{Aim, Answer, Kernel, Socket, answered_by, connect, send};
+use causeway_ebpf_core::{Aim, Answer, Kernel, Socket, believed, close, connect, may_bind, send};
 
 use crate::maps::{self, Maps};
 
@@ -19,6 +20,8 @@ const GO_ON: i32 = 1;
 const FAIL: i32 = 0;
 /// ECONNREFUSED (asm-generic/errno.h).
 const REFUSED: i32 = -111;
+/// EADDRINUSE (asm-generic/errno.h).
+const IN_USE: i32 = -98;
 
 const TCP: u32 = 6;
 const UDP: u32 = 17;
@@ -61,6 +64,28 @@ pub fn getpeername4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(context: SockAddrContext) -> i32 {
     Call(context).hear::<V6>()
+}
+
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(context: SockAddrContext) -> i32 {
+    Call(context).bind::<V4>()
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(context: SockAddrContext) -> i32 {
+    Call(context).bind::<V6>()
+}
+
+#[cgroup_sock(sock_release)]
+pub fn sock_release(context: SockContext) -> i32 {
+    // SAFETY: the verifier checks every access to the context.
+    let protocol = unsafe { (*context.sock).protocol };
+    if protocol == TCP || protocol == UDP {
+        // SAFETY: the helper takes the context of this program type.
+        let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+        close(&Maps, protocol as u8, cookie);
+    }
+    GO_ON
 }
 
 struct Call(SockAddrContext);
@@ -192,8 +217,25 @@ impl Call {
     }
 
     #[inline(always)]
+    fn is_other(&self) -> bool {
+        let protocol = self.protocol();
+        protocol != TCP && protocol != UDP
+    }
+
+    #[inline(always)]
+    fn bind<F: Family>(&self) -> i32 {
+        let (socket, aim) = (self.socket(), self.aim::<F>());
+        if self.is_other() || may_bind(&Maps, &ThisMachine, socket, &aim) {
+            return GO_ON;
+        }
+        // SAFETY: takes a number.
+        unsafe { bpf_set_retval(IN_USE) };
+        FAIL
+    }
+
+    #[inline(always)]
     fn connect<F: Family>(&self) -> i32 {
-        if self.protocol() != TCP {
+        if self.is_other() {
             return GO_ON;
         }
         let answer = connect(&Maps, &ThisMachine, self.socket(), &self.aim::<F>());
@@ -235,7 +277,7 @@ impl Call {
             port: self.port(),
             zero: 0,
         };
-        let original = answered_by(&Maps, self.socket(), backend, self.protocol() as u8);
+        let original = believed(&Maps, self.socket(), backend, self.protocol() as u8);
         if let Some(original) = original
             && F::has(&original.address)
         {

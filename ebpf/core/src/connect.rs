@@ -1,0 +1,114 @@
+//! `connect`: the socket is sent to a backend once and for all, and remembered as long as it is
+//! there. When the backend leaves, the daemon finds by that whom to tell.
+
+use causeway_ebpf_abi::{Backend, Connected, Counter, FrontendKey, Original, SocketRules};
+
+use crate::choice::has;
+use crate::socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, choose, meant};
+
+const UDP: u8 = 17;
+
+/// What hooks on sockets have besides.
+pub trait Sockets: Tables {
+    /// Where a socket was sent.
+    fn connected(&self, protocol: u8, cookie: u64) -> Option<Connected>;
+    /// A socket was sent there; whether that could be remembered.
+    fn set_connected(&self, protocol: u8, cookie: u64, value: &Connected) -> bool;
+    /// A socket was sent nowhere, or is gone.
+    fn forget(&self, protocol: u8, cookie: u64);
+    /// What they heed.
+    fn rules(&self) -> Option<SocketRules>;
+}
+
+/// `connect` of TCP or UDP.
+#[inline(always)]
+pub fn connect(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
+    let translated = aim.protocol != UDP
+        || tables
+            .rules()
+            .is_some_and(|rules| rules.flags & SocketRules::UDP_CONNECT != 0);
+    let answer = if translated {
+        aimed(tables, kernel, socket, aim)
+    } else {
+        Answer::NotOurs
+    };
+    if !matches!(answer, Answer::To(_)) {
+        // It may have been sent somewhere before.
+        close(tables, aim.protocol, socket.cookie);
+    }
+    answer
+}
+
+/// How often a set may change under us.
+const TRIES: u32 = 2;
+
+#[inline(always)]
+fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
+    let mut answer = Answer::NotOurs;
+    for _ in 0..TRIES {
+        let Some(frontend) = meant(tables, kernel, socket, aim) else {
+            return Answer::NotOurs;
+        };
+        if frontend.count == 0 {
+            tables.count(Counter::Refused);
+            return Answer::Refuse;
+        }
+        let Some(backend) = choose(tables, kernel, socket, &frontend) else {
+            tables.count(Counter::Torn);
+            return Answer::NotOurs;
+        };
+        remember(tables, socket, aim, backend);
+        answer = Answer::To(backend);
+        // The daemon takes a backend out of its set before it looks who is connected to it. So
+        // either it finds this socket, or we find the set without the backend.
+        if aim.protocol != UDP || has(tables, &frontend, backend) {
+            break;
+        }
+    }
+    tables.count(match aim.protocol {
+        UDP => Counter::ConnectedUdp,
+        _ => Counter::Connected,
+    });
+    answer
+}
+
+#[inline(always)]
+fn remember(tables: &impl Sockets, socket: Socket, aim: &Aim, backend: Backend) {
+    let value = Connected {
+        netns: socket.netns,
+        frontend: FrontendKey { ..*aim },
+        backend,
+    };
+    if !tables.set_connected(aim.protocol, socket.cookie, &value) {
+        tables.count(Counter::Forgotten);
+    }
+}
+
+/// A socket is gone, or goes elsewhere.
+#[inline(always)]
+pub fn close(tables: &impl Sockets, protocol: u8, cookie: u64) {
+    // To look is cheaper than to delete what is not there.
+    if tables.connected(protocol, cookie).is_some() {
+        tables.forget(protocol, cookie);
+    }
+}
+
+/// What a socket believes to talk to when it hears of a backend: for `recvfrom` and `getpeername`.
+#[inline(always)]
+pub fn believed(
+    tables: &impl Sockets,
+    socket: Socket,
+    backend: Backend,
+    protocol: u8,
+) -> Option<Original> {
+    let connected = tables.connected(protocol, socket.cookie);
+    match connected.filter(|connected| connected.backend == backend) {
+        Some(connected) => Some(Original {
+            address: connected.frontend.address,
+            port: connected.frontend.port,
+            zero: 0,
+        }),
+        None if protocol == UDP => answered_by(tables, socket, backend, protocol),
+        None => None,
+    }
+}
