@@ -68,11 +68,22 @@ def one():
         "resolved": found[0][4][0],
         "local": address(redis.socket.getsockname()),
         "peer": address(redis.socket.getpeername()),
+        "kernel_says": address(kernels_peer(redis.socket)),
         "visits": redis.ask("INCR", "visits"),
         "redis_says": redis.who_are_you(),
     }
     redis.close()
     return seen
+
+
+def kernels_peer(connected):
+    """Where the kernel's own list of sockets has this one connected to (proc_net_tcp)."""
+    ip, port = connected.getsockname()
+    wanted = f"{int.from_bytes(socket.inet_aton(ip), sys.byteorder):08X}:{port:04X}"
+    with open("/proc/net/tcp") as table:
+        fields = next(words for words in map(str.split, table) if words[1] == wanted)
+    ip, port = fields[2].split(":")
+    return socket.inet_ntoa(int(ip, 16).to_bytes(4, sys.byteorder)), int(port, 16)
 
 
 def nameserver():

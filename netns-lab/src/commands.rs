@@ -3,6 +3,7 @@
 mod demo;
 mod exec;
 mod interrupt;
+mod reach;
 mod status;
 mod table;
 
@@ -47,6 +48,9 @@ enum Command {
         #[arg(long)]
         tied: bool,
     },
+    /// Connect to an address until it can be reached; the daemon runs it on each node.
+    #[command(hide = true)]
+    Reach(reach::Reach),
 }
 
 /// Which lab.
@@ -99,7 +103,8 @@ struct Make {
     /// How many worker nodes.
     #[arg(long, default_value_t = 2)]
     workers: u8,
-    /// The service proxies' data plane.
+    /// The service proxies' data plane: nftables, iptables or ebpf, for which each node gets a
+    /// cgroup and a folder on a bpffs.
     #[arg(long, default_value = "nftables")]
     mode: String,
     /// The causeway-cni binary, or a folder with the reference plugins [default: causeway-cni
@@ -193,6 +198,7 @@ impl Arguments {
                 let folder = Folder::new(&options.run_dir, &options.name)?;
                 daemon::serve(&folder, &options.settings, tied)?;
             }
+            Command::Reach(reach) => return Ok(reach.run()),
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -7,11 +7,13 @@ mod api;
 
 use std::io::{Read as _, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::mount::MsFlags;
 use nodekit::netns::NetNs;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Handle, Runtime};
@@ -28,7 +30,7 @@ use crate::proxies::Keeper;
 use crate::spawner::Spawner;
 use crate::state::{Proxy, State, StateFile};
 use crate::topology::Topology;
-use crate::{network, scheduler, teardown};
+use crate::{cgroups, network, scheduler, teardown};
 use api::Api;
 
 /// The cluster DNS's port.
@@ -112,6 +114,7 @@ impl Cluster {
     fn make(folder: &Folder, settings: &Settings, runtime: &Runtime) -> anyhow::Result<Self> {
         let topology = Topology::new(settings.workers)?;
         let state = Arc::new(first_state(folder, &topology, settings)?);
+        let cgroup = places_for_ebpf(folder, &topology, &state)?;
         network::build(&folder.netns(), &topology)?;
         node_files::write(folder, &topology, settings)?;
         let api = Api::start(folder, &topology, settings)?;
@@ -127,15 +130,17 @@ impl Cluster {
         let context = Arc::new(Context {
             folder: folder.clone(),
             topology: topology.clone(),
+            cgroup,
             store,
             state: state.clone(),
             spawner: spawner.clone(),
         });
-        runtime.spawn(kubelet::run(context));
+        runtime.spawn(kubelet::run(context.clone()));
         start_proxies(
             folder,
             &topology,
             settings,
+            context.cgroup.as_deref(),
             &spawner,
             &state,
             runtime.handle(),
@@ -175,8 +180,11 @@ fn first_state(
         process: None,
         restarts: 0,
     });
+    let cgroup = settings.ebpf().then(|| cgroups::place(&folder.name()));
     let state = State {
         topology: topology.clone(),
+        mode: settings.mode.clone(),
+        cgroup: cgroup.transpose()?,
         daemon,
         api: None,
         ready: false,
@@ -184,6 +192,24 @@ fn first_state(
         sandboxes: Vec::new(),
     };
     StateFile::create(folder.state(), state)
+}
+
+/// Makes the nodes' cgroups and the bpffs, where the state says so; gives the lab's cgroup.
+fn places_for_ebpf(
+    folder: &Folder,
+    topology: &Topology,
+    state: &StateFile,
+) -> anyhow::Result<Option<PathBuf>> {
+    let Some(cgroup) = state.read(|state| state.cgroup.clone()) else {
+        return Ok(None);
+    };
+    cgroups::make(&cgroup, topology)?;
+    let bpffs = folder.bpffs();
+    std::fs::create_dir(&bpffs)?;
+    let (kind, data) = (Some("bpf"), Some("mode=0700"));
+    nix::mount::mount(kind, &bpffs, kind, MsFlags::empty(), data)
+        .with_context(|| format!("mode ebpf: mounting a bpffs at {}", bpffs.display()))?;
+    Ok(Some(cgroup))
 }
 
 fn serve_dns(folder: &Folder, topology: &Topology, store: Store) -> anyhow::Result<ClusterDns> {
@@ -215,6 +241,7 @@ fn start_proxies(
     folder: &Folder,
     topology: &Topology,
     settings: &Settings,
+    cgroup: Option<&Path>,
     spawner: &Spawner,
     state: &Arc<StateFile>,
     runtime: &Handle,
@@ -228,6 +255,7 @@ fn start_proxies(
         .map(|node| Keeper {
             folder: folder.clone(),
             node: node.name.clone(),
+            cgroup: cgroup.map(|lab| lab.join(&node.name)),
             program: program.clone(),
             spawner: spawner.clone(),
             state: state.clone(),

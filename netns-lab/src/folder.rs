@@ -73,6 +73,18 @@ impl Folder {
         self.root.join("control-plane")
     }
 
+    /// The bpffs of a lab in mode ebpf.
+    #[must_use]
+    pub fn bpffs(&self) -> PathBuf {
+        self.root.join("bpf")
+    }
+
+    /// Where a node's proxy pins its maps and programs (`/sys/fs/bpf/causeway` on a real node).
+    #[must_use]
+    pub fn pins(&self, node: &str) -> PathBuf {
+        self.bpffs().join(node)
+    }
+
     /// What a real node would have on its disk.
     #[must_use]
     pub fn node(&self, name: &str) -> NodeFolder {

@@ -10,6 +10,7 @@ mod sandbox;
 mod status;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -29,6 +30,8 @@ pub(crate) use sandbox::detach;
 pub(crate) struct Context {
     pub(crate) folder: Folder,
     pub(crate) topology: Topology,
+    /// The lab's own cgroup, in mode ebpf.
+    pub(crate) cgroup: Option<PathBuf>,
     pub(crate) store: Store,
     pub(crate) state: Arc<StateFile>,
     pub(crate) spawner: Spawner,

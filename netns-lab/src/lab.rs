@@ -191,6 +191,7 @@ impl Lab {
         let netns = NetNs::open(self.folder.netns().join(&sandbox.netns))?;
         let entry = Entry {
             mount: MountNs::OfProcess(process.pid),
+            cgroup: state.cgroup_of(&sandbox.node),
             die_with_parent: false,
         };
         entry.prepare(&mut command, &netns)?;
@@ -203,7 +204,11 @@ impl Lab {
     /// When there is no such node.
     pub fn command_on_node(&self, node: &str, program: &str) -> anyhow::Result<Command> {
         let mut command = Command::new(program);
-        Entry::default().prepare(&mut command, &self.netns(node)?)?;
+        let entry = Entry {
+            cgroup: self.state()?.cgroup_of(node),
+            ..Entry::default()
+        };
+        entry.prepare(&mut command, &self.netns(node)?)?;
         Ok(command)
     }
 

@@ -12,6 +12,7 @@
 
 pub mod apiserver;
 mod background;
+mod cgroups;
 pub mod client;
 mod cluster_objects;
 mod cni;

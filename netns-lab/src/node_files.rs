@@ -38,7 +38,15 @@ pub struct Settings {
     pub control_plane: Option<PathBuf>,
 }
 
+/// The mode whose programs live in cgroups and on a bpffs.
+const EBPF: &str = "ebpf";
+
 impl Settings {
+    /// Whether nodes need a cgroup and a folder on a bpffs.
+    pub(crate) fn ebpf(&self) -> bool {
+        self.mode == EBPF
+    }
+
     /// Checks that the binaries are there.
     ///
     /// # Errors

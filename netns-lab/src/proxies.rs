@@ -1,7 +1,7 @@
 //! The service proxies: one process per node, started again when it ends, as a DaemonSet does.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -25,8 +25,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const HEALTHY: Duration = Duration::from_secs(5);
 /// How long a proxy may take to program its first Service.
 const FIRST_SYNC: Duration = Duration::from_secs(20);
-/// How long one attempt to connect by a ClusterIP may take: unanswered while there is no rule.
-const ATTEMPT: Duration = Duration::from_millis(50);
+/// How often waiting looks again.
+const GLANCE: Duration = Duration::from_millis(2);
 /// How often a proxy may end before the lab is given up.
 const MOST_ENDS: u32 = 3;
 /// How much of a proxy's log an error shows, in lines.
@@ -37,6 +37,8 @@ const LOG_TAIL: usize = 5;
 pub(crate) struct Keeper {
     pub(crate) folder: Folder,
     pub(crate) node: String,
+    /// The node's cgroup, in mode ebpf.
+    pub(crate) cgroup: Option<PathBuf>,
     pub(crate) program: PathBuf,
     pub(crate) spawner: Spawner,
     pub(crate) state: Arc<StateFile>,
@@ -100,8 +102,19 @@ impl Keeper {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        if let Some(cgroup) = &self.cgroup {
+            command.arg("--ebpf-cgroup-root").arg(cgroup);
+            let pins = self.folder.pins(&self.node);
+            command.arg("--ebpf-pin-dir").arg(pins);
+        }
+        self.spawn(command)
+    }
+
+    /// Starts a process of the node.
+    fn spawn(&self, mut command: Command) -> anyhow::Result<(Child, ProcessId)> {
         let netns = NetNs::open(self.folder.netns().join(&self.node))?;
         let entry = Entry {
+            cgroup: self.cgroup.clone(),
             die_with_parent: true,
             ..Entry::default()
         };
@@ -115,28 +128,31 @@ impl Keeper {
     /// # Errors
     /// When it takes too long or the proxy keeps ending; with the end of its log.
     pub(crate) fn wait_first_sync(&self) -> anyhow::Result<()> {
-        let netns = NetNs::open(self.folder.netns().join(&self.node))?;
         let address = SocketAddr::new(API_SERVICE.parse()?, 443);
-        let deadline = Instant::now() + FIRST_SYNC;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("reach").arg(address.to_string());
+        let seconds = FIRST_SYNC.as_secs().to_string();
+        command.arg("--within").arg(seconds);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let (mut child, _) = self.spawn(command)?;
         let ends = || {
             self.state.update(|state| {
                 let proxy = state.proxies.iter().find(|proxy| proxy.node == self.node);
                 proxy.map_or(0, |proxy| proxy.restarts)
             })
         };
-        while netns
-            .run(|| TcpStream::connect_timeout(&address, ATTEMPT))?
-            .is_err()
-        {
-            let ended = ends()?;
-            if ended < MOST_ENDS && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(2));
-                continue;
-            }
-            let what = match ended >= MOST_ENDS {
-                true => format!("ended {ended} times"),
-                false => format!("has not programmed {address} within {FIRST_SYNC:?}"),
+        loop {
+            let what = match (child.try_wait()?, ends()?) {
+                (Some(status), _) if status.success() => return Ok(()),
+                (_, ended @ MOST_ENDS..) => format!("ended {ended} times"),
+                (Some(_), _) => format!("has not programmed {address} within {FIRST_SYNC:?}"),
+                (None, _) => {
+                    std::thread::sleep(GLANCE);
+                    continue;
+                }
             };
+            // Ended already, or not waited for any more.
+            drop(child.start_kill());
             let log = self.folder.node(&self.node).proxy_log();
             bail!(
                 "the proxy of {} {what}; its log ends with:\n{}",
@@ -144,7 +160,6 @@ impl Keeper {
                 tail(&log)
             );
         }
-        Ok(())
     }
 }
 

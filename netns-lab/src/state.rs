@@ -18,6 +18,10 @@ use crate::topology::Topology;
 pub struct State {
     /// The plan it was made by.
     pub topology: Topology,
+    /// The proxies' mode (`KubeProxyConfiguration`), as `nftables`.
+    pub mode: String,
+    /// The lab's own cgroup, with one for each node in it; in mode ebpf only.
+    pub cgroup: Option<PathBuf>,
     /// The process that serves the API and looks after pods and proxies.
     pub daemon: ProcessId,
     /// Where `kubectl` on this machine reaches the API.
@@ -74,6 +78,13 @@ impl State {
         serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
     }
 
+    /// A node's cgroup, in mode ebpf.
+    #[must_use]
+    pub fn cgroup_of(&self, node: &str) -> Option<PathBuf> {
+        self.topology.node(node)?;
+        Some(self.cgroup.as_ref()?.join(node))
+    }
+
     /// The sandbox of a pod: `NAME`, or `NAMESPACE/NAME`.
     ///
     /// # Errors
@@ -114,6 +125,11 @@ impl StateFile {
             path,
             state: Mutex::new(state),
         })
+    }
+
+    /// Looks at the state.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes the state and writes it; the file is the old one or the new one, never half.

@@ -1,7 +1,7 @@
 //! Taking a lab down, from whatever is left of it.
 //!
 //! It never kills a process by its number alone: either the recorded start time agrees, or the
-//! process is inside one of the lab's own network namespaces.
+//! process is inside one of the lab's own network namespaces or cgroups.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,6 +13,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 use nodekit::netns::{Identity, NetNs, NetNsDir};
 
+use crate::cgroups;
 use crate::folder::Folder;
 use crate::kubelet::detach;
 use crate::process::{self, ProcessId};
@@ -28,6 +29,7 @@ const DEATH: Duration = Duration::from_secs(5);
 pub struct Traces {
     folder: PathBuf,
     namespaces: Vec<Identity>,
+    cgroup: Option<PathBuf>,
     processes: Vec<ProcessId>,
 }
 
@@ -36,16 +38,19 @@ impl Traces {
     #[must_use]
     pub fn of(folder: &Folder) -> Self {
         let mut processes = Vec::new();
+        let mut cgroup = None;
         if let Ok(state) = State::read(&folder.state()) {
             processes.push(state.daemon);
             processes.extend(state.proxies.iter().filter_map(|proxy| proxy.process));
             processes.extend(state.sandboxes.iter().filter_map(|sandbox| sandbox.process));
+            cgroup = state.cgroup;
         }
         let own = ProcessId::of(std::process::id());
         processes.retain(|process| Some(*process) != own);
         Self {
             folder: folder.root().to_owned(),
             namespaces: namespaces(&folder.netns()),
+            cgroup,
             processes,
         }
     }
@@ -59,7 +64,10 @@ impl Traces {
         let still = self.processes.iter().filter(|process| process.runs());
         left.extend(still.map(|process| format!("process {}", process.pid)));
         for process in self.inside() {
-            let text = format!("process {} in one of the lab's namespaces", process.pid);
+            let text = format!(
+                "process {} in one of the lab's namespaces or cgroups",
+                process.pid
+            );
             left.push(text);
         }
         let mounts = mounts_below(&self.folder)?;
@@ -68,6 +76,8 @@ impl Traces {
                 .iter()
                 .map(|path| format!("mount {}", path.display())),
         );
+        let cgroup = self.cgroup.iter().filter(|cgroup| cgroup.exists());
+        left.extend(cgroup.map(|path| format!("cgroup {}", path.display())));
         if self.folder.exists() {
             left.push(format!("folder {}", self.folder.display()));
         }
@@ -76,6 +86,7 @@ impl Traces {
 
     fn inside(&self) -> Vec<ProcessId> {
         let mut inside = process::inside(&self.namespaces);
+        inside.extend(self.cgroup.iter().flat_map(|lab| cgroups::members(lab)));
         inside.retain(|process| process.pid != std::process::id());
         inside
     }
@@ -132,6 +143,9 @@ pub fn take_down(folder: &Folder) -> anyhow::Result<()> {
         attempt(removed.map_err(Into::into));
     }
     attempt(unmount_below(root));
+    if let Some(cgroup) = &traces.cgroup {
+        attempt(cgroups::remove(cgroup));
+    }
     attempt(remove_folder(root));
     let left = traces.remains()?;
     if left.is_empty() {

@@ -133,6 +133,7 @@ fn a_deleted_namespace_disappears_in_mount_namespaces_made_meanwhile() {
     Entry {
         mount,
         die_with_parent: false,
+        ..Entry::default()
     }
     .prepare(sleep.arg("60"), &netns)
     .unwrap();
@@ -165,6 +166,7 @@ fn a_command_starts_inside_with_its_own_files_and_sysfs() {
     Entry {
         mount,
         die_with_parent: true,
+        ..Entry::default()
     }
     .prepare(&mut command, &netns)
     .unwrap();
@@ -196,6 +198,7 @@ fn a_command_joins_a_running_process() {
     Entry {
         mount,
         die_with_parent: false,
+        ..Entry::default()
     }
     .prepare(sleep.arg("60"), &netns)
     .unwrap();
@@ -205,6 +208,7 @@ fn a_command_joins_a_running_process() {
     Entry {
         mount: MountNs::OfProcess(child.id()),
         die_with_parent: false,
+        ..Entry::default()
     }
     .prepare(cat.arg("/etc/hosts"), &of_child)
     .unwrap();
@@ -226,12 +230,28 @@ fn a_missing_bind_is_refused_before_anything_starts() {
     let entry = Entry {
         mount,
         die_with_parent: false,
+        ..Entry::default()
     };
     let error = entry
         .prepare(&mut Command::new("true"), &netns)
         .unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ENOENT));
     assert!(error.to_string().contains("/nowhere/hosts"), "{error}");
+}
+
+#[test]
+fn a_missing_cgroup_is_refused_before_anything_starts() {
+    let netns = NetNs::anonymous().unwrap();
+    let entry = Entry {
+        cgroup: Some(PathBuf::from("/nowhere/node")),
+        ..Entry::default()
+    };
+    let error = entry
+        .prepare(&mut Command::new("true"), &netns)
+        .unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::ENOENT));
+    let text = error.to_string();
+    assert!(text.contains("/nowhere/node/cgroup.procs"), "{text}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use netns_lab::{Folder, Lab, Options, Plugins};
 
 use super::{Make, interrupt, retyped};
 use cast::Cast;
+use kernel::Plane;
 use screen::Screen;
 
 /// The requests whose shares are counted.
@@ -73,7 +74,7 @@ impl Demo {
 }
 
 fn play(lab: &Lab, options: &Options, screen: &mut Screen) -> anyhow::Result<()> {
-    let mut cast = Cast::enter(lab).context("starting the pods")?;
+    let mut cast = Cast::enter(lab, &options.settings).context("starting the pods")?;
     let plugin = match options.settings.plugins {
         Plugins::Causeway(_) => "causeway-cni",
         Plugins::Reference(_) => "bridge, of the reference plugins",
@@ -132,7 +133,7 @@ fn end(lab: Lab, folder: &Folder, screen: &mut Screen) -> anyhow::Result<()> {
             state.sandboxes.len()
         ),
     );
-    let nothing = "no process, no namespace, no mount and no file of the lab is left";
+    let nothing = "no process, no namespace, no cgroup, no mount and no file of the lab is left";
     screen.claim(remains.is_empty() && down.is_ok(), nothing);
     for thing in remains {
         screen.more(&format!("left: {thing}"));
@@ -144,27 +145,40 @@ fn what_next(screen: &Screen, lab: &Lab, options: &Options) {
     let kubectl = format!("kubectl --kubeconfig {}", lab.kubeconfig().display());
     let exec = retyped(options, "exec");
     screen.heading("6. The lab stays up. Try this:");
-    for (what, command) in [
+    let written = "see what the proxy wrote into a node's kernel";
+    let looks = match Plane::of(&options.settings) {
+        Plane::Tables => vec![
+            (
+                written,
+                format!("{exec} worker-1 nft list table ip causeway"),
+            ),
+            (
+                "see which connections that node's kernel rewrites",
+                format!("{exec} worker-2 conntrack -L -d 10.96.0.0/16"),
+            ),
+        ],
+        Plane::Maps(proxy) => {
+            let pins = lab.folder().pins("worker-1");
+            let dump = format!("ebpf dump --ebpf-pin-dir {}", pins.display());
+            vec![(written, format!("{} {dump}", proxy.display()))]
+        }
+    };
+    let first = [
         ("look around", retyped(options, "status")),
         (
             "use Redis as the frontend does",
             format!("{exec} frontend redis-cli -h redis-service INCR visits"),
         ),
-        (
-            "see what the proxy wrote into a node's kernel",
-            format!("{exec} worker-1 nft list table ip causeway"),
-        ),
-        (
-            "see which connections that node's kernel rewrites",
-            format!("{exec} worker-2 conntrack -L -d 10.96.0.0/16"),
-        ),
+    ];
+    let last = [
         (
             "ask the API",
             format!("{kubectl} get pods,svc,endpointslices -o wide"),
         ),
         ("delete a pod", format!("{kubectl} delete pod redis-1")),
         ("end", retyped(options, "down")),
-    ] {
+    ];
+    for (what, command) in first.into_iter().chain(looks).chain(last) {
         screen.suggestion(what, &command);
     }
 }

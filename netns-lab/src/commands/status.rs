@@ -13,10 +13,16 @@ use super::table::Table;
 pub(crate) fn show(lab: &Lab) -> anyhow::Result<()> {
     let state = lab.state()?;
     println!(
-        "lab {} ({})",
+        "lab {} ({}), proxies in mode {}",
         lab.folder().name(),
-        lab.folder().root().display()
+        lab.folder().root().display(),
+        state.mode
     );
+    if let Some(cgroup) = &state.cgroup {
+        let pins = lab.folder().bpffs();
+        println!("  a cgroup for each node in {}", cgroup.display());
+        println!("  its maps and programs in  {}", pins.display());
+    }
     println!();
     print!("{}", nodes(&state));
     println!();

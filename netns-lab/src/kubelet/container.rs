@@ -133,6 +133,7 @@ pub(super) fn start(context: &Context, pod: &PodSpec) -> anyhow::Result<(Child, 
     };
     let entry = Entry {
         mount,
+        cgroup: context.cgroup.as_ref().map(|lab| lab.join(&pod.node)),
         die_with_parent: true,
     };
     entry.prepare(&mut command, &netns)?;

@@ -53,6 +53,8 @@ pub enum MountNs {
 pub struct Entry {
     /// The mount namespace it gets.
     pub mount: MountNs,
+    /// The folder of the cgroup2 that it becomes a member of (cgroups(7)); none: its parent's.
+    pub cgroup: Option<PathBuf>,
     /// Killed with SIGKILL when the *thread* that spawned it ends (`PR_SET_PDEATHSIG`): spawn
     /// from a thread that lives as long as the child shall, as a [`super::Worker`]'s.
     pub die_with_parent: bool,
@@ -62,11 +64,12 @@ impl Entry {
     /// Makes `command` start inside `netns`. The command may be spawned several times.
     ///
     /// # Errors
-    /// [`Error::Path`] when a bind's source or target, or the process, doesn't exist. What
+    /// [`Error::Path`] when a bind's source or target, the process or the cgroup doesn't exist. What
     /// fails inside the child comes out of `Command::spawn`, as the errno.
     pub fn prepare(self, command: &mut Command, netns: &NetNs) -> Result<(), Error> {
         let netns = netns.try_clone()?;
         let mount = Prepared::new(self.mount)?;
+        let cgroup = self.cgroup.map(|folder| members(&folder)).transpose()?;
         let parent = self.die_with_parent.then(std::process::id);
         let enter = move || -> io::Result<()> {
             if let Some(parent) = parent {
@@ -76,16 +79,27 @@ impl Entry {
                     return Err(Errno::ESRCH.into());
                 }
             }
+            if let Some(cgroup) = &cgroup {
+                // 0 is the writer itself.
+                nix::unistd::write(cgroup, b"0")?;
+            }
             set_namespace(netns.raw(), CloneFlags::CLONE_NEWNET)?;
             Ok(mount.enter()?)
         };
         // SAFETY: the closure runs in the forked child of a threaded process, so it may only
-        // make async-signal-safe calls: it makes prctl, getppid, setns, unshare, mount and
+        // make async-signal-safe calls: it makes prctl, getppid, write, setns, unshare, mount and
         // umount2 system calls on strings and descriptors prepared here, and allocates nothing
         // (an io::Error from an errno holds just the number).
         unsafe { command.pre_exec(enter) };
         Ok(())
     }
+}
+
+/// The file that takes the numbers of a cgroup's members.
+fn members(cgroup: &Path) -> Result<File, Error> {
+    let path = cgroup.join("cgroup.procs");
+    let opened = File::options().write(true).open(&path);
+    opened.map_err(|error| Error::path(&path, "open a cgroup", io_errno(&error)))
 }
 
 fn set_namespace(fd: i32, kind: CloneFlags) -> nix::Result<()> {

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use netns_lab::Lab;
 use netns_lab::apiserver::Resource;
 use netns_lab::state::State;
+use netns_lab::{Lab, Settings};
 use serde_json::{Value, json};
 
+use super::kernel::Plane;
 use super::screen::Screen;
 
 /// The frontend's program.
@@ -43,12 +44,13 @@ pub(super) struct Cast {
     pub(super) cluster_ip: String,
     pub(super) frontend_ip: String,
     pub(super) frontend_node: String,
+    pub(super) plane: Plane,
     script: String,
 }
 
 impl Cast {
     /// Creates everybody and waits until they are ready.
-    pub(super) fn enter(lab: &Lab) -> anyhow::Result<Self> {
+    pub(super) fn enter(lab: &Lab, settings: &Settings) -> anyhow::Result<Self> {
         let script = lab.folder().root().join("frontend.py");
         std::fs::write(&script, SCRIPT)?;
         let script = script.display().to_string();
@@ -70,6 +72,7 @@ impl Cast {
             cluster_ip,
             frontend_ip,
             frontend_node,
+            plane: Plane::of(settings),
             script,
         })
     }
@@ -114,7 +117,10 @@ impl Cast {
         let proxies = state.proxies.len();
         screen.step(
             "proxies",
-            &format!("{proxies} causeway-proxy processes, one on each node"),
+            &format!(
+                "{proxies} causeway-proxy processes, one on each node, in mode {}",
+                state.mode
+            ),
         );
         screen.step(
             "Service",

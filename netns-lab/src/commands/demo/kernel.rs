@@ -1,14 +1,17 @@
 //! What the kernels of the lab's machines themselves say.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use netns_lab::Lab;
+use netns_lab::{Lab, Settings};
 use nodekit::conntrack::{ConntrackSocket, Entry, Family, Transport, Tuple};
 use nodekit::netns::NetNsDir;
 use nodekit::nft::{self, Data, NftSocket};
 use nodekit::route::Handle;
+use serde_json::Value;
 
 /// TCP's number (`IPPROTO_TCP`).
 const TCP: u8 = 6;
@@ -66,20 +69,40 @@ pub(super) fn who_has(lab: &Lab, address: IpAddr) -> anyhow::Result<(Vec<String>
     Ok((owners, names.len()))
 }
 
-/// Waits until a node's proxy has (or no longer has) this pod in its maps; gives when it was
-/// first seen to be so.
-pub(super) fn wait_programmed(
-    lab: &Lab,
-    node: &str,
-    pod: Ipv4Addr,
-    wanted: bool,
-    limit: Duration,
-) -> anyhow::Result<SystemTime> {
-    lab.netns(node)?.run(|| {
-        let mut socket = NftSocket::open()?;
+/// Where the proxies write what they know.
+#[derive(Debug, Clone)]
+pub(super) enum Plane {
+    /// Into nf_tables.
+    Tables,
+    /// Into the maps of eBPF programs, which this proxy's binary can read.
+    Maps(PathBuf),
+}
+
+impl Plane {
+    pub(super) fn of(settings: &Settings) -> Self {
+        match &settings.proxy {
+            Some(proxy) if settings.mode == "ebpf" => Self::Maps(proxy.clone()),
+            _ => Self::Tables,
+        }
+    }
+
+    /// Waits until a node's proxy has (or no longer has) this pod in its maps; gives when it was
+    /// first seen to be so.
+    pub(super) fn wait_programmed(
+        &self,
+        lab: &Lab,
+        node: &str,
+        pod: Ipv4Addr,
+        wanted: bool,
+        limit: Duration,
+    ) -> anyhow::Result<SystemTime> {
+        let netns = lab.netns(node)?;
         let deadline = SystemTime::now() + limit;
         loop {
-            let known = knows(&mut socket, pod)?;
+            let known = match self {
+                Self::Tables => netns.run(|| tables_know(pod))??,
+                Self::Maps(proxy) => maps_know(proxy, &lab.folder().pins(node), pod)?,
+            };
             let now = SystemTime::now();
             if known == wanted {
                 return Ok(now);
@@ -88,10 +111,29 @@ pub(super) fn wait_programmed(
             anyhow::ensure!(now < deadline, "waited {limit:?} until {node} {verb} {pod}");
             std::thread::sleep(Duration::from_millis(1));
         }
-    })?
+    }
 }
 
-fn knows(socket: &mut NftSocket, pod: Ipv4Addr) -> anyhow::Result<bool> {
+fn maps_know(proxy: &Path, pins: &Path, pod: Ipv4Addr) -> anyhow::Result<bool> {
+    let mut dump = Command::new(proxy);
+    dump.args(["ebpf", "dump", "--json", "--ebpf-pin-dir"])
+        .arg(pins);
+    let output = dump.output().context("reading a node's eBPF maps")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(
+        output.status.success(),
+        "reading a node's eBPF maps: {said}"
+    );
+    let frontends: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    let backends = frontends
+        .iter()
+        .filter_map(|one| one["backends"].as_array());
+    let mut backends = backends.flatten().filter_map(Value::as_str);
+    Ok(backends.any(|one| one.parse().is_ok_and(|one: SocketAddr| one.ip() == pod)))
+}
+
+fn tables_know(pod: Ipv4Addr) -> anyhow::Result<bool> {
+    let mut socket = NftSocket::open()?;
     let family = nft::Family::Ip;
     for set in socket.sets(family, TABLE)? {
         for element in socket.elements(family, TABLE, &set.name)? {

@@ -8,7 +8,7 @@ use nodekit::conntrack::{Transport, Tuple};
 use serde::Deserialize;
 
 use super::cast::Cast;
-use super::kernel;
+use super::kernel::{self, Plane};
 use super::screen::Screen;
 
 /// What the frontend saw of its request.
@@ -18,6 +18,7 @@ struct Seen {
     resolved: String,
     local: SocketAddr,
     peer: SocketAddr,
+    kernel_says: SocketAddr,
     visits: u64,
     redis_says: Sides,
 }
@@ -41,9 +42,18 @@ pub(super) fn show(lab: &Lab, cast: &Cast, screen: &mut Screen) -> anyhow::Resul
     let seen: Seen = serde_json::from_slice(&output.stdout)?;
     name(cast, &seen, screen);
     address(lab, &seen, screen)?;
-    let chosen = choice(lab, cast, &seen, screen)?;
+    let (chosen, way_home) = match cast.plane {
+        Plane::Tables => {
+            let chosen = choice(lab, cast, &seen, screen)?;
+            (chosen, "the kernel put the address back on the way home")
+        }
+        Plane::Maps(_) => {
+            let chosen = choice_at_the_socket(cast, &seen, screen);
+            (chosen, "the kernel says so when asked; no packet does")
+        }
+    };
     road(lab, cast, &seen, &chosen, screen)?;
-    answer(&seen, &chosen, screen);
+    answer(&seen, &chosen, way_home, screen);
     Ok(())
 }
 
@@ -107,6 +117,35 @@ fn choice(lab: &Lab, cast: &Cast, seen: &Seen, screen: &mut Screen) -> anyhow::R
     Ok(chosen)
 }
 
+/// The pod that the socket was connected to.
+fn choice_at_the_socket(cast: &Cast, seen: &Seen, screen: &mut Screen) -> SocketAddr {
+    let chosen = seen.kernel_says;
+    let pod = cast.by_ip(&chosen.ip().to_string());
+    let pod_name = pod.map_or("no pod of ours", |pod| pod.name.as_str());
+    let node = &cast.frontend_node;
+    screen.step(
+        "choice",
+        "before a packet is sent, an eBPF program sees the socket connect,",
+    );
+    screen.more(&format!(
+        "on {node}'s cgroup: it looks into the map that causeway-proxy wrote,"
+    ));
+    screen.more(&format!(
+        "picks one of {} pods at random and connects the socket there:",
+        cast.redis.len()
+    ));
+    let (local, peer) = (seen.local, seen.peer);
+    screen.more(&format!("the frontend's view:       {local} → {peer}"));
+    screen.more(&format!(
+        "the kernel's socket table: {local} → {chosen}  ({pod_name})"
+    ));
+    screen.claim(
+        pod.is_some() && peer.ip() != chosen.ip(),
+        "the kernel connected the socket to a Redis pod's address",
+    );
+    chosen
+}
+
 fn road(
     lab: &Lab,
     cast: &Cast,
@@ -125,7 +164,6 @@ fn road(
         );
         return Ok(());
     }
-    let entry = kernel::connection(lab, &pod.node, seen.local)?;
     screen.step(
         "road",
         &format!(
@@ -133,6 +171,11 @@ fn road(
             pod.node
         ),
     );
+    if let Plane::Maps(_) = cast.plane {
+        screen.more("an ordinary packet from pod to pod: nobody has anything to rewrite");
+        return Ok(());
+    }
+    let entry = kernel::connection(lab, &pod.node, seen.local)?;
     screen.more(&format!(
         "{} saw: {}",
         pod.node,
@@ -146,7 +189,7 @@ fn road(
     Ok(())
 }
 
-fn answer(seen: &Seen, chosen: &SocketAddr, screen: &mut Screen) {
+fn answer(seen: &Seen, chosen: &SocketAddr, way_home: &str, screen: &mut Screen) {
     let Sides { redis, client } = &seen.redis_says;
     screen.step(
         "Redis",
@@ -159,9 +202,7 @@ fn answer(seen: &Seen, chosen: &SocketAddr, screen: &mut Screen) {
         "answer",
         &format!("\"visits\" is {visits}. The frontend still believes it talks to"),
     );
-    screen.more(&format!(
-        "{peer}: the kernel put the address back on the way home"
-    ));
+    screen.more(&format!("{peer}: {way_home}"));
 }
 
 fn source(tuple: &Tuple) -> Option<SocketAddr> {

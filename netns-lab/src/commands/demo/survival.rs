@@ -12,7 +12,6 @@ use netns_lab::Lab;
 
 use super::burst::{self, Outcome};
 use super::cast::{self, Cast, Redis};
-use super::kernel;
 use super::screen::Screen;
 
 /// How many requests there are before the pod dies, and after its endpoint left.
@@ -46,7 +45,8 @@ pub(super) fn show(lab: &Lab, cast: &mut Cast, screen: &mut Screen) -> anyhow::R
 
 fn left_kernel(lab: &Lab, cast: &Cast, pod: &Redis) -> anyhow::Result<SystemTime> {
     let ip: Ipv4Addr = pod.ip.parse()?;
-    kernel::wait_programmed(lab, &cast.frontend_node, ip, false, LIMIT)
+    let node = &cast.frontend_node;
+    cast.plane.wait_programmed(lab, node, ip, false, LIMIT)
 }
 
 fn tell(
@@ -107,7 +107,8 @@ fn tell(
 fn one_more(lab: &Lab, cast: &mut Cast, screen: &mut Screen) -> anyhow::Result<()> {
     println!();
     let new = cast.add_redis(lab, "redis-4")?;
-    kernel::wait_programmed(lab, &cast.frontend_node, new.ip.parse()?, true, LIMIT)?;
+    let (node, ip) = (&cast.frontend_node, new.ip.parse()?);
+    cast.plane.wait_programmed(lab, node, ip, true, LIMIT)?;
     screen.step("added", &format!("{}, as a Deployment would", new.label()));
     println!();
     let outcomes = burst::requests(lab, cast, REQUESTS)?;
