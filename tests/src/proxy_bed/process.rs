@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use nodekit::netns::NetNs;
 
 use super::node::{Bed, NODE_NAME};
 
@@ -40,10 +41,14 @@ impl Proxy {
             .arg(kubeconfig)
             .args(["--hostname-override", NODE_NAME])
             .args(flags);
-        Self::spawn(bed, command, bed.folder())
+        Self::spawn(&bed.netns, command, bed.folder())
     }
 
-    fn spawn(bed: &Bed, mut command: Command, folder: &Path) -> anyhow::Result<Self> {
+    /// Starts a proxy's whole command line in a namespace; its log is in `folder`.
+    ///
+    /// # Errors
+    /// It cannot be executed.
+    pub fn spawn(netns: &NetNs, mut command: Command, folder: &Path) -> anyhow::Result<Self> {
         let log = tempfile::Builder::new()
             .prefix("proxy-log-")
             .tempfile_in(folder)?;
@@ -53,7 +58,7 @@ impl Proxy {
             .stdout(Stdio::null())
             .stderr(file);
         // A child is born in the namespace of the thread that makes it.
-        let (child, started) = bed.netns.run(move || (command.spawn(), Instant::now()))?;
+        let (child, started) = netns.run(move || (command.spawn(), Instant::now()))?;
         let child = child.context("executing the service proxy")?;
         Ok(Self {
             child,

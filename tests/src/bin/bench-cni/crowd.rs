@@ -10,10 +10,10 @@ use anyhow::anyhow;
 use serde_json::Value;
 
 use crate::Options;
-use crate::bars::Bars;
 use crate::contender::Contender;
 use crate::network::MASQUERADE;
 use crate::node::{Node, Pod};
+use causeway_tests::bars::Bars;
 use causeway_tests::figures::Table;
 
 /// What one contender made of it.

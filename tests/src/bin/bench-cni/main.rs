@@ -2,7 +2,6 @@
 //! faster than, in the same run and in turns, each on a node of its own that is a network
 //! namespace. It never touches the machine's own network.
 
-mod bars;
 mod contender;
 mod crowd;
 mod floor;
@@ -15,7 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use bars::Bars;
+use causeway_tests::bars::Bars;
 
 const USAGE: &str = "\
 bench-cni: ADD and DEL of causeway-cni, in turns with the reference plugins

@@ -3,10 +3,10 @@
 use causeway_tests::figures::{Figures, Table};
 
 use crate::Options;
-use crate::bars::Bars;
 use crate::contender::Contender;
 use crate::network::{MASQUERADE, NETWORKS};
 use crate::node::{Node, Pod};
+use causeway_tests::bars::Bars;
 
 /// Rounds that make the bridge, the tables and warm caches, and don't count.
 const WARM: usize = 2;

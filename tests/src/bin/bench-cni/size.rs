@@ -11,10 +11,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::Options;
-use crate::bars::Bars;
 use crate::contender::Contender;
 use crate::network::NETWORKS;
 use crate::node::{Node, Pod};
+use causeway_tests::bars::Bars;
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 

@@ -1,0 +1,197 @@
+//! Those who are measured: two nodes, with somebody's Services or without.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use causeway_tests::cell::Cell;
+use causeway_tests::proxy_bed::{Proxy, wait_until};
+use netns_lab::apiserver::{ApiServer, kubeconfig};
+use nodekit::netns::NetNs;
+use tempfile::TempDir;
+
+use crate::cluster::{Cluster, NODES, PODS};
+use crate::interrupt::Interrupt;
+use crate::load::{Kind, Manner, Slice};
+use crate::objects::witnesses;
+use crate::rows::{Road, Row};
+
+/// Far above what is needed, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// kube-proxy takes minutes for what is seconds here.
+const PEER_PATIENCE: Duration = Duration::from_secs(20 * 60);
+/// A Service that is not programmed yet swallows the packet.
+const ATTEMPT: Duration = Duration::from_millis(100);
+
+/// What a kube-proxy must leave alone on a node that is a network namespace.
+const PEER_FLAGS: [&str; 4] = [
+    "--conntrack-max-per-core=0",
+    "--conntrack-min=0",
+    "--conntrack-tcp-timeout-established=0s",
+    "--conntrack-tcp-timeout-close-wait=0s",
+];
+
+/// Whose Services, and how many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Plane {
+    /// Nobody's: what a node without rules can do.
+    Bare,
+    /// causeway-proxy in this mode.
+    Own { mode: String, services: usize },
+    /// A kube-proxy in this mode.
+    Peer {
+        program: PathBuf,
+        mode: String,
+        services: usize,
+    },
+}
+
+impl fmt::Display for Plane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bare => write!(f, "bare"),
+            Self::Own { mode, services } => write!(f, "{mode}, {services} Services"),
+            Self::Peer { mode, services, .. } => {
+                write!(f, "peer in mode {mode}, {services} Services")
+            }
+        }
+    }
+}
+
+/// A cluster under a plane; gone when dropped.
+pub(crate) struct Contender {
+    pub(crate) plane: Plane,
+    manner: Manner,
+    // The programs end before their cgroups and namespaces go.
+    _proxies: Vec<Proxy>,
+    cells: Vec<Cell>,
+    cluster: Cluster,
+    _folder: TempDir,
+}
+
+impl Contender {
+    /// A cluster whose Services all work; `api` has them.
+    pub(crate) fn start(
+        plane: &Plane,
+        api: &ApiServer,
+        manner: Manner,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
+        let cluster = Cluster::new()?;
+        for server in [&cluster.near, &cluster.far] {
+            manner.serve(server)?;
+        }
+        let folder = tempfile::tempdir()?;
+        let mut cells = Vec::new();
+        let mut proxies = Vec::new();
+        for (name, node) in NODES.iter().zip(&cluster.nodes) {
+            let Some(mut command) = plane.command(&mut cells) else {
+                continue;
+            };
+            let kubeconfig = kubeconfig_inside(api, node, &folder.path().join(name))?;
+            command.arg("--kubeconfig").arg(kubeconfig);
+            command.args(["--hostname-override", name, "--cluster-cidr", PODS]);
+            proxies.push(Proxy::spawn(node, command, folder.path())?);
+        }
+        let contender = Self {
+            plane: plane.clone(),
+            manner,
+            _proxies: proxies,
+            cells,
+            cluster,
+            _folder: folder,
+        };
+        contender.wait_until_it_works(interrupt)?;
+        Ok(contender)
+    }
+
+    /// One slice of a row; of the bare cluster it is what the row is compared with.
+    pub(crate) fn slice(&self, row: Row) -> anyhow::Result<Slice> {
+        let to = match self.plane {
+            Plane::Bare => row.road.limit(row.kind),
+            _ => row.road.target(row.kind),
+        };
+        let slice = self.at_the_client(row.road, || self.manner.run(row.kind, to))?;
+        slice.with_context(|| format!("{}: {row}, {to}", self.plane))
+    }
+
+    /// Runs `act` as a process of a pod on the first node, or outside.
+    fn at_the_client<T: Send>(
+        &self,
+        road: Road,
+        act: impl FnOnce() -> T + Send,
+    ) -> anyhow::Result<T> {
+        if road.from_outside() {
+            return Ok(self.cluster.outside.run(act)?);
+        }
+        let client = &self.cluster.client;
+        match self.cells.first() {
+            Some(cell) => Ok(cell.inside(|| client.run(act))?),
+            None => Ok(client.run(act)?),
+        }
+    }
+
+    fn wait_until_it_works(&self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let (services, patience) = match self.plane {
+            Plane::Bare => (0, PATIENCE),
+            Plane::Own { services, .. } => (services, PATIENCE),
+            Plane::Peer { services, .. } => (services, PEER_PATIENCE),
+        };
+        let kind = Kind::Connection;
+        let roads = Road::ALL.into_iter().map(|road| match self.plane {
+            Plane::Bare => (road, road.limit(kind)),
+            _ => (road, road.target(kind)),
+        });
+        let others = witnesses(services).map(|to| (Road::VipNear, to));
+        for (road, to) in roads.chain(others) {
+            let works = || {
+                let works = self.at_the_client(road, || connects(to));
+                matches!(works, Ok(true)) || interrupt.came()
+            };
+            let what = format!("way to {to} ({})", self.plane);
+            wait_until(&what, patience, works)?;
+        }
+        interrupt.check()
+    }
+}
+
+impl Plane {
+    /// The program for one node; in mode ebpf with a cell of its own.
+    fn command(&self, cells: &mut Vec<Cell>) -> Option<Command> {
+        let (program, mode, flags) = match self {
+            Self::Bare => return None,
+            Self::Own { mode, .. } => {
+                let program = causeway_tests::binary("causeway-proxy");
+                (program, mode, [].as_slice())
+            }
+            Self::Peer { program, mode, .. } => (program.clone(), mode, PEER_FLAGS.as_slice()),
+        };
+        let mut command = Command::new(program);
+        command.arg("--proxy-mode").arg(mode).args(flags);
+        if mode == "ebpf" {
+            let cell = Cell::new();
+            let options = cell.options();
+            command.arg("--ebpf-pin-dir").arg(&options.pins);
+            let cgroup = options.cgroup_root.as_ref();
+            command.args(cgroup.map(|folder| format!("--ebpf-cgroup-root={}", folder.display())));
+            cells.push(cell);
+        }
+        Some(command)
+    }
+}
+
+/// Serves the API on a node's loopback; gives the file that says where.
+fn kubeconfig_inside(api: &ApiServer, node: &NetNs, base: &Path) -> anyhow::Result<PathBuf> {
+    let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let address = api.serve(node.run(|| std::net::TcpListener::bind(loopback))??)?;
+    let path = base.with_extension("kubeconfig");
+    std::fs::write(&path, kubeconfig(&format!("http://{address}")))?;
+    Ok(path)
+}
+
+fn connects(to: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&to, ATTEMPT).is_ok()
+}
