@@ -34,9 +34,10 @@ pub struct PodNetwork {
     pub address: Address,
 }
 
-/// A packet's addresses and ports, as a packet bears them.
+/// A packet's addresses and ports, as a packet bears them. (Aligned so that a processor that has no
+/// access to what is not aligned takes few steps to copy it.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Tuple {
     /// Source address.
     pub source: Address,

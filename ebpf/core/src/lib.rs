@@ -20,7 +20,7 @@ mod track;
 pub use bind::may_bind;
 pub use connect::{Sockets, believed, close, connect};
 pub use socket::{Aim, Answer, Kernel, Socket, Tables, send};
-pub use track::{Added, Hop, PacketTables, Routes, Verdict, Way, decide, decide_report};
+pub use track::{Added, Hop, PacketTables, Routes, Verdict, Way, answer_to, begin, follow, way};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! What a packet says of itself, as far as its ports.
 
-use causeway_ebpf_abi::{Address, Counter, Tuple, mapped};
+use causeway_ebpf_abi::{Tuple, mapped};
 
 /// IP protocol numbers (IANA, "Assigned Internet Protocol Numbers").
 pub const TCP: u8 = 6;
@@ -20,15 +20,18 @@ pub const ICMP_HEADER: u32 = 8;
 pub trait Packet {
     /// `N` bytes, `offset` bytes behind the beginning of the IP header; none where it is shorter.
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// The same, to a place that is there already; whether it did.
+    fn read_to<const N: usize>(&self, offset: u32, place: &mut [u8; N]) -> bool;
 }
 
 /// Internet protocol versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Family {
     /// IPv4.
-    V4,
+    V4 = 0,
     /// IPv6.
-    V6,
+    V6 = 1,
 }
 
 /// What a packet is to us.
@@ -36,22 +39,24 @@ pub enum Family {
 pub enum Found {
     /// Nothing.
     Other,
-    /// Something that we would like to translate, and can't.
-    Left(Counter),
+    /// An IPv4 fragment, whose ports are not known.
+    Fragment,
+    /// It has IPv6 extension headers.
+    Extension,
     /// A packet of TCP or UDP.
-    Flow(Flow),
-    /// An ICMP error about one.
-    Error(Report),
+    Flow,
+    /// A packet of ICMP, which may quote one.
+    Icmp,
 }
 
-/// A packet of TCP or UDP.
+/// What is read of a packet's headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Flow {
-    /// Its addresses and ports.
+    /// Its addresses and ports; ICMP has no ports.
     pub tuple: Tuple,
-    /// Its version.
-    pub family: Family,
-    /// Where its TCP or UDP header is, in bytes from the IP header on.
+    /// Where the header of TCP, UDP or ICMP is, in bytes from the IP header (of the packet itself,
+    /// and not of what it quotes) on.
     pub transport: u32,
     /// Its length in bytes from the IP header on, as that says.
     pub length: u16,
@@ -59,8 +64,10 @@ pub struct Flow {
     pub checksum: u16,
     /// Through how many nodes it may still go.
     pub hops: u8,
-    /// [`Flow::SYN`] and its like; 0 for UDP.
+    /// [`Flow::SYN`] and its like; 0 where it is not TCP.
     pub flags: u8,
+    /// Its version.
+    pub family: Family,
 }
 
 impl Flow {
@@ -73,6 +80,24 @@ impl Flow {
     /// An answer.
     pub const ACK: u8 = 16;
 
+    /// Where a packet is read to.
+    pub const EMPTY: Self = Self {
+        tuple: Tuple {
+            source: [0; 16],
+            destination: [0; 16],
+            source_port: 0,
+            destination_port: 0,
+            protocol: 0,
+            zero: [0; 3],
+        },
+        transport: 0,
+        length: 0,
+        checksum: 0,
+        hops: 0,
+        flags: 0,
+        family: Family::V4,
+    };
+
     /// Whether this packet begins a connection.
     #[inline(always)]
     #[must_use]
@@ -82,62 +107,82 @@ impl Flow {
     }
 }
 
-/// An ICMP error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Who reports it.
-    pub source: Address,
-    /// To whom.
-    pub destination: Address,
-    /// Where the ICMP header is, in bytes from the IP header on.
-    pub transport: u32,
-    /// Its header's checksum as it stands there; 0 for IPv6.
-    pub checksum: u16,
-    /// Through how many nodes it may still go.
-    pub hops: u8,
-    /// The protocol number of ICMP.
-    pub protocol: u8,
-    /// The packet that it is about; where its ports are is said in bytes from the IP header of the
-    /// report on.
-    pub about: Flow,
-}
-
 /// Reads a packet's headers.
 #[inline(always)]
-pub fn parse(packet: &impl Packet, family: Family) -> Found {
-    let header = match family {
-        Family::V4 => v4(packet, 0),
-        Family::V6 => v6(packet, 0),
-    };
-    match header {
-        Ok(header) => match header.protocol {
-            TCP | UDP => match ports(packet, &header) {
-                Some(flow) => Found::Flow(flow),
-                None => Found::Other,
-            },
-            ICMP | ICMP6 => report(packet, &header).map_or(Found::Other, Found::Error),
-            _ => Found::Other,
-        },
-        Err(found) => found,
+pub fn parse(packet: &impl Packet, family: Family, flow: &mut Flow) -> Found {
+    let found = header(packet, family, 0, flow);
+    if found != Found::Flow {
+        return found;
+    }
+    match flow.tuple.protocol {
+        TCP => {
+            let Some([a, b, c, d, .., flags]) = packet.read::<14>(flow.transport) else {
+                return Found::Other;
+            };
+            flow.flags = flags;
+            set_ports(flow, [a, b, c, d]);
+            Found::Flow
+        }
+        UDP => {
+            let Some([a, b, c, d, ..]) = packet.read::<8>(flow.transport) else {
+                return Found::Other;
+            };
+            flow.flags = 0;
+            set_ports(flow, [a, b, c, d]);
+            Found::Flow
+        }
+        ICMP | ICMP6 => Found::Icmp,
+        _ => Found::Other,
     }
 }
 
-/// What both versions' headers say.
-struct Header {
-    family: Family,
-    source: Address,
-    destination: Address,
-    protocol: u8,
-    hops: u8,
-    length: u16,
-    checksum: u16,
-    transport: u32,
+/// Whether a packet of ICMP is an error about one of TCP or UDP, which is read then.
+#[inline(always)]
+pub fn quoted(packet: &impl Packet, error: &Flow, about: &mut Flow) -> bool {
+    let Some([kind, ..]) = packet.read::<8>(error.transport) else {
+        return false;
+    };
+    let is_error = match (error.family, error.tuple.protocol) {
+        // Destination unreachable, time exceeded, parameter problem (RFC 792).
+        (Family::V4, ICMP) => matches!(kind, 3 | 11 | 12),
+        // And packet too big (RFC 4443, section 3).
+        (Family::V6, ICMP6) => matches!(kind, 1..=4),
+        _ => false,
+    };
+    let at = error.transport + ICMP_HEADER;
+    if !is_error || header(packet, error.family, at, about) != Found::Flow {
+        return false;
+    }
+    // More than eight bytes of the transport's header need not be there (RFC 792).
+    let Some([a, b, c, d, ..]) = packet.read::<8>(about.transport) else {
+        return false;
+    };
+    about.flags = 0;
+    set_ports(about, [a, b, c, d]);
+    matches!(about.tuple.protocol, TCP | UDP)
 }
 
 #[inline(always)]
-fn v4(packet: &impl Packet, at: u32) -> Result<Header, Found> {
+const fn set_ports(flow: &mut Flow, [a, b, c, d]: [u8; 4]) {
+    flow.tuple.source_port = u16::from_be_bytes([a, b]);
+    flow.tuple.destination_port = u16::from_be_bytes([c, d]);
+}
+
+/// Reads an IP header: all but flags and ports.
+#[inline(always)]
+fn header(packet: &impl Packet, family: Family, at: u32, flow: &mut Flow) -> Found {
+    flow.family = family;
+    flow.tuple.zero = [0; 3];
+    match family {
+        Family::V4 => v4(packet, at, flow),
+        Family::V6 => v6(packet, at, flow),
+    }
+}
+
+#[inline(always)]
+fn v4(packet: &impl Packet, at: u32, flow: &mut Flow) -> Found {
     let Some(bytes) = packet.read::<20>(at) else {
-        return Err(Found::Other);
+        return Found::Other;
     };
     let [
         version,
@@ -162,108 +207,44 @@ fn v4(packet: &impl Packet, at: u32) -> Result<Header, Found> {
     ] = bytes;
     let words = u32::from(version & 0x0f);
     if version >> 4 != 4 || words < 5 {
-        return Err(Found::Other);
+        return Found::Other;
     }
     // More fragments follow, or this one is not the first (RFC 791, section 3.1).
     if fragment & 0x3f != 0 || place != 0 {
-        return Err(Found::Left(Counter::Fragment));
+        return Found::Fragment;
     }
-    Ok(Header {
-        family: Family::V4,
-        source: mapped([a, b, c, d]),
-        destination: mapped([e, f, g, h]),
-        protocol,
-        hops,
-        length: u16::from_be_bytes(length),
-        checksum: u16::from_ne_bytes([check, sum]),
-        transport: at + words * 4,
-    })
+    flow.tuple.source = mapped([a, b, c, d]);
+    flow.tuple.destination = mapped([e, f, g, h]);
+    flow.tuple.protocol = protocol;
+    flow.hops = hops;
+    flow.length = u16::from_be_bytes(length);
+    flow.checksum = u16::from_ne_bytes([check, sum]);
+    flow.transport = at + words * 4;
+    Found::Flow
 }
 
 #[inline(always)]
-fn v6(packet: &impl Packet, at: u32) -> Result<Header, Found> {
-    let Some(bytes) = packet.read::<40>(at) else {
-        return Err(Found::Other);
+fn v6(packet: &impl Packet, at: u32, flow: &mut Flow) -> Found {
+    let Some([version, _, _, _, high, low, protocol, hops]) = packet.read::<8>(at) else {
+        return Found::Other;
     };
-    let [version, _, _, _, high, low, protocol, hops, addresses @ ..] = bytes;
     if version >> 4 != 6 {
-        return Err(Found::Other);
+        return Found::Other;
     }
     // Hop-by-hop, routing, fragment, encapsulating security, authentication, destination options
     // (RFC 8200, section 4.1).
     if matches!(protocol, 0 | 43 | 44 | 50 | 51 | 60) {
-        return Err(Found::Left(Counter::Extension));
+        return Found::Extension;
     }
-    let ([source, destination], _) = addresses.as_chunks::<16>() else {
-        return Err(Found::Other);
-    };
-    Ok(Header {
-        family: Family::V6,
-        source: *source,
-        destination: *destination,
-        protocol,
-        hops,
-        length: u16::from_be_bytes([high, low]).saturating_add(40),
-        checksum: 0,
-        transport: at + V6_HEADER,
-    })
-}
-
-#[inline(always)]
-fn ports(packet: &impl Packet, header: &Header) -> Option<Flow> {
-    let (ports, flags): ([u8; 4], u8) = if header.protocol == TCP {
-        let [a, b, c, d, .., flags] = packet.read::<14>(header.transport)?;
-        ([a, b, c, d], flags)
-    } else {
-        let [a, b, c, d, ..] = packet.read::<8>(header.transport)?;
-        ([a, b, c, d], 0)
-    };
-    Some(flow(header, ports, flags))
-}
-
-#[inline(always)]
-fn flow(header: &Header, [a, b, c, d]: [u8; 4], flags: u8) -> Flow {
-    Flow {
-        tuple: Tuple {
-            source: header.source,
-            destination: header.destination,
-            source_port: u16::from_be_bytes([a, b]),
-            destination_port: u16::from_be_bytes([c, d]),
-            protocol: header.protocol,
-            zero: [0; 3],
-        },
-        family: header.family,
-        transport: header.transport,
-        length: header.length,
-        checksum: header.checksum,
-        hops: header.hops,
-        flags,
+    if !packet.read_to(at + 8, &mut flow.tuple.source)
+        || !packet.read_to(at + 24, &mut flow.tuple.destination)
+    {
+        return Found::Other;
     }
-}
-
-#[inline(always)]
-fn report(packet: &impl Packet, header: &Header) -> Option<Report> {
-    let [kind, ..] = packet.read::<8>(header.transport)?;
-    let at = header.transport + ICMP_HEADER;
-    let about = match (header.family, header.protocol, kind) {
-        // Destination unreachable, time exceeded, parameter problem (RFC 792).
-        (Family::V4, ICMP, 3 | 11 | 12) => v4(packet, at).ok()?,
-        // And packet too big (RFC 4443, section 3).
-        (Family::V6, ICMP6, 1..=4) => v6(packet, at).ok()?,
-        _ => return None,
-    };
-    if !matches!(about.protocol, TCP | UDP) {
-        return None;
-    }
-    // More than eight bytes of the transport's header need not be there (RFC 792).
-    let [a, b, c, d, ..] = packet.read::<8>(about.transport)?;
-    Some(Report {
-        source: header.source,
-        destination: header.destination,
-        transport: header.transport,
-        checksum: header.checksum,
-        hops: header.hops,
-        protocol: header.protocol,
-        about: flow(&about, [a, b, c, d], 0),
-    })
+    flow.tuple.protocol = protocol;
+    flow.hops = hops;
+    flow.length = u16::from_be_bytes([high, low]).saturating_add(40);
+    flow.checksum = 0;
+    flow.transport = at + V6_HEADER;
+    Found::Flow
 }

@@ -3,26 +3,26 @@
 use causeway_ebpf_abi::{Address, Tuple};
 
 use crate::checksum::{difference, fold, updated};
-use crate::packet::{Family, Flow, Report};
+use crate::packet::{Family, Flow};
 
 /// A packet's own header, before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    old: [Address; 2],
-    new: [Address; 2],
+pub struct Addresses<'a> {
+    old: [&'a Address; 2],
+    new: [&'a Address; 2],
     hops: u8,
     protocol: u8,
     checksum: u16,
 }
 
-impl Addresses {
-    /// Of a packet that becomes another one.
+impl<'a> Addresses<'a> {
+    /// Of a packet that gets these addresses.
     #[inline(always)]
     #[must_use]
-    pub const fn of(flow: &Flow, becomes: &Tuple) -> Self {
+    pub const fn of(flow: &'a Flow, source: &'a Address, destination: &'a Address) -> Self {
         Self {
-            old: [flow.tuple.source, flow.tuple.destination],
-            new: [becomes.source, becomes.destination],
+            old: [&flow.tuple.source, &flow.tuple.destination],
+            new: [source, destination],
             hops: flow.hops,
             protocol: flow.tuple.protocol,
             checksum: flow.checksum,
@@ -33,19 +33,13 @@ impl Addresses {
     /// answer goes; who sends it is told as it is, unless it is the one whose address nobody knows.
     #[inline(always)]
     #[must_use]
-    pub fn of_report(report: &Report, answer: &Tuple) -> Self {
-        let source = if report.source == report.about.tuple.destination {
-            answer.source
+    pub fn of_error(error: &'a Flow, about: &Flow, answer: &'a Tuple) -> Self {
+        let source = if error.tuple.source == about.tuple.destination {
+            &answer.source
         } else {
-            report.source
+            &error.tuple.source
         };
-        Self {
-            old: [report.source, report.destination],
-            new: [source, answer.destination],
-            hops: report.hops,
-            protocol: report.protocol,
-            checksum: report.checksum,
-        }
+        Self::of(error, source, &answer.destination)
     }
 
     /// By how much the sum of the addresses grows, which is by how much that of the pseudo header
@@ -53,7 +47,7 @@ impl Addresses {
     #[inline(always)]
     #[must_use]
     pub fn difference(&self, family: Family) -> u16 {
-        fold(addresses_difference(family, &self.old, &self.new))
+        fold(addresses_difference(family, self.old, self.new))
     }
 
     /// The last 12 bytes of an IPv4 header: it has gone through one more node.
@@ -61,19 +55,32 @@ impl Addresses {
     #[must_use]
     pub fn v4(&self) -> [u8; 12] {
         let hops = self.hops.wrapping_sub(1);
-        let new = addresses_difference(Family::V4, &self.old, &self.new);
+        let new = addresses_difference(Family::V4, self.old, self.new);
         let (before, after) = ([self.hops, self.protocol], [hops, self.protocol]);
         let checksum = updated(self.checksum, new + words_difference(before, after));
         let [high, low] = checksum.to_ne_bytes();
         let [[.., a, b, c, d], [.., e, f, g, h]] = self.new;
-        [hops, self.protocol, high, low, a, b, c, d, e, f, g, h]
+        [
+            hops,
+            self.protocol,
+            high,
+            low,
+            *a,
+            *b,
+            *c,
+            *d,
+            *e,
+            *f,
+            *g,
+            *h,
+        ]
     }
 
     /// The new source and destination, for an IPv6 header.
     #[inline(always)]
     #[must_use]
-    pub const fn v6(&self) -> &[Address; 2] {
-        &self.new
+    pub const fn v6(&self) -> [&'a Address; 2] {
+        self.new
     }
 
     /// The next header and the hop limit of an IPv6 header, and by how much its sum grows by them:
@@ -122,9 +129,9 @@ impl Quote {
     #[inline(always)]
     #[must_use]
     pub fn of(about: &Flow, quoted: &Tuple) -> Self {
-        let old = [about.tuple.source, about.tuple.destination];
-        let new = [quoted.source, quoted.destination];
-        let addresses = addresses_difference(about.family, &old, &new);
+        let old = [&about.tuple.source, &about.tuple.destination];
+        let new = [&quoted.source, &quoted.destination];
+        let addresses = addresses_difference(about.family, old, new);
         let ports = difference(&ports(&about.tuple), &ports(quoted));
         Self {
             checksum: updated(about.checksum, addresses),
@@ -137,7 +144,7 @@ impl Quote {
 }
 
 #[inline(always)]
-fn addresses_difference(family: Family, old: &[Address; 2], new: &[Address; 2]) -> u64 {
+fn addresses_difference(family: Family, old: [&Address; 2], new: [&Address; 2]) -> u64 {
     let ([from, to], [source, destination]) = (old, new);
     match family {
         Family::V4 => {

@@ -5,7 +5,7 @@ use causeway_ebpf_abi::{
     Tuple, UNSERVED_DROPPED, UNSERVED_REFUSED,
 };
 
-use crate::packet::{Family, Flow, Report, TCP};
+use crate::packet::{Family, Flow, TCP};
 use crate::{Kernel, Tables, choice};
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -75,7 +75,7 @@ pub struct Hop {
     pub address: [u32; 4],
 }
 
-/// What becomes of a packet.
+/// What becomes of the first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It goes up the stack as it is.
@@ -84,101 +84,77 @@ pub enum Verdict {
     Drop,
     /// It ends here, and its sender is told so.
     Refuse,
-    /// It is rewritten, and leaves.
-    Forward(Tuple, Hop),
+    /// It becomes another one.
+    Translate,
 }
 
-/// Decides about a packet of TCP or UDP that came by the interface `ingress`.
+/// Decides about the first packet of a connection that came by the interface `ingress`, and what it
+/// becomes.
 #[inline(always)]
-pub fn decide(
+pub fn begin(
     tables: &impl PacketTables,
     kernel: &impl Kernel,
     routes: &impl Routes,
     ingress: u32,
     flow: &Flow,
+    becomes: &mut Tuple,
 ) -> Verdict {
-    // The stack tells the sender.
-    if flow.hops <= 1 {
-        return Verdict::Pass;
-    }
-    if let Some(becomes) = follow(tables, kernel, flow) {
-        return forward(tables, routes, ingress, flow.family, becomes);
-    }
-    if !flow.begins() {
-        return Verdict::Pass;
-    }
     let Some(inside) = tables.frontend(&aim(flow, FrontendKey::INSIDE)) else {
         return unserved(tables, ingress, flow);
     };
     match meant(tables, ingress, flow, inside) {
-        Some((frontend, from)) => open(tables, kernel, routes, ingress, flow, &frontend, from),
+        Some((frontend, from)) => open(
+            tables, kernel, routes, ingress, flow, &frontend, from, becomes,
+        ),
         None => Verdict::Pass,
     }
 }
 
-/// Decides about an ICMP error: a packet of a connection that is translated was sent on under other
-/// addresses, and whoever could not take it knows only those. The way back of what it quotes says
-/// what that was.
+/// What a packet becomes that answers the one that an ICMP error quotes; whether that is known. A
+/// packet of a connection that is translated was sent on under other addresses, and whoever could
+/// not take it knows only those.
 #[inline(always)]
-pub fn decide_report(
-    tables: &impl PacketTables,
-    routes: &impl Routes,
-    ingress: u32,
-    report: &Report,
-) -> Verdict {
-    if report.hops <= 1 {
-        return Verdict::Pass;
-    }
-    let about = report.about.tuple.reversed();
-    let Some(becomes) = tables.with_track(&about, |track| track.becomes) else {
-        return Verdict::Pass;
-    };
-    let verdict = forward(tables, routes, ingress, report.about.family, becomes);
-    if let Verdict::Forward(..) = verdict {
-        tables.count(Counter::ErrorTranslated);
-    }
-    verdict
+pub fn answer_to(tables: &impl PacketTables, about: &Flow, becomes: &mut Tuple) -> bool {
+    let answer = about.tuple.reversed();
+    let known = tables.with_track(&answer, |track| *becomes = track.becomes);
+    known.is_some()
 }
 
+/// The way of a packet that was translated; where there is none, it ends here.
 #[inline(always)]
-fn forward(
+pub fn way(
     tables: &impl Tables,
     routes: &impl Routes,
     ingress: u32,
     family: Family,
-    becomes: Tuple,
-) -> Verdict {
-    match routes.way(ingress, family, &becomes) {
-        Way::Out(hop) => Verdict::Forward(becomes, hop),
+    tuple: &Tuple,
+) -> Option<Hop> {
+    match routes.way(ingress, family, tuple) {
+        Way::Out(hop) => Some(hop),
         Way::None => {
             tables.count(Counter::NotForwarded);
-            Verdict::Drop
+            None
         }
         Way::TooBig => {
             tables.count(Counter::TooBig);
-            Verdict::Drop
+            None
         }
     }
 }
 
-/// What a track was when its packet came.
-struct Before {
-    becomes: Tuple,
-    idle: u64,
-    flags: u32,
-}
-
-/// What a packet of a known connection becomes. A connection that was over is forgotten when the
-/// next one begins between the same two.
+/// What a packet of a known connection becomes; whether it is one. A connection that was over is
+/// forgotten when the next one begins between the same two.
 #[inline(always)]
-fn follow(tables: &impl PacketTables, kernel: &impl Kernel, flow: &Flow) -> Option<Tuple> {
+pub fn follow(
+    tables: &impl PacketTables,
+    kernel: &impl Kernel,
+    flow: &Flow,
+    becomes: &mut Tuple,
+) -> bool {
     let before = tables.with_track(&flow.tuple, |track| {
         let now = kernel.now();
-        let before = Before {
-            becomes: track.becomes,
-            idle: now.saturating_sub(track.seen),
-            flags: track.flags,
-        };
+        let before = (now.saturating_sub(track.seen), track.flags);
+        *becomes = track.becomes;
         track.seen = now;
         track.packets += 1;
         track.bytes += u64::from(flow.length);
@@ -186,13 +162,16 @@ fn follow(tables: &impl PacketTables, kernel: &impl Kernel, flow: &Flow) -> Opti
             track.flags |= end(flow);
         }
         before
-    })?;
-    if flow.begins() && is_over(tables, kernel, flow, &before) {
+    });
+    let Some((idle, flags)) = before else {
+        return false;
+    };
+    if flow.begins() && is_over(tables, kernel, flow, &becomes.reversed(), idle, flags) {
         tables.remove_track(&flow.tuple);
-        tables.remove_track(&before.becomes.reversed());
-        return None;
+        tables.remove_track(&becomes.reversed());
+        return false;
     }
-    Some(before.becomes)
+    true
 }
 
 #[inline(always)]
@@ -204,31 +183,38 @@ const fn end(flow: &Flow) -> u32 {
     }
 }
 
+/// Whether a connection was over when a packet came that may begin the next one: how long nothing
+/// had come, and the flags.
 #[inline(always)]
-fn is_over(tables: &impl PacketTables, kernel: &impl Kernel, flow: &Flow, before: &Before) -> bool {
+fn is_over(
+    tables: &impl PacketTables,
+    kernel: &impl Kernel,
+    flow: &Flow,
+    other: &Tuple,
+    idle: u64,
+    flags: u32,
+) -> bool {
     const ENDED: u32 = Track::FINISHED | Track::RESET;
     if flow.tuple.protocol == TCP {
-        if before.flags & ENDED != 0 || before.idle > SYN_LASTS {
+        if flags & ENDED != 0 || idle > SYN_LASTS {
             return true;
         }
         // Repeated, since it was not answered; or the other one ended the connection.
-        let other = tables.with_track(&before.becomes.reversed(), |track| track.flags);
+        let other = tables.with_track(other, |track| track.flags);
         return other.is_none_or(|flags| flags & ENDED != 0);
     }
     // Of UDP, every packet may be the first one of something new.
     let settings = tables.settings();
     let unanswered = u64::from(settings.udp_unanswered_seconds) * NANOSECONDS;
-    if before.idle <= unanswered {
+    if idle <= unanswered {
         return false;
     }
-    let other = tables.with_track(&before.becomes.reversed(), |track| {
-        (track.packets, track.seen)
-    });
+    let other = tables.with_track(other, |track| (track.packets, track.seen));
     let Some((1.., seen)) = other else {
         return true;
     };
     let lasts = u64::from(settings.udp_seconds) * NANOSECONDS;
-    before.idle.min(kernel.now().saturating_sub(seen)) > lasts
+    idle.min(kernel.now().saturating_sub(seen)) > lasts
 }
 
 #[inline(always)]
@@ -299,6 +285,7 @@ fn open(
     flow: &Flow,
     frontend: &Frontend,
     masquerade: u32,
+    becomes: &mut Tuple,
 ) -> Verdict {
     if frontend.flags & Frontend::DROP != 0 {
         tables.count(Counter::PacketsDropped);
@@ -317,11 +304,9 @@ fn open(
         tables.count(Counter::Torn);
         return Verdict::Pass;
     };
-    let becomes = Tuple {
-        destination: backend.address,
-        destination_port: backend.port,
-        ..flow.tuple
-    };
+    *becomes = flow.tuple;
+    becomes.destination = backend.address;
+    becomes.destination_port = backend.port;
     let masquerade = frontend.flags & masquerade != 0;
     translate(tables, kernel, routes, ingress, flow, becomes, masquerade)
 }
@@ -363,11 +348,11 @@ fn translate(
     routes: &impl Routes,
     ingress: u32,
     flow: &Flow,
-    mut becomes: Tuple,
+    becomes: &mut Tuple,
     masquerade: bool,
 ) -> Verdict {
-    let hop = match routes.way(ingress, flow.family, &becomes) {
-        Way::Out(hop) => hop,
+    let egress = match routes.way(ingress, flow.family, becomes) {
+        Way::Out(hop) => hop.interface,
         Way::None => {
             tables.count(Counter::NotForwarded);
             return Verdict::Pass;
@@ -378,29 +363,47 @@ fn translate(
         }
     };
     // Out where it came in, the answer might find a shorter way than through this node.
-    let masquerade =
-        masquerade || hop.interface == ingress || becomes.source == becomes.destination;
+    let masquerade = masquerade || egress == ingress || becomes.source == becomes.destination;
     if masquerade {
-        let Some(address) = address_at(tables, hop.interface, flow.family) else {
+        let Some(address) = address_at(tables, egress, flow.family) else {
             tables.count(Counter::NotForwarded);
             return Verdict::Pass;
         };
         becomes.source = address;
     }
-    if let Err(verdict) = reserve(tables, kernel, flow, &mut becomes, masquerade) {
-        return verdict;
+    let mut track = Track {
+        seen: kernel.now(),
+        packets: 0,
+        bytes: 0,
+        becomes: flow.tuple.reversed(),
+        flags: Track::ANSWER,
+        zero: 0,
+    };
+    match reserve(tables, kernel, &track, becomes, masquerade) {
+        Some(Added::New) => {}
+        Some(_) => {
+            tables.count(Counter::Untracked);
+            return Verdict::Drop;
+        }
+        None => {
+            tables.count(Counter::NoPort);
+            return Verdict::Drop;
+        }
     }
-    let track = fresh(kernel, becomes, 0, flow.length);
+    track.packets = 1;
+    track.bytes = u64::from(flow.length);
+    track.becomes = *becomes;
+    track.flags = 0;
     match tables.add_track(&flow.tuple, &track) {
         Added::New => {
             tables.count(Counter::Translated);
-            Verdict::Forward(becomes, hop)
+            Verdict::Translate
         }
         Added::Exists => {
             // Another processor has just done the same for another packet.
             tables.remove_track(&becomes.reversed());
-            match tables.with_track(&flow.tuple, |track| track.becomes) {
-                Some(theirs) => forward(tables, routes, ingress, flow.family, theirs),
+            match tables.with_track(&flow.tuple, |theirs| *becomes = theirs.becomes) {
+                Some(()) => Verdict::Translate,
                 None => Verdict::Drop,
             }
         }
@@ -424,48 +427,34 @@ fn address_at(tables: &impl PacketTables, interface: u32, family: Family) -> Opt
 }
 
 /// Finds a port from which the connection goes on, so that answers are told from those of all
-/// others, and remembers the way back. Its own port, if that may be.
+/// others, and remembers the way back. Its own port, if that may be. What became of the way back;
+/// none where every port that was tried is taken.
 #[inline(always)]
 fn reserve(
     tables: &impl PacketTables,
     kernel: &impl Kernel,
-    flow: &Flow,
+    back: &Track,
     becomes: &mut Tuple,
     masquerade: bool,
-) -> Result<(), Verdict> {
-    let settings = tables.settings();
-    let range = settings.first_port..=settings.last_port;
-    let keeps = !masquerade || range.contains(&flow.tuple.source_port);
-    let ports = u32::from(settings.last_port.saturating_sub(settings.first_port)) + 1;
-    let track = fresh(kernel, flow.tuple.reversed(), Track::ANSWER, 0);
+) -> Option<Added> {
+    let Settings {
+        first_port,
+        last_port,
+        ..
+    } = tables.settings();
+    let keeps = !masquerade || (first_port..=last_port).contains(&becomes.source_port);
+    let ports = u64::from(last_port.saturating_sub(first_port)) + 1;
     for number in 0..TRIES {
         if number > 0 || !keeps {
-            let random = (u64::from(kernel.random()) * u64::from(ports)) >> 32;
+            let random = (u64::from(kernel.random()) * ports) >> 32;
             // Below the number of ports.
             let random = u16::try_from(random & 0xffff).unwrap_or(0);
-            becomes.source_port = settings.first_port.wrapping_add(random);
+            becomes.source_port = first_port.wrapping_add(random);
         }
-        match tables.add_track(&becomes.reversed(), &track) {
-            Added::New => return Ok(()),
+        match tables.add_track(&becomes.reversed(), back) {
             Added::Exists => {}
-            Added::Full => {
-                tables.count(Counter::Untracked);
-                return Err(Verdict::Drop);
-            }
+            added => return Some(added),
         }
     }
-    tables.count(Counter::NoPort);
-    Err(Verdict::Drop)
-}
-
-#[inline(always)]
-fn fresh(kernel: &impl Kernel, becomes: Tuple, flags: u32, bytes: u16) -> Track {
-    Track {
-        seen: kernel.now(),
-        packets: u64::from(bytes != 0),
-        bytes: u64::from(bytes),
-        becomes,
-        flags,
-        zero: 0,
-    }
+    None
 }

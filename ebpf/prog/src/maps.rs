@@ -1,14 +1,17 @@
 //! The maps, pinned so that they outlive the daemon. Their sizes are what the daemon sets before
 //! it loads them; the ones here are the defaults.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, FlowKey, Frontend, FrontendKey,
     Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
 };
-use causeway_ebpf_core::Tables;
+use causeway_ebpf_core::{Added, PacketTables, Tables};
+
+use crate::packets::Room;
 
 /// Entries of a map unless the daemon says otherwise; memory is taken as entries come.
 const FRONTENDS: u32 = 65_536;
@@ -18,6 +21,13 @@ const INTERFACES: u32 = 4_096;
 const PODS: u32 = 1_024;
 const UNSERVED: u32 = 65_536;
 const TRACKS: u32 = 262_144;
+
+/// The length of an address as a network, in bits.
+const HOST: u32 = 128;
+/// Only where there is no such entry yet (linux/bpf.h).
+const NEW: u64 = BPF_NOEXIST as u64;
+/// There is one (asm-generic/errno-base.h).
+const EXISTS: i32 = -17;
 
 #[map(name = "frontends")]
 static FRONTENDS_MAP: HashMap<FrontendKey, Frontend> =
@@ -61,6 +71,18 @@ static CLIENTS_MAP: LruHashMap<ClientKey, Affinity> = LruHashMap::pinned(SOCKETS
 
 #[map(name = "settings")]
 static SETTINGS_MAP: Array<Settings> = Array::pinned(1, 0);
+
+/// For the packet that a processor is at; nobody else sees it.
+#[map(name = "room")]
+static ROOM_MAP: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
+
+/// See there.
+#[inline(always)]
+pub fn room() -> Option<&'static mut Room> {
+    // SAFETY: this processor's own place, and a program is not interrupted by itself. Zero is a
+    // value of everything in it.
+    ROOM_MAP.get_ptr_mut(0).map(|room| unsafe { &mut *room })
+}
 
 /// The cookie of the node's own network namespace; none is 0.
 #[inline(always)]
@@ -121,5 +143,54 @@ impl Tables for Maps {
             // SAFETY: this processor's own place; a program is not interrupted by itself.
             unsafe { *count += 1 };
         }
+    }
+}
+
+impl PacketTables for Maps {
+    #[inline(always)]
+    fn with_track<T>(&self, key: &Tuple, act: impl FnOnce(&mut Track) -> T) -> Option<T> {
+        let track = TRACKS_MAP.get_ptr_mut(key)?;
+        // SAFETY: other processors may write it at once, and it may become another connection's
+        // meanwhile: a packet is then counted wrongly.
+        Some(act(unsafe { &mut *track }))
+    }
+    #[inline(always)]
+    fn add_track(&self, key: &Tuple, value: &Track) -> Added {
+        match TRACKS_MAP.insert(key, value, NEW) {
+            Ok(()) => Added::New,
+            Err(EXISTS) => Added::Exists,
+            Err(_) => Added::Full,
+        }
+    }
+    #[inline(always)]
+    fn remove_track(&self, key: &Tuple) {
+        // What another processor removed is gone as well.
+        let _ = TRACKS_MAP.remove(key);
+    }
+    #[inline(always)]
+    fn interface(&self, index: u32) -> Option<Interface> {
+        // SAFETY: as for the frontends.
+        unsafe { INTERFACES_MAP.get(&index) }.copied()
+    }
+    #[inline(always)]
+    fn is_pod(&self, address: &Address) -> bool {
+        PODS_MAP.get(Key::new(HOST, *address)).is_some()
+    }
+    #[inline(always)]
+    fn unserved(&self, address: &Address) -> Option<u32> {
+        UNSERVED_MAP.get(Key::new(HOST, *address)).copied()
+    }
+    #[inline(always)]
+    fn client(&self, key: &ClientKey) -> Option<Affinity> {
+        // SAFETY: as for sockets.
+        unsafe { CLIENTS_MAP.get(key) }.copied()
+    }
+    #[inline(always)]
+    fn set_client(&self, key: &ClientKey, value: &Affinity) {
+        let _ = CLIENTS_MAP.insert(key, value, 0);
+    }
+    #[inline(always)]
+    fn settings(&self) -> Settings {
+        SETTINGS_MAP.get(0).copied().unwrap_or(Settings::DEFAULT)
     }
 }

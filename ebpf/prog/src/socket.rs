@@ -149,7 +149,7 @@ impl Family for V6 {
     }
 }
 
-struct ThisMachine;
+pub(crate) struct ThisMachine;
 
 impl Kernel for ThisMachine {
     #[inline(always)]

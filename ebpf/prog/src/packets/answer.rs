@@ -1,0 +1,84 @@
+//! A refusal: the packet is made an answer of, and goes back by where it came.
+
+use causeway_ebpf_abi::Address;
+use causeway_ebpf_core::checksum::sum;
+use causeway_ebpf_core::packet::{Family, Flow, Packet as _, TCP, V4_HEADER, V6_HEADER};
+use causeway_ebpf_core::refusal::{self, TCP_HEADER};
+
+use super::buffer::{Buffer, Failed};
+use super::{DROP, ETHERNET, place};
+
+/// Bytes of a transport's header that an ICMP error quotes (RFC 792).
+const QUOTED: u16 = 8;
+const ICMP_HEADER: u16 = 8;
+
+/// Answers a TCP connection with a reset, a datagram with an ICMP error.
+#[inline(never)]
+pub(super) fn refuse(buffer: &Buffer, flow: &Flow) -> Result<i32, Failed> {
+    let at = place(buffer)?;
+    let header = match flow.family {
+        Family::V4 => V4_HEADER,
+        Family::V6 => V6_HEADER,
+    };
+    // Its options would be in the way; nobody sends any.
+    if flow.transport != header {
+        return Ok(DROP);
+    }
+    if flow.tuple.protocol == TCP {
+        reset(buffer, at, flow)?;
+    } else if let Family::V4 = flow.family {
+        unreachable::<28>(buffer, at, flow)?;
+    } else {
+        unreachable::<48>(buffer, at, flow)?;
+    }
+    if at == ETHERNET {
+        let [to @ .., a, b, c, d, e, f] = buffer.read_all::<12>(0)?;
+        let [g, h, i, j, k, l] = to;
+        buffer.write(0, &[a, b, c, d, e, f, g, h, i, j, k, l])?;
+    }
+    Ok(buffer.turn())
+}
+
+#[inline(always)]
+fn reset(buffer: &Buffer, at: u32, flow: &Flow) -> Result<(), Failed> {
+    let transport = at + flow.transport;
+    let sequence = u32::from_be_bytes(buffer.read_all(transport + 4)?);
+    buffer.resize(transport + u32::from(TCP_HEADER))?;
+    write_header(buffer, at, flow, TCP, TCP_HEADER)?;
+    buffer.write(
+        transport,
+        &refusal::reset(&flow.tuple, flow.family, sequence),
+    )
+}
+
+/// Quotes the first `N` bytes: the IP header and [`QUOTED`] more.
+#[inline(always)]
+fn unreachable<const N: usize>(buffer: &Buffer, at: u32, flow: &Flow) -> Result<(), Failed> {
+    let quote = buffer.read::<N>(0).ok_or(Failed)?;
+    let transport = at + flow.transport;
+    let bytes = flow.transport as u16 + QUOTED;
+    let header = refusal::unreachable(&flow.tuple, flow.family, sum(&quote), bytes);
+    buffer.resize(transport + u32::from(ICMP_HEADER + bytes))?;
+    let icmp = refusal::icmp(flow.family);
+    write_header(buffer, at, flow, icmp, ICMP_HEADER + bytes)?;
+    buffer.write(transport, &header)?;
+    buffer.write(transport + u32::from(ICMP_HEADER), &quote)
+}
+
+#[inline(always)]
+fn write_header(
+    buffer: &Buffer,
+    at: u32,
+    flow: &Flow,
+    protocol: u8,
+    bytes: u16,
+) -> Result<(), Failed> {
+    match flow.family {
+        Family::V4 => buffer.write(at, &refusal::v4_header(&flow.tuple, protocol, bytes)),
+        Family::V6 => {
+            let addresses: [Address; 2] = [flow.tuple.destination, flow.tuple.source];
+            buffer.write(at, &refusal::v6_header(protocol, bytes))?;
+            buffer.write(at + 8, &addresses)
+        }
+    }
+}

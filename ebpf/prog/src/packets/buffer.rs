@@ -1,0 +1,145 @@
+//! A packet as the kernel hands it over (`struct __sk_buff`, linux/bpf.h).
+
+use core::mem::MaybeUninit;
+use core::ptr::from_ref;
+
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
+};
+use causeway_ebpf_core::packet::{Family, Packet};
+
+/// `PACKET_HOST` (linux/if_packet.h): its Ethernet address is this machine's.
+const TO_THIS_MACHINE: u32 = 0;
+/// `BPF_HDR_START_NET`: bytes count from the IP header on.
+const FROM_IP_HEADER: u32 = 1;
+/// `ETH_P_IP` and `ETH_P_IPV6` (linux/if_ether.h), in the packet's byte order.
+const IPV4: u32 = 0x0800_u16.to_be() as u32;
+const IPV6: u32 = 0x86dd_u16.to_be() as u32;
+
+/// What grows is the sum of the pseudo header: a checksum that is yet to be finished changes, too.
+pub(super) const PSEUDO_HEADER: u64 = BPF_F_PSEUDO_HDR as u64;
+/// A checksum of zero means that there is none (RFC 768), and stays.
+pub(super) const MANGLED_ZERO: u64 = BPF_F_MARK_MANGLED_0 as u64;
+
+/// The kernel did not do it.
+pub(super) struct Failed;
+
+/// See the module.
+pub(super) struct Buffer(pub(super) *mut __sk_buff);
+
+impl Packet for Buffer {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<Aligned<N>>::uninit();
+        let to = bytes.as_mut_ptr().cast();
+        // SAFETY: it writes all of the bytes, or says that it did not.
+        unsafe {
+            let status =
+                bpf_skb_load_bytes_relative(self.0.cast(), offset, to, N as u32, FROM_IP_HEADER);
+            (status == 0).then(|| bytes.assume_init().0)
+        }
+    }
+
+    #[inline(always)]
+    fn read_to<const N: usize>(&self, offset: u32, place: &mut [u8; N]) -> bool {
+        let to = place.as_mut_ptr().cast();
+        // SAFETY: it writes no more than these bytes.
+        let status = unsafe {
+            bpf_skb_load_bytes_relative(self.0.cast(), offset, to, N as u32, FROM_IP_HEADER)
+        };
+        status == 0
+    }
+}
+
+/// Aligned so that the words among the bytes can be taken as such.
+#[repr(C, align(8))]
+struct Aligned<const N: usize>([u8; N]);
+
+impl Buffer {
+    /// Its IP version; none where it is of something else, or for somebody else: the packets of a
+    /// VLAN come to its own interface once more.
+    #[inline(always)]
+    pub(super) fn family(&self) -> Option<Family> {
+        // SAFETY: the verifier checks every access to the context.
+        let (protocol, kind, vlan) = unsafe {
+            (
+                (*self.0).protocol,
+                (*self.0).pkt_type,
+                (*self.0).vlan_present,
+            )
+        };
+        if kind != TO_THIS_MACHINE || vlan != 0 {
+            return None;
+        }
+        match protocol {
+            IPV4 => Some(Family::V4),
+            IPV6 => Some(Family::V6),
+            _ => None,
+        }
+    }
+
+    /// The index of the interface that it came by.
+    #[inline(always)]
+    pub(super) fn interface(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).ifindex }
+    }
+
+    /// Bytes from the link's header on.
+    #[inline(always)]
+    pub(super) fn read_all<const N: usize>(&self, offset: u32) -> Result<[u8; N], Failed> {
+        let mut bytes = MaybeUninit::<Aligned<N>>::uninit();
+        let to = bytes.as_mut_ptr().cast();
+        // SAFETY: as for `read`.
+        unsafe {
+            match bpf_skb_load_bytes(self.0.cast(), offset, to, N as u32) {
+                0 => Ok(bytes.assume_init().0),
+                _ => Err(Failed),
+            }
+        }
+    }
+
+    /// Writes there, in bytes from the link's header on.
+    #[inline(always)]
+    pub(super) fn write<T>(&self, offset: u32, bytes: &T) -> Result<(), Failed> {
+        let from = from_ref(bytes).cast();
+        // SAFETY: as many bytes are read.
+        done(unsafe { bpf_skb_store_bytes(self.0, offset, from, size_of::<T>() as u32, 0) })
+    }
+
+    /// What it covers has grown: so does the checksum there.
+    #[inline(always)]
+    pub(super) fn replace(&self, offset: u32, difference: u16, flags: u64) -> Result<(), Failed> {
+        // SAFETY: takes numbers; the size that the flags say is 0: a difference.
+        done(unsafe { bpf_l4_csum_replace(self.0, offset, 0, u64::from(difference), flags) })
+    }
+
+    /// The whole packet's sum has grown, where the interface computed it.
+    #[inline(always)]
+    pub(super) fn grow(&self, difference: u16) {
+        // SAFETY: takes numbers. It fails where there is no such sum.
+        let _ = unsafe { bpf_csum_update(self.0, u32::from(difference)) };
+    }
+
+    /// Makes it so long, in bytes from the link's header on. What was left to be done to its
+    /// segments is forgotten.
+    #[inline(always)]
+    pub(super) fn resize(&self, length: u32) -> Result<(), Failed> {
+        // SAFETY: takes numbers.
+        done(unsafe { bpf_skb_change_tail(self.0, length, 0) })
+    }
+
+    /// Sends it back by where it came.
+    #[inline(always)]
+    pub(super) fn turn(&self) -> i32 {
+        // SAFETY: takes numbers.
+        unsafe { bpf_redirect(self.interface(), 0) as i32 }
+    }
+}
+
+#[inline(always)]
+fn done(status: i64) -> Result<(), Failed> {
+    if status == 0 { Ok(()) } else { Err(Failed) }
+}

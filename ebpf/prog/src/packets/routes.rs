@@ -1,0 +1,82 @@
+//! Where a packet leaves, by the kernel's routes and neighbours.
+
+use core::ptr::from_mut;
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    bpf_fib_lookup, bpf_redir_neigh,
+};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup as lookup, bpf_redirect_neigh};
+use causeway_ebpf_abi::{Address, Tuple};
+use causeway_ebpf_core::packet::Family;
+use causeway_ebpf_core::{Hop, Routes, Way};
+
+use super::buffer::Buffer;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+const FOUND: i64 = BPF_FIB_LKUP_RET_SUCCESS as i64;
+/// The neighbour is asked for when the packet is sent.
+const FOUND_UNSEEN: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
+const TOO_BIG: i64 = BPF_FIB_LKUP_RET_FRAG_NEEDED as i64;
+
+impl Routes for Buffer {
+    #[inline(always)]
+    fn way(&self, ingress: u32, family: Family, tuple: &Tuple) -> Way {
+        // SAFETY: integers, of which zero is a value.
+        let mut asked: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        asked.l4_protocol = tuple.protocol;
+        asked.sport = tuple.source_port.to_be();
+        asked.dport = tuple.destination_port.to_be();
+        asked.ifindex = ingress;
+        let (source, destination) = (words(&tuple.source), words(&tuple.destination));
+        match family {
+            Family::V4 => {
+                asked.family = AF_INET;
+                asked.__bindgen_anon_3.ipv4_src = source[3];
+                asked.__bindgen_anon_4.ipv4_dst = destination[3];
+            }
+            Family::V6 => {
+                asked.family = AF_INET6;
+                asked.__bindgen_anon_3.ipv6_src = source;
+                asked.__bindgen_anon_4.ipv6_dst = destination;
+            }
+        }
+        let size = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: takes the structure and its size.
+        match unsafe { lookup(self.0.cast(), from_mut(&mut asked), size, 0) } {
+            FOUND | FOUND_UNSEEN => Way::Out(Hop {
+                interface: asked.ifindex,
+                family: u32::from(asked.family),
+                // SAFETY: whatever the kernel wrote there are words.
+                address: unsafe { asked.__bindgen_anon_4.ipv6_dst },
+            }),
+            TOO_BIG => Way::TooBig,
+            _ => Way::None,
+        }
+    }
+}
+
+#[inline(always)]
+fn words(address: &Address) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(address.as_chunks::<4>().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    words
+}
+
+impl Buffer {
+    /// Sends the packet on.
+    #[inline(always)]
+    pub(super) fn leave(&self, hop: &Hop) -> i32 {
+        // SAFETY: integers, of which zero is a value.
+        let mut next: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+        next.nh_family = hop.family;
+        next.__bindgen_anon_1.ipv6_nh = hop.address;
+        let size = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: takes the structure and its size.
+        unsafe { bpf_redirect_neigh(hop.interface, from_mut(&mut next), size, 0) as i32 }
+    }
+}
