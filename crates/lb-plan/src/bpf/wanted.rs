@@ -8,9 +8,6 @@ use lb_model::{Endpoint, Family, Frontend, FrontendAddress, Masquerade, Protocol
 
 /// Whether packets to a frontend without endpoints are answered with a refusal by the programs.
 const PACKETS_ARE_REFUSED: bool = false;
-/// Whether a UDP socket that is connected is translated, too. Until then the packets that the node
-/// itself sends by such a socket meet no program.
-const CONNECTED_UDP: bool = false;
 
 /// What a frontend's entries depend on besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +22,9 @@ pub struct Node {
     pub detects: BTreeSet<Family>,
     /// Packets are translated at every interface; else at none.
     pub packets: bool,
+    /// A UDP socket that connects is translated, too; else the packets that the node itself sends by
+    /// such a socket meet no program.
+    pub connected_udp: bool,
 }
 
 /// What the maps shall have at one address.
@@ -54,7 +54,7 @@ impl Wanted {
 /// - SCTP, source ranges and silence, which a socket's call cannot show;
 /// - endpoints that are this node itself: their answers come in by no interface.
 pub fn is_taken(frontend: &Frontend, node: &Node) -> bool {
-    let by_calls = frontend.address.protocol() != Protocol::Udp || CONNECTED_UDP;
+    let by_calls = frontend.address.protocol() != Protocol::Udp || node.connected_udp;
     by_calls && sides(frontend).is_some_and(|sides| sides.packets(node))
 }
 

@@ -43,6 +43,7 @@ fn node() -> Node {
         here: ips(&["192.0.2.1", "10.244.1.1", "2001:db8::1"]),
         detects: [Family::V4].into(),
         packets: true,
+        connected_udp: true,
     }
 }
 
@@ -130,4 +131,14 @@ fn what_packets_do_not_show_is_left_to_another_data_plane() {
         let found: Vec<u32> = found.iter().map(|entry| entry.2).collect();
         assert_eq!(found, Vec::from_iter(flags), "{frontend:?}");
     }
+}
+
+#[test]
+fn udp_is_left_to_another_data_plane_where_a_socket_that_connects_is_not_translated() {
+    let mut node = node();
+    let good = || forward(&["10.244.1.2"], Masquerade::Never);
+    let [tcp, udp] = [Protocol::Tcp, Protocol::Udp].map(|one| frontend(vip(one), good()));
+    assert!(is_taken(&tcp, &node) && is_taken(&udp, &node));
+    node.connected_udp = false;
+    assert!(is_taken(&tcp, &node) && !is_taken(&udp, &node));
 }
