@@ -27,6 +27,7 @@ use sockets::Sockets;
 pub use counts::SocketCounts;
 pub use dump::Dump;
 pub use pins::DEFAULT_PINS;
+pub use sockets::OBJECT;
 
 /// Where the programs go.
 #[derive(Clone, Debug, PartialEq, Eq)]

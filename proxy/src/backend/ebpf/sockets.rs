@@ -16,7 +16,7 @@ use super::entries::Entry;
 use super::{Error, Options, pins};
 
 /// The object that `build.rs` made; empty where it could not.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/causeway-ebpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/causeway-ebpf"));
 
 /// Every program. Those that translate come last: a socket that is translated must never meet
 /// one that can't tell it the way back.
