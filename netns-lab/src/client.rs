@@ -85,17 +85,18 @@ impl Client {
             true => metadata["namespace"].as_str().unwrap_or("default"),
             false => "",
         };
+        // Not the other way round: what a second Service of the name is refused for first is its
+        // ClusterIP, which is taken.
+        if let Some(name) = metadata["name"].as_str()
+            && self.get(resource, namespace, name)?.is_some()
+        {
+            let one = path(resource, namespace, Some(name));
+            let (status, answer) = self.request(Method::PUT, &one, Some(object))?;
+            return accepted("replace", &one, status, answer);
+        }
         let all = path(resource, namespace, None);
         let (status, answer) = self.request(Method::POST, &all, Some(object))?;
-        if status != StatusCode::CONFLICT {
-            return accepted("create", &all, status, answer);
-        }
-        let name = metadata["name"]
-            .as_str()
-            .context("metadata.name is missing")?;
-        let one = path(resource, namespace, Some(name));
-        let (status, answer) = self.request(Method::PUT, &one, Some(object))?;
-        accepted("replace", &one, status, answer)
+        accepted("create", &all, status, answer)
     }
 
     /// Deletes the object; fine when there is none.

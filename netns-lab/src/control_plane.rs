@@ -23,6 +23,7 @@ use hyper::{Method, StatusCode};
 use nodekit::netns::{NetNs, Worker};
 use serde_json::{Value, json};
 
+use crate::apiserver::Resource;
 use crate::client::{Access, Client};
 use credentials::Credentials;
 use program::Program;
@@ -218,7 +219,7 @@ impl ControlPlane {
                 client = access(self).ok();
             }
             if let Some(client) = &client
-                && netns.run(|| client.is_ready())?
+                && netns.run(|| is_complete(client))?
             {
                 return Ok(());
             }
@@ -244,7 +245,7 @@ impl ControlPlane {
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!(
                 "--service-account-key-file={}",
-                file(credentials::KEY)
+                file(credentials::PUBLIC_KEY)
             ))
             .arg(format!(
                 "--service-account-signing-key-file={}",
@@ -258,6 +259,14 @@ impl ControlPlane {
             .args(&server.flags);
         command
     }
+}
+
+/// Whether a server is ready and has made the namespaces that every cluster has; those it doesn't
+/// wait for itself.
+fn is_complete(client: &Client) -> bool {
+    let there = |name| client.get(Resource::Namespace, "", name).ok().flatten();
+    let mut names = ["default", "kube-system"].into_iter();
+    client.is_ready() && names.all(|name| there(name).is_some())
 }
 
 fn etcd_address() -> SocketAddr {
@@ -275,6 +284,8 @@ fn etcd_command(programs: &Programs, folder: &Path) -> Command {
         .arg(format!("--listen-peer-urls={peers}"))
         .arg(format!("--initial-advertise-peer-urls={peers}"))
         .arg(format!("--initial-cluster=default={peers}"))
+        // As kubeadm has it: without it API servers have no bookmarks for who watches what is quiet.
+        .arg("--experimental-watch-progress-notify-interval=5s")
         // Nothing here has to outlive the machine.
         .arg("--unsafe-no-fsync=true");
     command
