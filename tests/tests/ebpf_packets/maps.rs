@@ -1,0 +1,163 @@
+//! The program and its maps, filled by hand.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie};
+use aya::programs::{SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
+use causeway_ebpf_abi::{
+    Address, Backend, Counter, Frontend, FrontendKey, Interface, MemberKey, Plain, Settings,
+    SlotKey, Track, Tuple, maps,
+};
+use causeway_proxy::backend::ebpf;
+use causeway_tests::cell::Cell;
+
+use crate::bed::Bed;
+
+/// An entry as aya takes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Entry<T: Plain>(T);
+
+// SAFETY: `Plain` promises integers without padding.
+#[expect(unsafe_code, reason = "the two promises are the same")]
+unsafe impl<T: Plain> aya::Pod for Entry<T> {}
+
+/// The program, attached nowhere yet.
+pub(crate) struct Plane {
+    ebpf: Ebpf,
+    // After the maps that are pinned in it.
+    _cell: Cell,
+}
+
+pub(crate) fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+
+impl Plane {
+    /// Loads it; on a thread of its own, whose mounts it changes.
+    pub(crate) fn load() -> Self {
+        let cell = Cell::new();
+        let pins = cell.options().pins;
+        fs::create_dir_all(&pins).unwrap();
+        let ebpf = EbpfLoader::new()
+            .default_map_pin_directory(&pins)
+            .load(ebpf::OBJECT)
+            .unwrap();
+        let mut plane = Self { ebpf, _cell: cell };
+        plane.program().load().unwrap();
+        let mut settings: Array<_, Entry<Settings>> = plane.map(maps::SETTINGS);
+        settings.set(0, Entry(Settings::DEFAULT), 0).unwrap();
+        plane
+    }
+
+    pub(crate) fn program(&mut self) -> &mut SchedClassifier {
+        let program = self.ebpf.program_mut("packets").unwrap();
+        program.try_into().unwrap()
+    }
+
+    fn map<'a, M: TryFrom<&'a mut Map>>(&'a mut self, name: &str) -> M
+    where
+        M::Error: std::fmt::Debug,
+    {
+        M::try_from(self.ebpf.map_mut(name).unwrap()).unwrap()
+    }
+
+    fn insert<K: Plain, V: Plain>(&mut self, name: &str, key: K, value: V) {
+        let mut map: HashMap<&mut MapData, Entry<K>, Entry<V>> = self.map(name);
+        map.insert(Entry(key), Entry(value), 0).unwrap();
+    }
+
+    /// Attaches it to a link of the node, which masquerades with these addresses there.
+    pub(crate) fn attach(&mut self, bed: &Bed, link: &str, v4: &str, v6: &str) {
+        let interface = Interface {
+            v4: address(v4.parse().unwrap()),
+            v6: address(v6.parse().unwrap()),
+            flags: 0,
+        };
+        let index = bed.link(link);
+        let mut map: HashMap<&mut MapData, u32, Entry<Interface>> = self.map(maps::INTERFACES);
+        map.insert(index, Entry(interface), 0).unwrap();
+        let program = self.program();
+        let attach = || program.attach(link, TcAttachType::Ingress).unwrap();
+        bed.node.run(attach).unwrap();
+    }
+
+    /// Attaches it everywhere.
+    pub(crate) fn over(bed: &Bed) -> Self {
+        let mut plane = Self::load();
+        plane.attach(bed, "eth0", "192.0.2.1", "2001:db8:2::1");
+        plane.attach(bed, "eth1", "198.51.100.1", "2001:db8:51::1");
+        plane.attach(bed, "cni0", "10.244.1.1", "fd00:244:1::1");
+        for (length, network) in [(96 + 16, "10.244.0.0"), (32, "fd00:244::")] {
+            let mut pods: LpmTrie<&mut MapData, Address, u32> = plane.map(maps::PODS);
+            let key = lpm_trie::Key::new(length, address(network.parse().unwrap()));
+            pods.insert(&key, 1, 0).unwrap();
+        }
+        plane
+    }
+
+    /// A frontend with these backends, for both protocols.
+    pub(crate) fn serve(&mut self, at: SocketAddr, set: u32, flags: u32, to: &[SocketAddr]) {
+        self.serve_clients(at, set, flags, 0, to);
+    }
+
+    /// The same, with affinity.
+    pub(crate) fn serve_clients(
+        &mut self,
+        at: SocketAddr,
+        set: u32,
+        flags: u32,
+        affinity_seconds: u32,
+        to: &[SocketAddr],
+    ) {
+        for (slot, backend) in (0..).zip(to) {
+            let backend = Backend {
+                address: address(backend.ip()),
+                port: backend.port(),
+                zero: 0,
+            };
+            self.insert(maps::BACKENDS, SlotKey { set, slot }, backend);
+            let mut members: HashMap<&mut MapData, Entry<MemberKey>, u32> = self.map(maps::MEMBERS);
+            members
+                .insert(Entry(MemberKey { set, backend }), 1, 0)
+                .unwrap();
+        }
+        let frontend = Frontend {
+            set,
+            count: u32::try_from(to.len()).unwrap(),
+            affinity_seconds,
+            flags: flags | Frontend::PACKETS,
+        };
+        for protocol in [TCP, UDP] {
+            let key = FrontendKey {
+                address: address(at.ip()),
+                port: at.port(),
+                protocol,
+                view: FrontendKey::INSIDE,
+            };
+            self.insert(maps::FRONTENDS, key, frontend);
+        }
+    }
+
+    /// How often what happened.
+    pub(crate) fn counted(&mut self, what: Counter) -> u64 {
+        let counters: PerCpuArray<&mut MapData, u64> = self.map(maps::COUNTERS);
+        let by_processor = counters.get(&(what as u32), 0).unwrap();
+        by_processor.iter().sum()
+    }
+
+    /// All that is tracked.
+    pub(crate) fn tracks(&mut self) -> Vec<(Tuple, Track)> {
+        let tracks: HashMap<&mut MapData, Entry<Tuple>, Entry<Track>> = self.map(maps::TRACKS);
+        let all = tracks.iter().map(|entry| entry.unwrap());
+        all.map(|(key, value)| (key.0, value.0)).collect()
+    }
+}

@@ -1,0 +1,313 @@
+//! Single packets handed to the program (`BPF_PROG_TEST_RUN`): what it makes of them, byte for byte.
+
+use std::net::{IpAddr, SocketAddr};
+
+use aya::programs::{TestRun as _, TestRunOptions};
+use causeway_ebpf_abi::{Counter, Frontend};
+use nodekit::route::{Handle, Mac};
+
+use crate::bed::Bed;
+use crate::frames::{ACK, ETHERNET, Packet, Read, SYN, folded, header, pseudo, sum_of};
+use crate::maps::{Plane, TCP, UDP};
+use crate::traffic::{CLUSTER_IPS, NODE_PORTS, on_a_bed};
+
+/// What the program returns (linux/pkt_cls.h).
+const GO_ON: i32 = -1;
+const DROP: i32 = 2;
+const REDIRECT: i32 = 7;
+
+const CLIENTS: [&str; 2] = ["192.0.2.2:40000", "[2001:db8:2::2]:40000"];
+const PODS: [&str; 2] = ["10.244.1.2:8080", "[fd00:244:1::2]:8080"];
+const NODES: [&str; 2] = ["10.244.1.1", "fd00:244:1::1"];
+
+/// The interface that the packets come by.
+struct Gate<'a> {
+    bed: &'a Bed,
+    name: &'static str,
+    index: u32,
+    mac: Mac,
+}
+
+impl<'a> Gate<'a> {
+    fn of(bed: &'a Bed, name: &'static str) -> Self {
+        let mut links = Handle::open_in(&bed.node).unwrap();
+        let link = links.link_by_name(name).unwrap();
+        Self {
+            bed,
+            name,
+            index: link.index,
+            mac: link.mac.unwrap(),
+        }
+    }
+
+    /// What becomes of a frame.
+    fn takes(&self, plane: &mut Plane, frame: &[u8]) -> (i32, Vec<u8>) {
+        let mut out = vec![0; frame.len() + 256];
+        // `ifindex` in `struct __sk_buff`.
+        let mut context = [0; 192];
+        context[40..44].copy_from_slice(&self.index.to_ne_bytes());
+        let program = plane.program();
+        let run = || {
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(frame);
+            options.data_out = Some(&mut out);
+            options.ctx_in = Some(&context);
+            program.test_run(options).unwrap()
+        };
+        let result = self.bed.node.run(run).unwrap();
+        out.truncate(result.data_size_out as usize);
+        (result.return_value.cast_signed(), out)
+    }
+
+    /// The packet that it becomes, which is sent on.
+    fn sends_on(&self, plane: &mut Plane, packet: &Packet<'_>) -> Read {
+        let (action, out) = self.takes(plane, &packet.frame(self.mac));
+        assert_eq!(action, REDIRECT, "{} {:?}", self.name, packet.to);
+        Read::checked(&out[ETHERNET..])
+    }
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn packet<'a>(from: SocketAddr, to: SocketAddr, protocol: u8) -> Packet<'a> {
+    Packet {
+        from,
+        to,
+        protocol,
+        flags: SYN,
+        payload: b"odd",
+    }
+}
+
+#[test]
+fn there_and_back_every_checksum_is_right() {
+    on_a_bed(|bed, plane| {
+        let (outside, inside) = (Gate::of(bed, "eth0"), Gate::of(bed, "cni0"));
+        let masquerade = Frontend::MASQUERADE_OTHERS;
+        for (set, flags) in [(1, 0), (11, masquerade)] {
+            for (family, protocol) in [(0, TCP), (0, UDP), (1, TCP), (1, UDP)] {
+                let mut client = at(CLIENTS[family]);
+                client.set_port(40_000 + u16::try_from(set).unwrap());
+                let (front, pod) = (at(NODE_PORTS[family]), at(PODS[family]));
+                plane.serve(front, set + u32::from(protocol), flags, &[pod]);
+                let there = packet(client, front, protocol);
+                let sent = outside.sends_on(plane, &there);
+                assert_eq!(sent.hops, 63);
+                let (from, to) = sent.sockets();
+                assert_eq!(to, pod);
+                if flags == 0 {
+                    assert_eq!(from, client);
+                } else {
+                    assert_eq!(from.ip(), NODES[family].parse::<IpAddr>().unwrap());
+                    assert!(from.port() >= 61_000);
+                }
+                assert_eq!(sent.transport[sent.transport.len() - 3..], *b"odd");
+                let mut back = packet(pod, from, protocol);
+                back.flags = SYN | ACK;
+                let answer = inside.sends_on(plane, &back);
+                assert_eq!(answer.sockets(), (front, client));
+                // The same once more: it is known now.
+                assert_eq!(outside.sends_on(plane, &there).sockets(), (from, pod));
+            }
+        }
+        assert_eq!(plane.counted(Counter::Translated), 8);
+    });
+}
+
+#[test]
+fn a_datagram_without_a_checksum_stays_without() {
+    on_a_bed(|bed, plane| {
+        let outside = Gate::of(bed, "eth0");
+        plane.serve(at(NODE_PORTS[0]), 1, 0, &[at(PODS[0])]);
+        let mut frame = packet(at(CLIENTS[0]), at(NODE_PORTS[0]), UDP).frame(outside.mac);
+        frame[ETHERNET + 26..ETHERNET + 28].fill(0);
+        let (action, out) = outside.takes(plane, &frame);
+        assert_eq!(action, REDIRECT);
+        let sent = Read::checked(&out[ETHERNET..]);
+        assert_eq!(sent.transport[6..8], [0, 0]);
+    });
+}
+
+#[test]
+fn a_refusal_is_an_answer() {
+    on_a_bed(|bed, plane| {
+        let outside = Gate::of(bed, "eth0");
+        for family in [0, 1] {
+            let (client, front) = (at(CLIENTS[family]), at(NODE_PORTS[family]));
+            plane.serve(front, 1, 0, &[]);
+            let reset = outside.sends_on(plane, &packet(client, front, TCP));
+            assert_eq!(reset.sockets(), (front, client));
+            assert_eq!(reset.transport.len(), 20);
+            assert_eq!(reset.transport[13], 4 | ACK);
+            assert_eq!(reset.transport[8..12], 0x1234_5679_u32.to_be_bytes());
+            for payload in [&b""[..], &[7; 700]] {
+                let asked = Packet {
+                    payload,
+                    ..packet(client, front, UDP)
+                };
+                let (action, out) = outside.takes(plane, &asked.frame(outside.mac));
+                assert_eq!(action, REDIRECT);
+                assert_eq!(out[..6], [2, 0, 0, 0, 0, 9], "who asked gets it");
+                let error = Read::checked(&out[ETHERNET..]);
+                assert_eq!((error.from, error.to), (front.ip(), client.ip()));
+                assert_eq!(error.transport[..2], [[3, 3], [1, 4]][family]);
+                let quoted = &error.transport[8..];
+                assert_eq!(*quoted, asked.packet()[..quoted.len()]);
+                assert_eq!(Read::quoted(quoted).sockets(), (client, front));
+            }
+        }
+    });
+}
+
+/// An ICMP error that `by` sends to `to` about a packet.
+fn error(by: IpAddr, to: IpAddr, mac: Mac, about: &Packet<'_>) -> Vec<u8> {
+    let v4 = by.is_ipv4();
+    let mut message = if v4 { vec![3, 4] } else { vec![2, 0] };
+    message.extend([0, 0, 0, 0, 5, 0]);
+    message.extend(&about.packet()[..if v4 { 28 } else { 48 }]);
+    let protocol = if v4 { 1 } else { 58 };
+    let pseudo = if v4 {
+        0
+    } else {
+        pseudo(by, to, protocol, message.len())
+    };
+    let sum = !folded(pseudo + sum_of(&message));
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = [mac.0, [2, 0, 0, 0, 0, 9]].concat();
+    frame.extend(if v4 { [8, 0] } else { [0x86, 0xdd] });
+    frame.extend(header(by, to, protocol, message.len()));
+    frame.extend(message);
+    frame
+}
+
+#[test]
+fn an_icmp_error_finds_who_sent_what_it_is_about() {
+    on_a_bed(|bed, plane| {
+        let (outside, inside) = (Gate::of(bed, "eth0"), Gate::of(bed, "cni0"));
+        let routers = ["203.0.113.9", "2001:db8:113::9"];
+        for ((family, protocol), set) in [(0, TCP), (0, UDP), (1, TCP), (1, UDP)]
+            .into_iter()
+            .zip(1..)
+        {
+            let (client, front, pod) = (
+                at(CLIENTS[family]),
+                at(NODE_PORTS[family]),
+                at(PODS[family]),
+            );
+            plane.serve(front, set, Frontend::MASQUERADE_OTHERS, &[pod]);
+            let there = packet(client, front, protocol);
+            let (node, _) = outside.sends_on(plane, &there).sockets();
+            // The pod could not take what it was sent: the client hears of the frontend.
+            let onward = packet(node, pod, protocol);
+            let frame = error(pod.ip(), node.ip(), inside.mac, &onward);
+            let (action, out) = inside.takes(plane, &frame);
+            assert_eq!(action, REDIRECT);
+            let told = Read::checked(&out[ETHERNET..]);
+            assert_eq!((told.from, told.to), (front.ip(), client.ip()));
+            assert_eq!(
+                Read::quoted(&told.transport[8..]).sockets(),
+                (client, front)
+            );
+            // A router could not send on what was answered: the pod hears of it.
+            let router = routers[family].parse().unwrap();
+            let answer = packet(front, client, protocol);
+            let frame = error(router, front.ip(), outside.mac, &answer);
+            let (action, out) = outside.takes(plane, &frame);
+            assert_eq!(action, REDIRECT);
+            let told = Read::checked(&out[ETHERNET..]);
+            assert_eq!((told.from, told.to), (router, pod.ip()));
+            assert_eq!(Read::quoted(&told.transport[8..]).sockets(), (pod, node));
+        }
+        assert_eq!(plane.counted(Counter::ErrorTranslated), 8);
+    });
+}
+
+#[test]
+fn what_cannot_be_translated_is_left_as_it_is() {
+    on_a_bed(|bed, plane| {
+        let (outside, loopback) = (
+            Gate::of(bed, "eth0"),
+            Gate {
+                name: "lo",
+                index: 1,
+                ..Gate::of(bed, "eth0")
+            },
+        );
+        for family in [0, 1] {
+            let (client, front) = (at(CLIENTS[family]), at(NODE_PORTS[family]));
+            plane.serve(front, 1, 0, &[at(PODS[family])]);
+            let good = packet(client, front, TCP).frame(outside.mac);
+            let mut cases = vec![
+                (
+                    "an acknowledgment",
+                    Packet {
+                        flags: ACK,
+                        ..packet(client, front, TCP)
+                    }
+                    .frame(outside.mac),
+                ),
+                (
+                    "another port",
+                    packet(client, (front.ip(), 1).into(), TCP).frame(outside.mac),
+                ),
+                (
+                    "somebody else's",
+                    packet(client, front, TCP).frame(Mac([2, 1, 1, 1, 1, 1])),
+                ),
+            ];
+            let mut change = |what, at: usize, byte: u8| {
+                let mut frame = good.clone();
+                frame[ETHERNET + at] = byte;
+                cases.push((what, frame));
+            };
+            if family == 0 {
+                change("no version", 0, 0x55);
+                change("a header too short", 0, 0x44);
+                change("a first fragment", 6, 0x20);
+                change("a later fragment", 7, 1);
+                change("the last hop", 8, 1);
+                change("another protocol", 9, 47);
+                change("from loopback", 12, 127);
+            } else {
+                change("no version", 0, 0);
+                change("a fragment", 6, 44);
+                change("the last hop", 7, 1);
+                change("from everybody", 8, 0xff);
+            }
+            for (what, frame) in cases {
+                assert_eq!(outside.takes(plane, &frame), (GO_ON, frame), "{what}");
+            }
+            let header = ETHERNET + [20, 40][family];
+            for length in header..header + 14 {
+                let cut = &good[..length];
+                assert_eq!(
+                    outside.takes(plane, cut),
+                    (GO_ON, cut.to_vec()),
+                    "{length} bytes"
+                );
+            }
+            assert_eq!(
+                loopback.takes(plane, &good),
+                (GO_ON, good),
+                "not an interface of ours"
+            );
+        }
+        assert_eq!(plane.counted(Counter::Fragment), 2);
+        assert_eq!(plane.counted(Counter::Extension), 1);
+        assert_eq!(plane.tracks(), []);
+    });
+}
+
+#[test]
+fn a_frontend_that_drops_drops() {
+    on_a_bed(|bed, plane| {
+        let inside = Gate::of(bed, "cni0");
+        let (pod, front) = (at(PODS[0]), at(CLUSTER_IPS[0]));
+        plane.serve(front, 1, Frontend::DROP, &[pod]);
+        let frame = packet(pod, front, UDP).frame(inside.mac);
+        assert_eq!(inside.takes(plane, &frame).0, DROP);
+        assert_eq!(plane.counted(Counter::PacketsDropped), 1);
+    });
+}
