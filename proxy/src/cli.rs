@@ -1,5 +1,6 @@
 //! The command line: kube-proxy's flag names.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::parser::ValueSource;
@@ -11,7 +12,7 @@ use crate::config::{FLAGS, Flag, Given, Takes};
 
 /// What the command line says. The flags that stand for fields of the configuration are in
 /// [`FLAGS`].
-#[derive(Clone, Debug, Default, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(
     name = "causeway-proxy",
     version,
@@ -40,6 +41,29 @@ pub struct Flags {
     /// Mode ebpf: the folder on a bpffs where maps and programs outlive the daemon.
     #[arg(long, value_name = "FOLDER", default_value = ebpf::DEFAULT_PINS, global = true)]
     pub ebpf_pin_dir: PathBuf,
+    /// Mode ebpf: how many directions of connections are remembered whose packets are translated;
+    /// each connection has two.
+    #[arg(long, value_name = "NUMBER", default_value_t = ebpf::DEFAULT_TRACKS,
+          value_parser = clap::value_parser!(u32).range(1024..))]
+    pub ebpf_tracks: u32,
+    /// Mode ebpf: the ports that masqueraded connections get, outside of
+    /// net.ipv4.ip_local_port_range.
+    #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = ports)]
+    pub ebpf_snat_ports: RangeInclusive<u16>,
+    /// Mode ebpf: UDP sockets that connect to a Service are connected to an endpoint, and get an error
+    /// when it leaves; otherwise their packets are translated one by one.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    pub ebpf_connect_udp: bool,
+    /// Mode ebpf: TCP connections of this node's sockets end with an error when their endpoint is
+    /// removed; otherwise they are left alone.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub ebpf_end_tcp: bool,
+    /// Mode ebpf: no process on the node itself may bind a node port of a Service (EADDRINUSE).
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    pub ebpf_guard_node_ports: bool,
     /// URL of the API server, instead of the one in the kubeconfig.
     #[arg(long, value_name = "URL")]
     pub master: Option<String>,
@@ -68,6 +92,12 @@ pub enum EbpfTask {
         #[arg(long)]
         json: bool,
     },
+    /// Writes the sockets that were connected to an endpoint, and to which, out of the pinned maps.
+    Sockets {
+        /// As JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 impl Flags {
@@ -76,6 +106,12 @@ impl Flags {
         ebpf::Options {
             cgroup_root: self.ebpf_cgroup_root.clone(),
             pins: self.ebpf_pin_dir.clone(),
+            connect_udp: self.ebpf_connect_udp,
+            end_tcp: self.ebpf_end_tcp,
+            guard_node_ports: self.ebpf_guard_node_ports,
+            tracks: self.ebpf_tracks,
+            snat_ports: self.ebpf_snat_ports.clone(),
+            ..ebpf::Options::default()
         }
     }
 
@@ -103,6 +139,15 @@ impl Flags {
             .collect();
         Ok(flags)
     }
+}
+
+/// A range of ports.
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let parse = |port: &str| port.parse::<u16>().ok().filter(|port| *port != 0);
+    text.split_once('-')
+        .and_then(|(first, last)| Some(parse(first)?..=parse(last)?))
+        .filter(|ports| !ports.is_empty())
+        .ok_or_else(|| "two ports as 61000-65535, the lower one first".to_owned())
 }
 
 fn argument(flag: &'static Flag) -> Arg {
@@ -229,6 +274,8 @@ mod tests {
         };
         for (flag, named) in [
             ("--no-such-flag", "--no-such-flag"),
+            ("--ebpf-snat-ports=65535-61000", "the lower one first"),
+            ("--ebpf-tracks=10", "1024"),
             ("--conntrack-min=many", "a whole number"),
             ("--profiling=maybe", "true or false"),
             ("--feature-gates=A", "Name=true"),

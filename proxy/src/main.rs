@@ -1,5 +1,6 @@
 //! `causeway-proxy`: flags and file in, exit status out. Everything else is in the library.
 
+use std::fmt::Display;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -10,6 +11,7 @@ use causeway_proxy::cli::{EbpfTask, Flags, Task};
 use causeway_proxy::config::{ConfigFile, Loaded, Mode, file_text, load};
 use causeway_proxy::daemon::Ended;
 use causeway_proxy::{backend, daemon, host_setup, logging};
+use serde::Serialize;
 
 fn main() -> ExitCode {
     match run(Flags::from_command_line()) {
@@ -22,8 +24,16 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
-    if let Some(Task::Ebpf(EbpfTask::Dump { json })) = flags.command {
-        return dump(&flags, json);
+    match flags.command {
+        Some(Task::Ebpf(EbpfTask::Dump { json })) => {
+            let dump = ebpf::Dump::read(&flags.ebpf_pin_dir).context("ebpf dump")?;
+            return show(&dump, json).context("ebpf dump");
+        }
+        Some(Task::Ebpf(EbpfTask::Sockets { json })) => {
+            let held = ebpf::HeldSockets::read(&flags.ebpf_pin_dir).context("ebpf sockets")?;
+            return show(&held, json).context("ebpf sockets");
+        }
+        None => {}
     }
     if flags.cleanup == Some(true) {
         return clean_up(&flags);
@@ -52,15 +62,14 @@ fn run(flags: Flags) -> anyhow::Result<()> {
     }
 }
 
-fn dump(flags: &Flags, json: bool) -> anyhow::Result<()> {
-    let dump = ebpf::Dump::read(&flags.ebpf_pin_dir).context("ebpf dump")?;
+fn show(found: &(impl Serialize + Display), json: bool) -> anyhow::Result<()> {
     let text = if json {
-        serde_json::to_string_pretty(&dump)? + "\n"
+        serde_json::to_string_pretty(found)? + "\n"
     } else {
-        dump.to_string()
+        found.to_string()
     };
     let written = std::io::stdout().write_all(text.as_bytes());
-    written.context("ebpf dump: writing")
+    written.context("writing")
 }
 
 /// Every data plane's, whatever the configuration says; one failure does not keep the others.

@@ -67,6 +67,9 @@ impl Cell {
         ebpf::Options {
             cgroup_root: Some(self.cgroup.clone()),
             pins: self.bpffs.path().join("pins"),
+            // The kernel takes all the memory of this map at once.
+            tracks: 4_096,
+            ..ebpf::Options::default()
         }
     }
 

@@ -7,12 +7,14 @@
 
 mod applied;
 mod networks;
+mod tracks;
 mod wanted;
 
 use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey};
 
 pub use applied::{Applied, Step};
 pub use networks::{Change, Unserved, network};
+pub use tracks::Lifetimes;
 pub use wanted::{Node, Wanted, address, is_taken, wanted};
 
 /// Of a key.

@@ -64,10 +64,8 @@ impl Flows {
             };
             let started = Instant::now();
             let mut look = Look {
-                model,
-                node_ports,
+                serving: Serving::new(model, node_ports),
                 due: &due,
-                serving: HashMap::new(),
             };
             let result = connected(&mut self.socket)
                 .and_then(|socket| delete_stale(socket, family, &mut look));
@@ -112,13 +110,71 @@ fn delete_stale(
     Ok(deleted)
 }
 
-/// One look at the flows of a family.
-struct Look<'a> {
+/// Who serves at an address, asked many times.
+#[derive(Debug)]
+pub(super) struct Serving<'a> {
     model: &'a Model,
     node_ports: &'a BTreeSet<IpAddr>,
-    due: &'a Due,
     /// The endpoints that serve, by frontend; `None`: there is no such frontend (any more).
-    serving: HashMap<FrontendAddress, Option<Vec<IpAddr>>>,
+    known: HashMap<FrontendAddress, Option<Vec<IpAddr>>>,
+}
+
+impl<'a> Serving<'a> {
+    /// `node_ports`: the addresses on which node ports are served.
+    pub(super) fn new(model: &'a Model, node_ports: &'a BTreeSet<IpAddr>) -> Self {
+        Self {
+            model,
+            node_ports,
+            known: HashMap::new(),
+        }
+    }
+
+    /// The frontend that a packet to there means, and the endpoints that serve it, sorted.
+    pub(super) fn at(
+        &mut self,
+        protocol: Protocol,
+        ip: IpAddr,
+        port: u16,
+    ) -> Option<(FrontendAddress, &[IpAddr])> {
+        // The first that there is counts, as for packets.
+        let found = self
+            .candidates(protocol, ip, port)
+            .find(|address| self.by_frontend(*address).is_some())?;
+        let serving = self.by_frontend(found)?;
+        Some((found, serving))
+    }
+
+    /// The frontends that a packet to there may mean.
+    fn candidates(
+        &self,
+        protocol: Protocol,
+        ip: IpAddr,
+        port: u16,
+    ) -> impl Iterator<Item = FrontendAddress> + use<> {
+        let vip = FrontendAddress::Vip { ip, protocol, port };
+        let node_port = FrontendAddress::NodePort {
+            family: Family::of(ip),
+            protocol,
+            port,
+        };
+        let served = self.node_ports.contains(&ip);
+        [Some(vip), served.then_some(node_port)]
+            .into_iter()
+            .flatten()
+    }
+
+    fn by_frontend(&mut self, address: FrontendAddress) -> Option<&[IpAddr]> {
+        let model = self.model;
+        let serving = self.known.entry(address);
+        let serving = serving.or_insert_with(|| model.serving(&address));
+        serving.as_deref()
+    }
+}
+
+/// One look at the flows of a family.
+struct Look<'a> {
+    serving: Serving<'a>,
+    due: &'a Due,
 }
 
 impl Look<'_> {
@@ -127,33 +183,12 @@ impl Look<'_> {
             return false;
         };
         let ip = entry.original.destination;
-        let vip = FrontendAddress::Vip {
-            ip,
-            protocol: Protocol::Udp,
-            port: destination,
-        };
-        let node_port = FrontendAddress::NodePort {
-            family: Family::of(ip),
-            protocol: Protocol::Udp,
-            port: destination,
-        };
-        let served = self.node_ports.contains(&ip);
-        let candidates = [Some(vip), served.then_some(node_port)];
-        // The first that there is counts, as for packets; then the first that there was.
-        for address in candidates.into_iter().flatten() {
-            if let Some(serving) = self.serving(address) {
-                let serves = serving.binary_search(&entry.reply.source).is_ok();
-                return !serves && (self.due.all || self.due.touched.contains(&address));
-            }
+        if let Some((address, serving)) = self.serving.at(Protocol::Udp, ip, destination) {
+            let serves = serving.binary_search(&entry.reply.source).is_ok();
+            return !serves && (self.due.all || self.due.touched.contains(&address));
         }
         // What we did not translate is not ours.
-        let mut candidates = candidates.into_iter().flatten();
-        entry.is_destination_translated() && candidates.any(|a| self.due.touched.contains(&a))
-    }
-
-    fn serving(&mut self, address: FrontendAddress) -> Option<&Vec<IpAddr>> {
-        let model = self.model;
-        let serving = self.serving.entry(address);
-        serving.or_insert_with(|| model.serving(&address)).as_ref()
+        let mut gone = self.serving.candidates(Protocol::Udp, ip, destination);
+        entry.is_destination_translated() && gone.any(|a| self.due.touched.contains(&a))
     }
 }

@@ -1,31 +1,45 @@
 //! The eBPF data plane: what a socket of this node aims at is translated once, as it connects.
-//! Packets that come to a frontend all the same (from outside, from connected UDP sockets, from
-//! virtual machines, or because their source decides) are the nftables data plane's, which runs
-//! beside it.
+//! Packets that come to a frontend all the same, from outside or from virtual machines, are
+//! translated at the interface that they come in by. What neither can do is left to the nftables
+//! data plane, which is there only while there is such a Service.
 //!
 //! The programs and their maps outlive the daemon by their pins: a restart finds what is there,
 //! and the new programs take over before the old ones go.
 
+mod connected;
 mod counts;
 mod dump;
 mod entries;
+mod held;
+mod interfaces;
+mod namespaces;
+mod packets;
 mod pins;
+mod remainder;
+mod rules;
 mod sockets;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lb_model::{Family, Model, ServiceName};
-use lb_plan::bpf::{Applied, Node, Step, wanted};
+use lb_model::{Family, Frontend, LocalDetector, Model, Protocol, ServiceName};
+use lb_plan::bpf::{Applied, Lifetimes, Node, Step, Unserved, is_taken, wanted};
 
+use super::conntrack::Serving;
 use super::plane::{DataPlane, PlaneSettings};
-use super::{BackendError, NftablesBackend, PassReport};
+use super::{BackendError, PassReport};
+use packets::Packets;
+use remainder::Remainder;
 use sockets::Sockets;
+use sweep::ip;
 
 pub use counts::SocketCounts;
 pub use dump::Dump;
+pub use held::{HeldSocket, HeldSockets};
 pub use pins::DEFAULT_PINS;
 pub use sockets::OBJECT;
 
@@ -37,13 +51,38 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     /// The folder of the pins, on a bpffs.
     pub pins: PathBuf,
+    /// `connect` of UDP is translated, where the kernel can end such sockets when their endpoint
+    /// leaves; else their packets are.
+    pub connect_udp: bool,
+    /// TCP sockets are ended, too, when their endpoint is removed.
+    pub end_tcp: bool,
+    /// No socket of the node itself may be bound to a node port.
+    pub guard_node_ports: bool,
+    /// How many directions of connections are remembered whose packets are translated.
+    pub tracks: u32,
+    /// The ports that masqueraded connections get.
+    pub snat_ports: RangeInclusive<u16>,
+    /// How long connections are remembered.
+    pub lifetimes: Lifetimes,
 }
+
+/// Entries of the map of connections, unless the command line says otherwise.
+pub const DEFAULT_TRACKS: u32 = 262_144;
+/// The ports of masqueraded connections, unless the command line says otherwise: above the
+/// kernel's own (`net.ipv4.ip_local_port_range`).
+pub const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             cgroup_root: None,
             pins: DEFAULT_PINS.into(),
+            connect_udp: true,
+            end_tcp: false,
+            guard_node_ports: true,
+            tracks: DEFAULT_TRACKS,
+            snat_ports: DEFAULT_SNAT_PORTS,
+            lifetimes: Lifetimes::default(),
         }
     }
 }
@@ -84,6 +123,18 @@ pub enum Error {
         /// Why.
         source: aya::programs::ProgramError,
     },
+    /// The kernel refused the program on packets.
+    #[error("program packets: {source} (kernel 6.6 or later with TCX is needed)")]
+    Packets {
+        /// Why.
+        source: aya::programs::ProgramError,
+    },
+    /// The interfaces of the node are not known.
+    #[error("the node's interfaces: {0}")]
+    Interfaces(nodekit::netlink::Error),
+    /// A thread could not be started.
+    #[error("a thread that follows interfaces: {0}")]
+    Thread(std::io::Error),
     /// The object cannot be loaded.
     #[error("eBPF maps and programs: {0}")]
     Load(#[from] aya::EbpfError),
@@ -95,22 +146,43 @@ pub enum Error {
         /// Why.
         source: aya::maps::MapError,
     },
+    /// Sockets could not be listed or ended.
+    #[error("sockets of endpoints that left: {0}")]
+    Sockets(nodekit::netlink::Error),
     /// The own network namespace cannot be told from others.
     #[error("the node's network namespace: {0}")]
     Namespace(#[from] nodekit::netns::Error),
 }
 
-/// Sockets by eBPF, packets by nftables.
+/// Whether packets are translated at interfaces.
+const PACKETS: bool = false;
+
+/// Sockets and packets by eBPF, the rest by nftables.
 #[derive(Debug)]
 pub struct EbpfBackend {
-    packets: NftablesBackend,
+    remainder: Remainder,
     sockets: Sockets,
+    packets: Packets,
     applied: Applied,
+    unserved: Unserved,
     node: Node,
     settings: BTreeMap<Family, PlaneSettings>,
-    /// A whole pass is due: the first one, or the node has other addresses.
+    /// A whole pass is due: the first one, or something changed that all entries depend on.
     full: bool,
     attached: bool,
+    /// The programs could not be put where they belong.
+    homeless: bool,
+    /// [`Options::end_tcp`].
+    end_tcp: bool,
+}
+
+/// What a pass did to the maps.
+#[derive(Default)]
+struct Written {
+    operations: usize,
+    failed: BTreeMap<ServiceName, BackendError>,
+    /// UDP frontends are among what was looked at.
+    udp: bool,
 }
 
 impl EbpfBackend {
@@ -119,25 +191,28 @@ impl EbpfBackend {
     /// # Errors
     /// The kernel can't do it, or may not be asked to.
     pub fn open(options: &Options, settings: Vec<PlaneSettings>) -> Result<Self, BackendError> {
-        let sockets = Sockets::open(options).map_err(refused)?;
-        let applied = sockets.adopt().map_err(refused)?;
-        let packets = settings.iter().cloned().map(Into::into).collect();
+        let (sockets, packets) = Sockets::open(options).map_err(refused)?;
+        let left = settings.iter().cloned().map(Into::into).collect();
         let mut backend = Self {
-            packets: NftablesBackend::open(packets)?,
+            remainder: Remainder::open(left)?,
+            applied: sockets.adopt().map_err(refused)?,
+            unserved: Unserved::adopt(packets.unserved().map_err(refused)?),
             sockets,
-            applied,
+            packets,
             node: Node::default(),
             settings: BTreeMap::new(),
             full: true,
             attached: false,
+            homeless: false,
+            end_tcp: options.end_tcp,
         };
         for one in settings {
-            backend.take(one);
+            backend.settings.insert(one.family, one);
         }
         Ok(backend)
     }
 
-    /// Removes programs and maps. The packets' tables are the nftables data plane's.
+    /// Removes programs and maps. The tables of the remainder are the nftables data plane's.
     ///
     /// # Errors
     /// Something is left.
@@ -145,68 +220,85 @@ impl EbpfBackend {
         pins::remove(&options.pins).map_err(refused)
     }
 
-    fn take(&mut self, settings: PlaneSettings) {
-        self.settings.insert(settings.family, settings);
-        let own = self.settings.values();
-        let own: BTreeSet<_> = own
-            .flat_map(|one| one.node_port_addresses.iter().copied())
-            .collect();
-        let here = self
-            .settings
-            .values()
-            .filter(|one| one.localhost_node_ports);
+    /// What all entries depend on, as it is now.
+    fn look(&mut self) -> Result<(), Error> {
+        let detectors = self.settings.values();
+        let detectors = detectors.map(|one| (one.family, one.detector.clone()));
+        self.packets.look(detectors.collect())?;
+        let settings = self.settings.values();
+        let own = settings.flat_map(|one| one.node_port_addresses.iter().copied());
+        let here = self.settings.values();
+        let here = here.filter(|one| one.localhost_node_ports);
         let loopback = here.map(|one| match one.family {
             Family::V4 => Ipv4Addr::LOCALHOST.into(),
             Family::V6 => Ipv6Addr::LOCALHOST.into(),
         });
+        let detects = self.settings.values();
+        let detects = detects.filter(|one| one.detector != LocalDetector::None);
         let node = Node {
+            own: own.collect(),
             loopback: loopback.collect(),
-            own,
-            ..Node::default()
+            here: self.packets.here(),
+            detects: detects.map(|one| one.family).collect(),
+            packets: PACKETS && !self.homeless,
+            connected_udp: self.sockets.rules.takes_udp_connect(),
         };
         self.full |= node != self.node;
         self.node = node;
+        let cidrs = self.settings.values();
+        let cidrs = cidrs.flat_map(|one| one.service_cidrs.iter().copied());
+        self.unserved.set_cidrs(cidrs.collect());
+        Ok(())
     }
 
-    /// Brings the maps to what is wanted of these Services; how many operations it took, what
-    /// failed, and whether leftovers are gone.
-    fn sync_sockets(
-        &mut self,
-        model: &Model,
-        services: &BTreeSet<ServiceName>,
-    ) -> (
-        usize,
-        BTreeMap<ServiceName, BackendError>,
-        Result<(), Error>,
-    ) {
-        let mut operations = 0;
-        let mut failed = BTreeMap::new();
-        let mut swept = Ok(());
-        let full = self.full;
-        let mut all: BTreeSet<_> = services.iter().collect();
-        if full {
-            all.extend(model.services());
+    /// Puts the programs where they belong.
+    fn attach(&mut self) -> Result<(), Error> {
+        if PACKETS {
+            self.packets.follow()?;
         }
-        for service in all {
-            let families = self.settings.keys();
-            let frontends = families.flat_map(|family| model.frontends(service, *family));
-            let wishes = frontends.flat_map(|one| wanted(&one, &self.node));
+        if !self.attached {
+            self.sockets.attach()?;
+            self.attached = true;
+        }
+        Ok(())
+    }
+
+    fn frontends(&self, model: &Model, service: &ServiceName) -> Vec<Frontend> {
+        let families = self.settings.keys();
+        let frontends = families.flat_map(|family| model.frontends(service, *family));
+        frontends.collect()
+    }
+
+    /// Brings the maps to what is wanted of these Services.
+    fn write(&mut self, model: &Model, services: &BTreeSet<ServiceName>, written: &mut Written) {
+        for service in services {
+            let frontends = self.frontends(model, service);
+            let udp = |one: &Frontend| one.address.protocol() == Protocol::Udp;
+            written.udp |= frontends.is_empty() || frontends.iter().any(udp);
+            self.unserved.set(service, frontends.iter());
+            let wishes = frontends.iter().flat_map(|one| wanted(one, &self.node));
             let step = self.applied.plan(service, wishes.collect());
-            operations += step.operations.len();
+            written.operations += step.operations.len();
             if let Err(error) = self.apply(step) {
-                failed.insert(service.clone(), refused(error));
+                written.failed.insert(service.clone(), refused(error));
             }
         }
-        if full && failed.is_empty() {
+    }
+
+    /// Takes away what no Service has, once all have what they should.
+    fn clear(&mut self, written: &mut Written) -> Result<(), Error> {
+        let changes = self.unserved.changes();
+        self.packets.set_unserved(&changes)?;
+        self.unserved.commit();
+        written.operations += changes.len();
+        if self.full && written.failed.is_empty() {
             let step = self.applied.sweep();
-            operations += step.operations.len();
-            swept = self.apply(step);
+            written.operations += step.operations.len();
             // What could not be swept is swept with the next pass.
-            self.full = swept.is_err();
+            self.apply(step)?;
+            self.full = false;
         }
-        let (frontends, backends) = (self.applied.len(), self.applied.backends());
-        self.sockets.counts().set_entries(frontends, backends);
-        (operations, failed, swept)
+        Ok(())
     }
 
     fn apply(&mut self, step: Step) -> Result<(), Error> {
@@ -220,26 +312,110 @@ impl EbpfBackend {
         Ok(())
     }
 
-    fn attach(&mut self) -> Result<(), Error> {
-        if !self.attached {
-            self.sockets.attach()?;
-            self.attached = true;
+    /// The Services to be looked at, those first whom nftables shall not have: they leave it when
+    /// the maps have them, and the others leave the maps when it has them.
+    fn sorted(
+        &mut self,
+        model: &Model,
+        services: &BTreeSet<ServiceName>,
+    ) -> (BTreeSet<ServiceName>, BTreeSet<ServiceName>) {
+        let mut all = services.clone();
+        if self.full {
+            all.extend(model.services().cloned());
+            self.remainder.clear();
         }
-        Ok(())
+        for service in &all {
+            let frontends = self.frontends(model, service);
+            let left = frontends.iter().any(|one| !is_taken(one, &self.node));
+            self.remainder.set(service, left);
+        }
+        all.into_iter()
+            .partition(|service| !self.remainder.has(service))
+    }
+
+    /// The addresses at which a node port is served, for the node itself.
+    fn served(&self) -> BTreeSet<IpAddr> {
+        self.node.own.union(&self.node.loopback).copied().collect()
+    }
+
+    /// The sockets that are connected to whom doesn't serve any more; and those of TCP, where that
+    /// is asked for, to whom isn't an endpoint any more.
+    fn end_sockets(&mut self, model: &Model) -> Result<(), Error> {
+        let served = self.served();
+        let mut serving = Serving::new(model, &served);
+        let connections = &mut self.sockets.connections;
+        connections.end(Protocol::Udp, |socket| {
+            let to = &socket.frontend;
+            let serving = serving.at(Protocol::Udp, ip(to.address), to.port);
+            let backend = ip(socket.backend.address);
+            serving.is_some_and(|(_, serving)| serving.binary_search(&backend).is_ok())
+        })?;
+        if !self.end_tcp {
+            return Ok(());
+        }
+        let mut listed = BTreeMap::new();
+        connections.end(Protocol::Tcp, |socket| {
+            let to = &socket.frontend;
+            // Without a frontend nobody knows whether there is an endpoint.
+            let Some((frontend, _)) = serving.at(Protocol::Tcp, ip(to.address), to.port) else {
+                return true;
+            };
+            let listed = listed.entry(frontend);
+            let listed = listed.or_insert_with(|| model.listed(&frontend).unwrap_or_default());
+            listed.binary_search(&ip(socket.backend.address)).is_ok()
+        })
+    }
+
+    /// The UDP flows to whom doesn't serve any more.
+    fn reconcile(&mut self, model: &Model) -> Result<usize, Error> {
+        let own = self.node.own.clone();
+        self.packets
+            .tracks
+            .reconcile(&mut Serving::new(model, &own))
     }
 }
 
 impl DataPlane for EbpfBackend {
-    /// The packets first: a socket that is not translated must find its way, too.
+    /// The maps are filled before programs are attached, and nftables is asked to leave when they
+    /// are: a Service is always with one of them.
     fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
-        let mut report = self.packets.sync(model, services);
-        let (operations, failed, swept) = self.sync_sockets(model, services);
-        // One set of maps serves both families; what is done to it is counted with the first.
+        let mut written = Written::default();
+        let mut result = self.look();
+        let (mut taken, mut left) = self.sorted(model, services);
+        self.write(model, &taken, &mut written);
         let attached = self.attach();
+        let homeless = attached.is_err();
+        result = result.and(attached);
+        if homeless != self.homeless {
+            self.homeless = homeless;
+            result = result.and(self.look());
+            (taken, left) = self.sorted(model, services);
+            self.write(model, &taken, &mut written);
+        }
+        for service in written.failed.keys() {
+            self.remainder.set(service, true);
+        }
+        taken.extend(left.iter().cloned());
+        let mut report = self.remainder.sync(model, &taken);
+        self.write(model, &left, &mut written);
+        result = result.and(self.clear(&mut written));
+        if written.udp && PACKETS {
+            result = result.and(self.reconcile(model).map(drop));
+        }
+        if written.udp || self.end_tcp || self.sockets.connections.is_due() {
+            result = result.and(self.end_sockets(model));
+        }
+        if !self.full {
+            let served = self.served();
+            result = result.and(self.sockets.rules.guard(&served));
+        }
+        let (frontends, backends) = (self.applied.len(), self.applied.backends());
+        self.sockets.counts().set_entries(frontends, backends);
+        // One set of maps serves both families; what is done to it is counted with the first.
         if let Some(family) = report.families.values_mut().next() {
-            family.operations += operations;
-            family.failed.extend(failed);
-            if let Err(error) = swept.and(attached) {
+            family.operations += written.operations;
+            family.failed.extend(written.failed);
+            if let Err(error) = result {
                 family.leftovers = Some(refused(error));
             }
         }
@@ -247,8 +423,8 @@ impl DataPlane for EbpfBackend {
     }
 
     fn set_settings(&mut self, settings: PlaneSettings) {
-        self.packets.set_settings(settings.clone().into());
-        self.take(settings);
+        self.remainder.set_settings(settings.clone().into());
+        self.settings.insert(settings.family, settings);
     }
 
     fn check(&mut self) -> Result<bool, BackendError> {
@@ -256,7 +432,13 @@ impl DataPlane for EbpfBackend {
         if !intact {
             self.attached = false;
         }
-        Ok(self.packets.check()? || !intact)
+        self.look().map_err(refused)?;
+        let whole = !PACKETS || self.packets.is_whole();
+        Ok(self.remainder.check()?
+            || !intact
+            || !whole
+            || self.full
+            || self.sockets.connections.is_due())
     }
 
     fn socket_counts(&self) -> Option<SocketCounts> {

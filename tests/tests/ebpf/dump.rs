@@ -75,7 +75,11 @@ fn a_folder_without_maps_is_named() {
         let output = dump(node, &[]);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success());
-        let folder = node.cell.options().pins.join("maps-1");
+        let folder = node
+            .cell
+            .options()
+            .pins
+            .join(format!("maps-{}", causeway_ebpf_abi::LAYOUT));
         assert!(error.contains(folder.to_str().unwrap()), "{error}");
     });
 }

@@ -32,7 +32,9 @@ pub struct Unserved {
     cidrs: BTreeSet<IpNetwork>,
     /// What the map shall have.
     wanted: BTreeMap<PodNetwork, u32>,
-    /// What it may not have yet.
+    /// What it has.
+    applied: BTreeMap<PodNetwork, u32>,
+    /// Where the two may differ.
     touched: BTreeSet<PodNetwork>,
 }
 
@@ -42,9 +44,11 @@ pub type Change = (PodNetwork, Option<u32>);
 impl Unserved {
     /// The map's entries when the daemon started: those that are not wanted go once everything was
     /// said.
-    pub fn adopt(found: impl IntoIterator<Item = PodNetwork>) -> Self {
+    pub fn adopt(found: impl IntoIterator<Item = (PodNetwork, u32)>) -> Self {
+        let applied: BTreeMap<_, _> = found.into_iter().collect();
         Self {
-            touched: found.into_iter().collect(),
+            touched: applied.keys().copied().collect(),
+            applied,
             ..Self::default()
         }
     }
@@ -90,6 +94,7 @@ impl Unserved {
     pub fn changes(&self) -> Vec<Change> {
         let touched = self.touched.iter();
         let mut changes: Vec<Change> = touched
+            .filter(|key| self.wanted.get(key) != self.applied.get(key))
             .map(|key| (*key, self.wanted.get(key).copied()))
             .collect();
         changes.sort_by_key(|(_, wanted)| wanted.is_none());
@@ -98,7 +103,12 @@ impl Unserved {
 
     /// All of [`Unserved::changes`] is in the map.
     pub fn commit(&mut self) {
-        self.touched.clear();
+        for key in std::mem::take(&mut self.touched) {
+            match self.wanted.get(&key) {
+                Some(wanted) => self.applied.insert(key, *wanted),
+                None => self.applied.remove(&key),
+            };
+        }
     }
 
     fn settle(&mut self, ip: IpAddr) {
@@ -170,7 +180,7 @@ mod tests {
         assert_eq!(changes(&mut unserved), [(key("10.96.0.1/32"), Some(1))]);
         unserved.set(&b, ours.iter());
         unserved.set(&a, [].iter());
-        assert_eq!(changes(&mut unserved), [(key("10.96.0.1/32"), Some(1))]);
+        assert_eq!(changes(&mut unserved), []);
         unserved.set(&b, ours.iter());
         assert_eq!(changes(&mut unserved), []);
         unserved.set(&b, [].iter());
@@ -179,12 +189,19 @@ mod tests {
 
     #[test]
     fn networks_come_and_go_and_leftovers_go_last() {
-        let mut unserved = Unserved::adopt([key("10.0.0.0/8"), key("10.96.0.0/16")]);
-        unserved.set_cidrs(BTreeSet::from(["10.96.0.0/16".parse().unwrap()]));
+        let mut unserved = Unserved::adopt([
+            (key("10.0.0.0/8"), 2),
+            (key("10.96.0.0/16"), 2),
+            (key("10.97.0.0/16"), 1),
+        ]);
+        let cidrs = ["10.96.0.0/16", "10.97.0.0/16"];
+        unserved.set_cidrs(cidrs.map(|cidr| cidr.parse().unwrap()).into());
         assert_eq!(
             changes(&mut unserved),
-            [(key("10.96.0.0/16"), Some(2)), (key("10.0.0.0/8"), None)]
+            [(key("10.97.0.0/16"), Some(2)), (key("10.0.0.0/8"), None)]
         );
+        unserved.set_cidrs(["10.96.0.0/16".parse().unwrap()].into());
+        assert_eq!(changes(&mut unserved), [(key("10.97.0.0/16"), None)]);
         unserved.set_cidrs(BTreeSet::new());
         assert_eq!(changes(&mut unserved), [(key("10.96.0.0/16"), None)]);
     }

@@ -7,7 +7,7 @@ use causeway_ebpf_abi::{self as maps, Address, Backend, FrontendKey, mapped};
 use lb_model::{Endpoint, Family, Frontend, FrontendAddress, Masquerade, Protocol, Treatment};
 
 /// Whether packets to a frontend without endpoints are answered with a refusal by the programs.
-const PACKETS_ARE_REFUSED: bool = false;
+const PACKETS_ARE_REFUSED: bool = true;
 
 /// What a frontend's entries depend on besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

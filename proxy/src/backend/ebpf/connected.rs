@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use aya::maps::{HashMap, MapData};
 use causeway_ebpf_abi::{Backend, Connected, maps};
@@ -17,6 +17,7 @@ use super::counts::SocketCounts;
 use super::entries::Entry;
 use super::namespaces::Namespaces;
 use super::sockets::{failed, gone};
+use super::sweep::ip;
 
 type Map = HashMap<MapData, u64, Entry<Connected>>;
 
@@ -177,10 +178,5 @@ impl Ender<'_> {
 }
 
 fn socket_address(backend: Backend) -> SocketAddr {
-    SocketAddr::new(ip(&backend), backend.port)
-}
-
-/// A backend's address as the model has it.
-pub(super) fn ip(backend: &Backend) -> IpAddr {
-    IpAddr::from(Ipv6Addr::from(backend.address)).to_canonical()
+    SocketAddr::new(ip(backend.address), backend.port)
 }

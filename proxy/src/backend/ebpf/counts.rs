@@ -15,6 +15,8 @@ struct Inner {
     counters: PerCpuArray<MapData, u64>,
     frontends: AtomicU64,
     backends: AtomicU64,
+    ended: AtomicU64,
+    tracks: AtomicU64,
 }
 
 impl fmt::Debug for SocketCounts {
@@ -29,6 +31,8 @@ impl SocketCounts {
             counters,
             frontends: AtomicU64::new(0),
             backends: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            tracks: AtomicU64::new(0),
         }))
     }
 
@@ -37,20 +41,34 @@ impl SocketCounts {
         self.0.backends.store(backends as u64, Ordering::Relaxed);
     }
 
+    /// As they were when they were last swept.
+    pub(super) fn set_tracks(&self, tracks: usize) {
+        self.0.tracks.store(tracks as u64, Ordering::Relaxed);
+    }
+
+    /// So many sockets were ended, since their endpoint left.
+    pub(super) fn add_ended(&self, sockets: u64) {
+        self.0.ended.fetch_add(sockets, Ordering::Relaxed);
+    }
+
     /// How often what happened since the maps were made, by name; without what the kernel does not
     /// tell.
     pub fn events(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Counter::ALL.into_iter().filter_map(|counter| {
+        let counted = Counter::ALL.into_iter().filter_map(|counter| {
             let by_processor = self.0.counters.get(&(counter as u32), 0).ok()?;
             Some((name(counter), by_processor.iter().sum()))
-        })
+        });
+        // By this daemon; the others are the programs'.
+        let ended = self.0.ended.load(Ordering::Relaxed);
+        counted.chain([("ended", ended)])
     }
 
     /// How many entries there are, by map.
-    pub fn entries(&self) -> [(&'static str, u64); 2] {
+    pub fn entries(&self) -> [(&'static str, u64); 3] {
         [
             (maps::FRONTENDS, self.0.frontends.load(Ordering::Relaxed)),
             (maps::BACKENDS, self.0.backends.load(Ordering::Relaxed)),
+            (maps::TRACKS, self.0.tracks.load(Ordering::Relaxed)),
         ]
     }
 }

@@ -5,22 +5,29 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Plain, SlotKey, maps};
 use lb_plan::bpf::{Applied, Operation};
 use nodekit::netns::NetNs;
 
+use super::connected::Connections;
 use super::counts::SocketCounts;
 use super::entries::Entry;
-use super::{Error, Options, pins};
+use super::packets::Packets;
+use super::rules::Rules;
+use super::{Error, Options, pins, sweep};
 
 /// The object that `build.rs` made; empty where it could not.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/causeway-ebpf"));
 
 /// Every program. Those that translate come last: a socket that is translated must never meet
-/// one that can't tell it the way back.
-const PROGRAMS: [&str; 8] = [
+/// one that can't tell it the way back, or be forgotten when it closes.
+const PROGRAMS: [&str; 11] = [
+    "sock_release",
+    "bind4",
+    "bind6",
     "getpeername4",
     "getpeername6",
     "recvmsg4",
@@ -38,6 +45,10 @@ pub(super) struct Sockets {
     frontends: Map<FrontendKey, Entry<Frontend>>,
     backends: Map<SlotKey, Entry<Backend>>,
     members: Map<MemberKey, u32>,
+    /// The sockets that were sent to a backend.
+    pub(super) connections: Connections,
+    /// What the programs heed.
+    pub(super) rules: Rules,
     counts: SocketCounts,
     cgroup: File,
     pins: PathBuf,
@@ -53,7 +64,7 @@ impl fmt::Debug for Sockets {
 
 impl Sockets {
     /// Loads everything, with the maps that are pinned already.
-    pub(super) fn open(options: &Options) -> Result<Self, Error> {
+    pub(super) fn open(options: &Options) -> Result<(Self, Packets), Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotBuilt);
         }
@@ -63,27 +74,37 @@ impl Sockets {
         };
         let cgroup = File::open(&root).map_err(pins::failed("--ebpf-cgroup-root", &root))?;
         pins::prepare(&options.pins)?;
+        let outgrown = sweep::outgrown(&options.pins, options.tracks)?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(pins::maps(&options.pins))
+            .map_max_entries(maps::TRACKS, options.tracks)
             .load(OBJECT)?;
+        if let Some(tracks) = outgrown {
+            sweep::refill(&options.pins, tracks)?;
+        }
         let mut node: Array<_, u64> = take(&mut ebpf, maps::NODE)?;
         node.set(0, NetNs::cookie()?, 0)
             .map_err(failed(maps::NODE))?;
         for name in PROGRAMS {
-            program(&mut ebpf, name)
-                .and_then(CgroupSockAddr::load)
-                .map_err(|source| Error::Program { name, source })?;
+            load(&mut ebpf, name).map_err(|source| Error::Program { name, source })?;
         }
         let counters: PerCpuArray<_, u64> = take(&mut ebpf, maps::COUNTERS)?;
-        Ok(Self {
-            counts: SocketCounts::new(counters),
+        let counts = SocketCounts::new(counters);
+        let packets = Packets::load(&mut ebpf, options, counts.clone())?;
+        let (udp, tcp) = (maps::CONNECTED_UDP, maps::CONNECTED_TCP);
+        let (udp, tcp) = (take(&mut ebpf, udp)?, take(&mut ebpf, tcp)?);
+        let sockets = Self {
+            connections: Connections::new(udp, tcp, counts.clone()),
+            rules: Rules::write(take(&mut ebpf, maps::SOCKET_RULES)?, options)?,
+            counts,
             frontends: take(&mut ebpf, maps::FRONTENDS)?,
             backends: take(&mut ebpf, maps::BACKENDS)?,
             members: take(&mut ebpf, maps::MEMBERS)?,
             ebpf,
             cgroup,
             pins: options.pins.clone(),
-        })
+        };
+        Ok((sockets, packets))
     }
 
     /// What is in the maps.
@@ -160,26 +181,29 @@ impl Sockets {
     }
 }
 
-fn program<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut CgroupSockAddr, ProgramError> {
-    ebpf.program_mut(name)
-        .ok_or(ProgramError::NotLoaded)?
-        .try_into()
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
+    match ebpf.program_mut(name) {
+        Some(Program::CgroupSockAddr(program)) => program.load(),
+        Some(Program::CgroupSock(program)) => program.load(),
+        _ => Err(ProgramError::NotLoaded),
+    }
 }
 
-fn attach(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    cgroup: &File,
-) -> Result<aya::programs::links::FdLink, ProgramError> {
-    let program = program(ebpf, name)?;
+fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink, ProgramError> {
     // An attachment by link always stands beside others; the kernel takes no flag for it.
-    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
-    let link = program.take_link(id)?;
-    link.try_into()
-        .map_err(|error| ProgramError::IOError(std::io::Error::other(error)))
+    let mode = CgroupAttachMode::Single;
+    let link = match ebpf.program_mut(name) {
+        Some(Program::CgroupSockAddr(program)) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        Some(Program::CgroupSock(program)) => {
+            let id = program.attach(cgroup, mode)?;
+            program.take_link(id)?.try_into()
+        }
+        _ => return Err(ProgramError::NotLoaded),
+    };
+    link.map_err(|error| ProgramError::IOError(std::io::Error::other(error)))
 }
 
 /// The root of the first cgroup2 that is mounted (proc(5), `/proc/pid/mounts`).
@@ -194,7 +218,7 @@ fn cgroup2_root() -> Result<PathBuf, Error> {
     folders.next().ok_or(Error::NoCgroup)
 }
 
-fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
+pub(super) fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     name: &'static str,
 ) -> Result<M, Error> {
@@ -210,7 +234,7 @@ pub(super) fn failed(name: &'static str) -> impl FnOnce(MapError) -> Error {
 }
 
 /// A deletion of what was not there is done.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(error) if is_missing(&error) => Ok(()),
         other => other,

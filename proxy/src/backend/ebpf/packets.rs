@@ -1,0 +1,388 @@
+//! The program on packets, at every interface of the node: it follows interfaces as they come and
+//! go, on a thread of its own, and takes away connections that are over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, MapData};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use causeway_ebpf_abi::{Address, Interface, PodNetwork, Settings, maps};
+use ipnetwork::IpNetwork;
+use lb_model::{Family, LocalDetector};
+use lb_plan::bpf::{Change, Lifetimes, network};
+use nodekit::route::{Changes, Waker};
+
+use super::counts::SocketCounts;
+use super::entries::Entry;
+use super::interfaces::Scene;
+use super::sockets::{failed, gone, take};
+use super::sweep::Tracks;
+use super::{Error, Options, pins};
+
+/// The program's name, and the beginning of its pins'.
+const PROGRAM: &str = "packets";
+/// How often connections that are over are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
+
+type Networks = LpmTrie<MapData, Address, u32>;
+
+/// The program, its maps, and the thread.
+#[derive(Debug)]
+pub(super) struct Packets {
+    hooks: Arc<Mutex<Hooks>>,
+    pub(super) tracks: Tracks,
+    unserved: Networks,
+    keeper: Option<Keeper>,
+    pins: PathBuf,
+    lifetimes: Lifetimes,
+    counts: SocketCounts,
+}
+
+/// Where the program is.
+struct Hooks {
+    program: SchedClassifier,
+    interfaces: aya::maps::HashMap<MapData, u32, Entry<Interface>>,
+    pods: Networks,
+    detectors: BTreeMap<Family, LocalDetector>,
+    /// As they are in the map, each with the program on it.
+    known: BTreeMap<u32, Interface>,
+    here: BTreeSet<IpAddr>,
+    /// The program is where it should be.
+    whole: bool,
+    pins: PathBuf,
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks")
+            .field("known", &self.known)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Packets {
+    /// Loads the program out of `ebpf`, and takes its maps. It is attached to nothing yet.
+    pub(super) fn load(
+        ebpf: &mut Ebpf,
+        options: &Options,
+        counts: SocketCounts,
+    ) -> Result<Self, Error> {
+        let program = load(ebpf, &options.pins).map_err(at_program)?;
+        let mut settings: Array<_, Entry<Settings>> = take(ebpf, maps::SETTINGS)?;
+        let (first_port, last_port) = (*options.snat_ports.start(), *options.snat_ports.end());
+        let wanted = Settings {
+            first_port,
+            last_port,
+            ..Settings::DEFAULT
+        };
+        settings
+            .set(0, Entry(wanted), 0)
+            .map_err(failed(maps::SETTINGS))?;
+        let hooks = Hooks {
+            program,
+            interfaces: take(ebpf, maps::INTERFACES)?,
+            pods: take(ebpf, maps::PODS)?,
+            detectors: BTreeMap::new(),
+            known: BTreeMap::new(),
+            here: BTreeSet::new(),
+            whole: false,
+            pins: options.pins.clone(),
+        };
+        Ok(Self {
+            hooks: Arc::new(Mutex::new(hooks)),
+            tracks: Tracks::open(&options.pins, options.lifetimes)?,
+            unserved: take(ebpf, maps::UNSERVED)?,
+            keeper: None,
+            pins: options.pins.clone(),
+            lifetimes: options.lifetimes,
+            counts,
+        })
+    }
+
+    /// What the map of Services' networks has.
+    pub(super) fn unserved(&self) -> Result<BTreeMap<PodNetwork, u32>, Error> {
+        entries(&self.unserved).map_err(failed(maps::UNSERVED))
+    }
+
+    /// Changes it.
+    pub(super) fn set_unserved(&mut self, changes: &[Change]) -> Result<(), Error> {
+        for (key, wanted) in changes {
+            set(&mut self.unserved, key, *wanted).map_err(failed(maps::UNSERVED))?;
+        }
+        Ok(())
+    }
+
+    /// Looks where the node is; pods are recognised by these detectors from now on.
+    pub(super) fn look(&self, detectors: BTreeMap<Family, LocalDetector>) -> Result<(), Error> {
+        let mut hooks = lock(&self.hooks);
+        hooks.detectors = detectors;
+        let scene = Scene::look(&hooks.detectors).map_err(Error::Interfaces)?;
+        hooks.here = scene.here;
+        Ok(())
+    }
+
+    /// Brings the program to every interface, and follows them from now on.
+    pub(super) fn follow(&mut self) -> Result<(), Error> {
+        lock(&self.hooks).follow()?;
+        if self.keeper.is_none() {
+            let hooks = Arc::clone(&self.hooks);
+            let tracks = Tracks::open(&self.pins, self.lifetimes)?;
+            self.keeper = Some(Keeper::start(hooks, tracks, self.counts.clone())?);
+        }
+        Ok(())
+    }
+
+    /// Whether the program is at every interface, and the pins are there.
+    pub(super) fn is_whole(&self) -> bool {
+        let hooks = lock(&self.hooks);
+        let mut known = hooks.known.keys();
+        hooks.whole && known.all(|index| pin(&self.pins, *index).exists())
+    }
+
+    /// Every address of the node, as far as it was looked.
+    pub(super) fn here(&self) -> BTreeSet<IpAddr> {
+        lock(&self.hooks).here.clone()
+    }
+}
+
+/// The program, apart from the object that it came in: it goes to interfaces on another thread.
+fn load(ebpf: &mut Ebpf, folder: &Path) -> Result<SchedClassifier, ProgramError> {
+    let program: &mut SchedClassifier = ebpf
+        .program_mut(PROGRAM)
+        .ok_or(ProgramError::NotLoaded)?
+        .try_into()?;
+    program.load()?;
+    // By a name for a moment: there is no other way to have it twice.
+    let name = pins::link(folder, "program");
+    drop(fs::remove_file(&name));
+    program.pin(&name).map_err(other)?;
+    let own = SchedClassifier::from_pin(&name);
+    drop(fs::remove_file(&name));
+    own
+}
+
+fn lock(hooks: &Mutex<Hooks>) -> MutexGuard<'_, Hooks> {
+    hooks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn pin(pins: &Path, index: u32) -> PathBuf {
+    pins::link(pins, &format!("{PROGRAM}-{index}"))
+}
+
+impl Hooks {
+    /// Looks which interfaces there are, and sees to each. One that cannot have the program does
+    /// not keep it from others.
+    fn follow(&mut self) -> Result<(), Error> {
+        let scene = Scene::look(&self.detectors).map_err(Error::Interfaces)?;
+        let result = self.bring_to(&scene);
+        self.whole = result.is_ok();
+        self.here = scene.here;
+        result
+    }
+
+    fn bring_to(&mut self, scene: &Scene) -> Result<(), Error> {
+        let networks = self.detectors.values().filter_map(|by| match by {
+            LocalDetector::Cidr(pods) => Some(*pods),
+            _ => None,
+        });
+        let networks: Vec<IpNetwork> = networks.collect();
+        set_pods(&mut self.pods, &networks).map_err(failed(maps::PODS))?;
+        let mut result = Ok(());
+        for (index, (name, interface)) in &scene.interfaces {
+            match self.see_to(*index, name, interface) {
+                Ok(()) => {}
+                // It went meanwhile, which the next look sees.
+                Err(_) if nix::net::if_::if_nametoindex(name.as_str()).is_err() => {}
+                Err(error) => result = Err(error),
+            }
+        }
+        self.forget(scene)?;
+        result
+    }
+
+    fn see_to(&mut self, index: u32, name: &str, interface: &Interface) -> Result<(), Error> {
+        if self.known.get(&index) != Some(interface) {
+            // Before the program meets a packet.
+            self.interfaces
+                .insert(index, Entry(*interface), 0)
+                .map_err(failed(maps::INTERFACES))?;
+        }
+        let pin = pin(&self.pins, index);
+        if !self.known.contains_key(&index) || !pin.exists() {
+            self.attach(name, &pin).map_err(at_program)?;
+        }
+        self.known.insert(index, *interface);
+        Ok(())
+    }
+
+    /// Puts the program in the place of an earlier daemon's, in one go, or on the interface, after
+    /// all others.
+    fn attach(&mut self, name: &str, pin: &Path) -> Result<(), ProgramError> {
+        if let Ok(pinned) = PinnedLink::from_pin(pin) {
+            let replaced = SchedClassifierLink::try_from(FdLink::from(pinned))
+                .map_err(other)
+                .and_then(|link| self.program.attach_to_link(link));
+            if let Ok(id) = replaced {
+                drop(self.program.take_link(id)?);
+                return Ok(());
+            }
+            // It was of an interface that is gone.
+            fs::remove_file(pin).map_err(ProgramError::IOError)?;
+        }
+        let last = TcAttachOptions::TcxOrder(LinkOrder::last());
+        let id = self
+            .program
+            .attach_with_options(name, TcAttachType::Ingress, last)?;
+        let link = FdLink::try_from(self.program.take_link(id)?).map_err(other)?;
+        link.pin(pin).map_err(other)?;
+        Ok(())
+    }
+
+    /// Interfaces that are gone, or became a port of another, also since an earlier daemon.
+    fn forget(&mut self, scene: &Scene) -> Result<(), Error> {
+        let folder = self.pins.join("links");
+        let prefix = format!("{PROGRAM}-");
+        for entry in fs::read_dir(&folder).map_err(pins::failed("folder", &folder))? {
+            let path = entry.map_err(pins::failed("folder", &folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let index = name.and_then(|name| name.strip_prefix(&prefix)?.parse::<u32>().ok());
+            if index.is_some_and(|index| !scene.interfaces.contains_key(&index)) {
+                fs::remove_file(&path).map_err(pins::failed("pin", &path))?;
+            }
+        }
+        let failed = || failed(maps::INTERFACES);
+        let found: Result<Vec<u32>, _> = self.interfaces.keys().collect();
+        for index in found.map_err(failed())? {
+            if !scene.interfaces.contains_key(&index) {
+                gone(self.interfaces.remove(&index)).map_err(failed())?;
+            }
+        }
+        let there = &scene.interfaces;
+        self.known.retain(|index, _| there.contains_key(index));
+        Ok(())
+    }
+}
+
+/// Nobody else writes these maps meanwhile.
+fn entries(map: &Networks) -> Result<BTreeMap<PodNetwork, u32>, aya::maps::MapError> {
+    let entries = map.iter().map(|entry| {
+        let (key, value) = entry?;
+        let network = PodNetwork {
+            length: key.prefix_len(),
+            address: key.data(),
+        };
+        Ok((network, value))
+    });
+    entries.collect()
+}
+
+fn set(
+    map: &mut Networks,
+    key: &PodNetwork,
+    wanted: Option<u32>,
+) -> Result<(), aya::maps::MapError> {
+    let key = Key::new(key.length, key.address);
+    match wanted {
+        Some(value) => map.insert(&key, value, 0),
+        None => gone(map.remove(&key)),
+    }
+}
+
+fn set_pods(map: &mut Networks, pods: &[IpNetwork]) -> Result<(), aya::maps::MapError> {
+    let wanted: BTreeSet<PodNetwork> = pods.iter().map(|pods| network(*pods)).collect();
+    let found: BTreeSet<PodNetwork> = entries(map)?.into_keys().collect();
+    for key in wanted.difference(&found) {
+        set(map, key, Some(1))?;
+    }
+    for key in found.difference(&wanted) {
+        set(map, key, None)?;
+    }
+    Ok(())
+}
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> ProgramError {
+    ProgramError::IOError(std::io::Error::other(error))
+}
+
+fn at_program(source: ProgramError) -> Error {
+    Error::Packets { source }
+}
+
+/// The thread that follows interfaces. It ends when this is dropped.
+#[derive(Debug)]
+struct Keeper {
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// In the calling thread's network namespace.
+    fn start(
+        hooks: Arc<Mutex<Hooks>>,
+        mut tracks: Tracks,
+        counts: SocketCounts,
+    ) -> Result<Self, Error> {
+        let changes = Changes::open().map_err(Error::Interfaces)?;
+        let waker = changes.waker().map_err(Error::Interfaces)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&stop);
+        let keep = move || {
+            let mut swept = Instant::now();
+            // What changed before it listened.
+            let mut changed = true;
+            while !ends.load(Ordering::Relaxed) {
+                if changed && let Err(error) = lock(&hooks).follow() {
+                    tracing::warn!(%error, "packets of an interface are not translated");
+                }
+                if swept.elapsed() >= SWEEP {
+                    match tracks.sweep() {
+                        Ok(swept) => counts.set_tracks(swept.stay),
+                        Err(error) => tracing::warn!(%error, "connections that are over stay"),
+                    }
+                    swept = Instant::now();
+                }
+                changed = changes.wait(SWEEP).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "new interfaces are found late");
+                    std::thread::sleep(SWEEP);
+                    true
+                });
+            }
+        };
+        let thread = std::thread::Builder::new().name("interfaces".to_owned());
+        let thread = thread.spawn(keep).map_err(Error::Thread)?;
+        Ok(Self {
+            stop,
+            waker,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Err(error) = self.waker.wake() {
+            tracing::warn!(%error, "a thread ends late");
+            return;
+        }
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the thread that follows interfaces panicked");
+        }
+    }
+}

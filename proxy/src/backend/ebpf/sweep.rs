@@ -1,0 +1,156 @@
+//! Connections whose packets are translated: those that are over go, and UDP flows to endpoints
+//! that left are looked at anew with their next packet. To do either twice is harmless.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use causeway_ebpf_abi::{Track, Tuple, maps};
+use lb_model::Protocol;
+use lb_plan::bpf::Lifetimes;
+use nix::time::{ClockId, clock_gettime};
+
+use super::entries::Entry;
+use super::sockets::{failed, gone, is_missing};
+use super::{Error, pins};
+use crate::backend::conntrack::Serving;
+
+/// The connections.
+#[derive(Debug)]
+pub(super) struct Tracks {
+    map: HashMap<MapData, Entry<Tuple>, Entry<Track>>,
+    lifetimes: Lifetimes,
+}
+
+/// What a look at all of them found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Swept {
+    /// Entries that stay.
+    pub(super) stay: usize,
+    /// Entries that went.
+    pub(super) gone: usize,
+}
+
+impl Tracks {
+    /// A view of its own of the pinned map.
+    pub(super) fn open(pins: &Path, lifetimes: Lifetimes) -> Result<Self, Error> {
+        let pin = pins::maps(pins).join(maps::TRACKS);
+        let data = MapData::from_pin(pin).and_then(Map::from_map_data);
+        let map = data.and_then(HashMap::try_from);
+        Ok(Self {
+            map: map.map_err(failed(maps::TRACKS))?,
+            lifetimes,
+        })
+    }
+
+    /// Takes away what is over.
+    pub(super) fn sweep(&mut self) -> Result<Swept, Error> {
+        let now = monotonic();
+        let mut swept = Swept::default();
+        for (tuple, track) in self.all()? {
+            let other = self.get(&track.becomes.reversed())?;
+            let over = |one: &Track, other: Option<&Track>| {
+                self.lifetimes.is_over(tuple.protocol, one, other, now)
+            };
+            // A packet may have come meanwhile.
+            let is_over = over(&track, other.as_ref())
+                && match self.get(&tuple)? {
+                    Some(again) => over(&again, other.as_ref()),
+                    None => false,
+                };
+            if is_over {
+                self.remove(&tuple)?;
+                swept.gone += 1;
+            } else {
+                swept.stay += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Takes away the UDP flows to whom does not serve (any more); how many there were.
+    pub(super) fn reconcile(&mut self, serving: &mut Serving<'_>) -> Result<usize, Error> {
+        let mut stale = BTreeSet::new();
+        for (tuple, track) in self.all()? {
+            let udp = tuple.protocol == Protocol::Udp.number();
+            if !udp || track.flags & Track::ANSWER != 0 {
+                continue;
+            }
+            let (to, port) = (ip(tuple.destination), tuple.destination_port);
+            let backend = ip(track.becomes.destination);
+            let serves = serving.at(Protocol::Udp, to, port);
+            if !serves.is_some_and(|(_, serving)| serving.binary_search(&backend).is_ok()) {
+                stale.insert((tuple, track.becomes.reversed()));
+            }
+        }
+        for (forward, answer) in &stale {
+            // The forward one first: without it the next packet is a new flow's.
+            self.remove(forward)?;
+            self.remove(answer)?;
+        }
+        Ok(stale.len())
+    }
+
+    /// Every one. What comes or goes meanwhile may be missed, or met twice.
+    fn all(&self) -> Result<Vec<(Tuple, Track)>, Error> {
+        let mut found = Vec::new();
+        for key in self.map.keys() {
+            let key = key.map_err(failed(maps::TRACKS))?.0;
+            found.extend(self.get(&key)?.map(|track| (key, track)));
+        }
+        Ok(found)
+    }
+
+    fn get(&self, tuple: &Tuple) -> Result<Option<Track>, Error> {
+        match self.map.get(&Entry(*tuple), 0) {
+            Ok(track) => Ok(Some(track.0)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(failed(maps::TRACKS)(error)),
+        }
+    }
+
+    fn remove(&mut self, tuple: &Tuple) -> Result<(), Error> {
+        gone(self.map.remove(&Entry(*tuple))).map_err(failed(maps::TRACKS))
+    }
+}
+
+/// An address as people write it.
+pub(super) fn ip(address: causeway_ebpf_abi::Address) -> IpAddr {
+    IpAddr::from(Ipv6Addr::from(address)).to_canonical()
+}
+
+/// Nanoseconds of the clock that the programs go by (`bpf_ktime_get_ns`).
+fn monotonic() -> u64 {
+    // The clock is there on every Linux; without it nothing is over.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The tracks of a map that is about to be replaced by one of another size; `None`: it may stay.
+pub(super) fn outgrown(pins: &Path, size: u32) -> Result<Option<Vec<(Tuple, Track)>>, Error> {
+    let pin = pins::maps(pins).join(maps::TRACKS);
+    let data = match MapData::from_pin(&pin) {
+        Ok(data) => data,
+        Err(_) if !pin.exists() => return Ok(None),
+        Err(error) => return Err(failed(maps::TRACKS)(error)),
+    };
+    let info = data.info().map_err(failed(maps::TRACKS))?;
+    if info.max_entries() == size {
+        return Ok(None);
+    }
+    let tracks = Tracks::open(pins, Lifetimes::default())?.all()?;
+    std::fs::remove_file(&pin).map_err(pins::failed("pin", &pin))?;
+    Ok(Some(tracks))
+}
+
+/// Puts tracks into a map, as many as it takes.
+pub(super) fn refill(pins: &Path, tracks: Vec<(Tuple, Track)>) -> Result<(), Error> {
+    let mut map = Tracks::open(pins, Lifetimes::default())?.map;
+    for (tuple, track) in tracks {
+        let written: Result<(), MapError> = map.insert(Entry(tuple), Entry(track), 0);
+        written.map_err(failed(maps::TRACKS))?;
+    }
+    Ok(())
+}
