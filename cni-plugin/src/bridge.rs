@@ -6,6 +6,7 @@ mod config;
 mod del;
 mod device;
 mod gc;
+mod leaving;
 mod vlans;
 mod wanted;
 

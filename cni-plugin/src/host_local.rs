@@ -10,6 +10,6 @@ pub(crate) mod reservation;
 mod reserve;
 mod store;
 
-pub(crate) use config::{Config, DEFAULT_DATA_DIR};
+pub(crate) use config::{Config, DEFAULT_DATA_DIR, notes};
 pub(crate) use reserve::{add, check, held_by, holders, keep_only, release, status};
 pub(crate) use store::reservations;

@@ -6,6 +6,7 @@ mod delegate;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use cni_types::{Attachment, Error, Object, Success};
 
@@ -88,6 +89,14 @@ pub(crate) fn addresses_of(call: &Call, attachment: &Attachment) -> Result<Vec<I
             Ok(config.map_or_else(|_| Vec::new(), |config| config.addresses().collect()))
         }
         Source::None | Source::External(_) => Ok(Vec::new()),
+    }
+}
+
+/// A folder that is ours alone, where the network has one.
+pub(crate) fn notes(call: &Call) -> Option<PathBuf> {
+    match Source::of(call) {
+        Ok(Source::HostLocal) => host_local::notes(&call.config).ok(),
+        _ => None,
     }
 }
 

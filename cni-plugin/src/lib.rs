@@ -34,6 +34,7 @@ mod state;
 mod static_ipam;
 mod tables;
 mod tuning;
+mod turn;
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;

@@ -14,7 +14,7 @@ use nodekit::Errno;
 use nodekit::netns::NetNs;
 use nodekit::route::{
     Address, Handle, Ipv6Settings, Link, LinkChange, Mac, Route, RouteKind, Scope, TABLE_MAIN,
-    VethEnd, VethPair,
+    VethEnd, VethPair, index_of,
 };
 use nodekit::sysctl::{self, Key};
 
@@ -94,15 +94,28 @@ fn make_room(
     delete_host_end(route, end)
 }
 
+/// A link of the node's, if there is one. Waits for nobody when there is none.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn find_link(route: &mut Handle, name: &str) -> Result<Option<Link>, Error> {
+    let Some(index) = index_of(name).map_err(failure::kernel)? else {
+        return Ok(None);
+    };
+    match route.link_by_index(index) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
+        Err(error) => Err(failure::kernel(error)),
+    }
+}
+
 /// The host's end, if there is one.
 ///
 /// # Errors
 /// Code 101 when the name belongs to a link that was not made here.
 pub(crate) fn find_host_end(route: &mut Handle, end: &HostEnd) -> Result<Option<Link>, Error> {
-    let link = match route.link_by_name(&end.name) {
-        Ok(link) => link,
-        Err(error) if error.errno() == Some(Errno::ENODEV) => return Ok(None),
-        Err(error) => return Err(failure::kernel(error)),
+    let Some(link) = find_link(route, &end.name)? else {
+        return Ok(None);
     };
     if HostEnd::is_ours(&link.name, link.mac) && link.kind.as_deref() == Some("veth") {
         return Ok(Some(link));
@@ -127,7 +140,10 @@ pub(crate) fn delete_host_end(route: &mut Handle, end: &HostEnd) -> Result<(), E
 
 /// Deletes the pod's end, and by that the pair. Succeeds when there is none.
 pub(crate) fn delete_pod_end(pod: &NetNs, ifname: &str) -> Result<(), Error> {
-    let deleted = pod.visit(|| Handle::open()?.delete_link_by_name(ifname));
+    let deleted = pod.visit(|| match index_of(ifname)? {
+        Some(link) => Handle::open()?.delete_link(link),
+        None => Ok(()),
+    });
     match deleted.map_err(failure::namespace)? {
         Err(error) if error.errno() != Some(Errno::ENODEV) => Err(failure::kernel(error)),
         _ => Ok(()),

@@ -11,6 +11,7 @@ use nodekit::route::{Handle, Link, Mac, NewIfb};
 
 use crate::failure;
 use crate::hash;
+use crate::pod;
 
 /// What all names begin with.
 const PREFIX: &str = "bwp";
@@ -113,10 +114,8 @@ pub(crate) fn find(
     attachment: &Attachment,
 ) -> Result<Option<Link>, Error> {
     let identity = Identity::of(network, attachment);
-    let link = match route.link_by_name(&identity.name) {
-        Ok(link) => link,
-        Err(error) if error.errno() == Some(Errno::ENODEV) => return Ok(None),
-        Err(error) => return Err(failure::kernel(error)),
+    let Some(link) = pod::find_link(route, &identity.name)? else {
+        return Ok(None);
     };
     let anothers = is_of_network(&link, network) && link.mac != Some(identity.mac);
     Ok(Some(link).filter(|link| !anothers && is_named(link)))

@@ -10,6 +10,10 @@ use super::range::{Range, RangeSet};
 /// Where reservations are kept unless `dataDir` says otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
+/// The folder of ours inside the reservations' own, which the reference plugin walks over without
+/// finding an address in it. It may be deleted at any time.
+pub(super) const NOTES: &str = ".causeway";
+
 /// Keys of CNI_ARGS that are known; the others are refused unless `IgnoreUnknown` is set.
 pub(crate) const KNOWN_ARGS: [&str; 2] = ["IP", "MAC"];
 
@@ -74,6 +78,11 @@ impl Config {
 /// The folder of a network's reservations, for operations that need no ranges.
 pub(crate) fn folder(config: &PluginConfig) -> Result<PathBuf, Error> {
     Ok(data_dir(config)?.join(config.name()))
+}
+
+/// Our own folder inside it.
+pub(crate) fn notes(config: &PluginConfig) -> Result<PathBuf, Error> {
+    Ok(folder(config)?.join(NOTES))
 }
 
 fn data_dir(config: &PluginConfig) -> Result<PathBuf, Error> {

@@ -1,5 +1,5 @@
-//! Who holds what, without reading every reservation: a folder inside the reservations' own,
-//! which the reference plugin walks over without finding an address in it.
+//! Who holds what, without reading every reservation: files in our own folder inside the
+//! reservations' own.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use cni_types::Error;
 
 use super::boot::Boot;
+use super::config::NOTES;
 use super::reservation::Reservation;
 use super::store::failed;
 
@@ -80,7 +81,7 @@ impl Index {
     pub(super) fn new(reservations: &Path, boot: Boot) -> Self {
         Self {
             reservations: reservations.to_owned(),
-            folder: reservations.join(".causeway"),
+            folder: reservations.join(NOTES),
             boot,
         }
     }

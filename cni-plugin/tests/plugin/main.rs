@@ -46,6 +46,8 @@ mod reservations;
 #[cfg(test)]
 mod spoof;
 #[cfg(test)]
+mod together;
+#[cfg(test)]
 mod tracer;
 #[cfg(test)]
 mod tuning;

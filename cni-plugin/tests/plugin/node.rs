@@ -179,6 +179,13 @@ impl Node {
             .collect()
     }
 
+    /// The host's end of a pod's pair.
+    pub(crate) fn port_of(&self, pod: &Pod) -> Link {
+        let index = pod.link("eth0").unwrap().peer.unwrap();
+        let find = || Handle::open().unwrap().link_by_index(index).unwrap();
+        self.netns.run(find).unwrap()
+    }
+
     /// The addresses that are reserved in the network.
     pub(crate) fn reserved(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.folder.path().join("net")) else {

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -256,6 +257,14 @@ impl Args {
                 "CNI_ARGS has IgnoreUnknown={other}; accepted are 0, 1"
             ))),
         }
+    }
+}
+
+/// As they stand in CNI_ARGS.
+impl fmt::Display for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs = self.0.iter().map(|(key, value)| format!("{key}={value}"));
+        f.write_str(&pairs.collect::<Vec<_>>().join(";"))
     }
 }
 

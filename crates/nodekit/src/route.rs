@@ -22,7 +22,7 @@ pub use changes::{Changes, Waker};
 pub use entry::{
     EVERYTHING_V4, EVERYTHING_V6, Route, RouteFilter, RouteKind, TABLE_LOCAL, TABLE_MAIN,
 };
-pub use link::{BridgePort, Ipv6Settings, Link, LinkChange};
+pub use link::{BridgePort, Ipv6Settings, Link, LinkChange, index_of};
 pub use mac::{Mac, ParseMacError};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use newlink::{NewBridge, NewIfb, NewVxlan, VethEnd, VethPair};

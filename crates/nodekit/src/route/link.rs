@@ -11,6 +11,7 @@ use netlink_packet_route::link::{
 
 use super::{Error, Handle, Mac};
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 
 /// A network device as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +101,20 @@ pub struct LinkChange<'a> {
     /// Its IPv4 addresses are announced when it comes up or its Ethernet address is set
     /// (`net/ipv4/conf/DEVICE/arp_notify`); only to be switched on here.
     pub arp_notify: bool,
+}
+
+/// The index of a link of the calling thread's namespace; `None` when there is none of that name.
+/// It doesn't wait for whoever is changing links, as every request of a [`Handle`] does
+/// (`SIOCGIFINDEX`, netdevice(7)).
+///
+/// # Errors
+/// [`Error::Socket`].
+pub fn index_of(name: &str) -> Result<Option<u32>, Error> {
+    match if_nametoindex(name) {
+        Ok(index) => Ok(Some(index)),
+        Err(Errno::ENODEV) => Ok(None),
+        Err(errno) => Err(Error::socket(&format!("find link {name}"), errno)),
+    }
 }
 
 impl Handle {
@@ -261,14 +276,20 @@ impl Handle {
     /// them any more. Those that are gone already don't matter; `ENODEV` when all are.
     ///
     /// They are put in a group of their own for it (`ip link delete group`), which is numbered
-    /// after the first one's index.
+    /// after the first one's index. A link that somebody else deletes in this way at the same time
+    /// may still be there afterwards.
     ///
     /// # Errors
     /// [`Error`]; `EOPNOTSUPP` where one can't be deleted: then all are still there.
     pub fn delete_links_together(&mut self, links: &[u32]) -> Result<(), Error> {
-        /// A range that nobody else will think of.
-        const GROUPS: u32 = 0xca00_0000;
-        let group = GROUPS | links.first().copied().unwrap_or_default();
+        /// Above all indices: no two links give the same group, and nobody else's is so high.
+        const GROUPS: u32 = 1 << 31;
+        let first = match links {
+            [] => return Ok(()),
+            [only] => return self.delete_link(*only),
+            [first, ..] => *first,
+        };
+        let group = GROUPS | first;
         for index in links {
             let mut message = LinkMessage::default();
             message.header.index = *index;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use nodekit::Errno;
 use nodekit::netns::NetNs;
-use nodekit::route::{Address, Handle, LinkChange, Mac, NewIfb, Qdisc, Side, Ticks, TokenBucket};
+use nodekit::route::{
+    Address, Handle, LinkChange, Mac, NewIfb, Qdisc, Side, Ticks, TokenBucket, index_of,
+};
 use serde_json::Value;
 
 use super::{Pair, net, pair};
@@ -179,8 +181,21 @@ fn a_link_takes_all_groups_and_a_longer_queue() {
 #[test]
 fn links_are_deleted_together() {
     let (mut pair, ifb) = redirected(&bucket(1_000_000, 100_000));
+    let other = NewIfb {
+        name: "other",
+        mac: None,
+        mtu: None,
+        up: false,
+    };
+    pair.handle.create_ifb(&other).unwrap();
     let links = [pair.link, ifb];
     pair.handle.delete_links_together(&links).unwrap();
+    let index = |name| pair.here.run(|| index_of(name).unwrap()).unwrap();
+    let other = index("other").unwrap();
+    assert_eq!(index("ifb-of-near"), None);
+    // One alone, and none.
+    pair.handle.delete_links_together(&[]).unwrap();
+    pair.handle.delete_links_together(&[other]).unwrap();
     let left = pair.handle.links().unwrap();
     assert_eq!(left.len(), 1, "{left:?}");
     let inside = Handle::open_in(&pair.there).unwrap().links().unwrap();
