@@ -12,6 +12,8 @@ use super::*;
 
 extern crate std;
 
+mod arithmetic;
+mod packets;
 mod sockets;
 
 #[derive(Default)]

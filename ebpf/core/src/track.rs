@@ -102,12 +102,25 @@ pub fn begin(
     let Some(inside) = tables.frontend(&aim(flow, FrontendKey::INSIDE)) else {
         return unserved(tables, ingress, flow);
     };
-    match meant(tables, ingress, flow, inside) {
-        Some((frontend, from)) => open(
-            tables, kernel, routes, ingress, flow, &frontend, from, becomes,
-        ),
-        None => Verdict::Pass,
+    let Some((frontend, masquerade)) = meant(tables, ingress, flow, inside) else {
+        return Verdict::Pass;
+    };
+    if let Some(verdict) = ends(tables, &frontend) {
+        return verdict;
     }
+    let key = ClientKey {
+        address: flow.tuple.source,
+        set: frontend.set,
+    };
+    let Some(backend) = choice::choose(tables, kernel, &Remembered { tables, key }, &frontend)
+    else {
+        tables.count(Counter::Torn);
+        return Verdict::Pass;
+    };
+    *becomes = flow.tuple;
+    becomes.destination = backend.address;
+    becomes.destination_port = backend.port;
+    translate(tables, kernel, routes, ingress, flow, becomes, masquerade)
 }
 
 /// What a packet becomes that answers the one that an ICMP error quotes; whether that is known. A
@@ -249,15 +262,15 @@ fn unserved(tables: &impl PacketTables, ingress: u32, flow: &Flow) -> Verdict {
     }
 }
 
-/// The frontend as the packet's source sees it, and the flag that says whether connections of such
-/// sources are masqueraded; none where packets are left to the stack.
+/// The frontend as the packet's source sees it, and whether its connections go on under the node's
+/// address; none where packets are left to the stack.
 #[inline(always)]
 fn meant(
     tables: &impl PacketTables,
     ingress: u32,
     flow: &Flow,
     inside: Frontend,
-) -> Option<(Frontend, u32)> {
+) -> Option<(Frontend, bool)> {
     let interface = tables.interface(ingress)?;
     if inside.flags & Frontend::NODE_ONLY != 0 || is_martian(flow) {
         return None;
@@ -272,43 +285,21 @@ fn meant(
         (inside, Frontend::MASQUERADE_OTHERS)
     };
     let ours = frontend.flags & Frontend::PACKETS != 0;
-    ours.then_some((frontend, masquerade))
+    ours.then_some((frontend, frontend.flags & masquerade != 0))
 }
 
-/// A new connection to a frontend.
+/// What becomes of packets to a frontend that sends none on.
 #[inline(always)]
-fn open(
-    tables: &impl PacketTables,
-    kernel: &impl Kernel,
-    routes: &impl Routes,
-    ingress: u32,
-    flow: &Flow,
-    frontend: &Frontend,
-    masquerade: u32,
-    becomes: &mut Tuple,
-) -> Verdict {
+fn ends(tables: &impl PacketTables, frontend: &Frontend) -> Option<Verdict> {
     if frontend.flags & Frontend::DROP != 0 {
         tables.count(Counter::PacketsDropped);
-        return Verdict::Drop;
+        return Some(Verdict::Drop);
     }
     if frontend.count == 0 {
         tables.count(Counter::PacketsRefused);
-        return Verdict::Refuse;
+        return Some(Verdict::Refuse);
     }
-    let key = ClientKey {
-        address: flow.tuple.source,
-        set: frontend.set,
-    };
-    let Some(backend) = choice::choose(tables, kernel, &Remembered { tables, key }, frontend)
-    else {
-        tables.count(Counter::Torn);
-        return Verdict::Pass;
-    };
-    *becomes = flow.tuple;
-    becomes.destination = backend.address;
-    becomes.destination_port = backend.port;
-    let masquerade = frontend.flags & masquerade != 0;
-    translate(tables, kernel, routes, ingress, flow, becomes, masquerade)
+    None
 }
 
 /// A client, as the map of clients has it.

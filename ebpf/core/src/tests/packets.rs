@@ -1,0 +1,464 @@
+//! What becomes of packets, with maps and routes that a test makes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use causeway_ebpf_abi::{
+    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, FlowKey, Frontend, FrontendKey,
+    Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple, UNSERVED_DROPPED,
+    UNSERVED_REFUSED, mapped,
+};
+use proptest::prelude::*;
+
+use crate::packet::{Family, Flow, TCP, UDP};
+use crate::{
+    Added, Hop, Kernel, PacketTables, Routes, Tables, Verdict, Way, answer_to, begin, follow,
+};
+
+extern crate std;
+
+/// Where clients come in.
+const OUTSIDE: u32 = 2;
+/// Where pods are.
+const INSIDE: u32 = 3;
+const SECOND: u64 = 1_000_000_000;
+const VIP: Address = mapped([192, 0, 2, 1]);
+const CLIENT: Address = mapped([203, 0, 113, 5]);
+const NODE: Address = mapped([10, 244, 1, 1]);
+
+#[derive(Default)]
+struct World {
+    frontends: BTreeMap<FrontendKey, Frontend>,
+    backends: BTreeMap<SlotKey, Backend>,
+    tracks: RefCell<BTreeMap<Tuple, Track>>,
+    clients: RefCell<BTreeMap<ClientKey, Affinity>>,
+    unserved: BTreeMap<Address, u32>,
+    counted: RefCell<Vec<Counter>>,
+    now: Cell<u64>,
+    random: Cell<u32>,
+    /// How many tracks fit in.
+    room: Option<usize>,
+    /// A track that another processor adds at the moment that this one looks for a port.
+    other_processor: RefCell<Option<(Tuple, Track)>>,
+    lost: Cell<bool>,
+}
+
+impl Tables for World {
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        self.frontends.get(key).copied()
+    }
+    fn backend(&self, key: &SlotKey) -> Option<Backend> {
+        self.backends.get(key).copied()
+    }
+    fn is_member(&self, key: &MemberKey) -> bool {
+        let set = |slot: &SlotKey| slot.set == key.set;
+        self.backends
+            .iter()
+            .any(|(slot, backend)| set(slot) && *backend == key.backend)
+    }
+    fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
+        None
+    }
+    fn set_affinity(&self, _: &AffinityKey, _: &Affinity) {}
+    fn flow(&self, _: &FlowKey) -> Option<Backend> {
+        None
+    }
+    fn set_flow(&self, _: &FlowKey, _: &Backend) {}
+    fn original(&self, _: &ReverseKey) -> Option<Original> {
+        None
+    }
+    fn set_original(&self, _: &ReverseKey, _: &Original) -> bool {
+        false
+    }
+    fn count(&self, what: Counter) {
+        self.counted.borrow_mut().push(what);
+    }
+}
+
+impl PacketTables for World {
+    fn with_track<T>(&self, key: &Tuple, act: impl FnOnce(&mut Track) -> T) -> Option<T> {
+        self.tracks.borrow_mut().get_mut(key).map(act)
+    }
+    fn add_track(&self, key: &Tuple, value: &Track) -> Added {
+        if let Some((tuple, track)) = self.other_processor.borrow_mut().take() {
+            self.tracks.borrow_mut().insert(tuple, track);
+        }
+        let mut tracks = self.tracks.borrow_mut();
+        if tracks.contains_key(key) {
+            return Added::Exists;
+        }
+        if self.room.is_some_and(|room| tracks.len() >= room) {
+            return Added::Full;
+        }
+        tracks.insert(*key, *value);
+        Added::New
+    }
+    fn remove_track(&self, key: &Tuple) {
+        self.tracks.borrow_mut().remove(key);
+    }
+    fn interface(&self, index: u32) -> Option<Interface> {
+        let interface = |v4| Interface {
+            v4,
+            v6: [0; 16],
+            flags: 0,
+        };
+        match index {
+            OUTSIDE => Some(interface(VIP)),
+            INSIDE => Some(interface(NODE)),
+            _ => None,
+        }
+    }
+    fn is_pod(&self, address: &Address) -> bool {
+        address.starts_with(&mapped([10, 244, 0, 0])[..14])
+    }
+    fn unserved(&self, address: &Address) -> Option<u32> {
+        self.unserved.get(address).copied()
+    }
+    fn client(&self, key: &ClientKey) -> Option<Affinity> {
+        self.clients.borrow().get(key).copied()
+    }
+    fn set_client(&self, key: &ClientKey, value: &Affinity) {
+        self.clients.borrow_mut().insert(*key, *value);
+    }
+    fn settings(&self) -> Settings {
+        Settings::DEFAULT
+    }
+}
+
+impl Kernel for World {
+    fn random(&self) -> u32 {
+        // Another one each time.
+        let random = self.random.get();
+        self.random
+            .set(random.wrapping_mul(2_654_435_761).wrapping_add(0x9e37_79b9));
+        random
+    }
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+    fn node(&self) -> u64 {
+        0
+    }
+}
+
+impl Routes for World {
+    fn way(&self, _: u32, _: Family, tuple: &Tuple) -> Way {
+        if self.lost.get() {
+            return Way::None;
+        }
+        let interface = if self.is_pod(&tuple.destination) {
+            INSIDE
+        } else {
+            OUTSIDE
+        };
+        Way::Out(Hop {
+            interface,
+            family: 2,
+            address: [0; 4],
+        })
+    }
+}
+
+impl World {
+    fn with(flags: u32, backends: u8) -> Self {
+        let mut world = Self::default();
+        world.serve(FrontendKey::INSIDE, flags, backends);
+        world
+    }
+
+    fn serve(&mut self, view: u8, flags: u32, backends: u8) {
+        let set = u32::from(view) + 1;
+        for protocol in [TCP, UDP] {
+            let key = FrontendKey {
+                address: VIP,
+                port: 80,
+                protocol,
+                view,
+            };
+            let frontend = Frontend {
+                set,
+                count: backends.into(),
+                affinity_seconds: 0,
+                flags: flags | Frontend::PACKETS,
+            };
+            self.frontends.insert(key, frontend);
+        }
+        for slot in 0..backends {
+            let key = SlotKey {
+                set,
+                slot: slot.into(),
+            };
+            self.backends.insert(key, pod(slot));
+        }
+    }
+
+    /// What becomes of a packet that came outside.
+    fn takes(&self, flow: &Flow) -> (Verdict, Tuple) {
+        self.takes_at(OUTSIDE, flow)
+    }
+
+    fn takes_at(&self, ingress: u32, flow: &Flow) -> (Verdict, Tuple) {
+        let mut becomes = Flow::EMPTY.tuple;
+        let verdict = if follow(self, self, flow, &mut becomes) {
+            Verdict::Translate
+        } else if flow.begins() {
+            begin(self, self, self, ingress, flow, &mut becomes)
+        } else {
+            Verdict::Pass
+        };
+        (verdict, becomes)
+    }
+
+    fn translates(&self, flow: &Flow) -> Tuple {
+        let (verdict, becomes) = self.takes(flow);
+        assert_eq!(verdict, Verdict::Translate);
+        becomes
+    }
+
+    fn counted(&self, what: Counter) -> usize {
+        let counted = self.counted.borrow();
+        counted.iter().filter(|one| **one == what).count()
+    }
+}
+
+fn pod(number: u8) -> Backend {
+    Backend {
+        address: mapped([10, 244, 1, number + 2]),
+        port: 8080,
+        zero: 0,
+    }
+}
+
+fn packet(protocol: u8, flags: u8) -> Flow {
+    Flow {
+        tuple: Tuple {
+            source: CLIENT,
+            destination: VIP,
+            source_port: 40_000,
+            destination_port: 80,
+            protocol,
+            zero: [0; 3],
+        },
+        length: 60,
+        hops: 64,
+        flags,
+        ..Flow::EMPTY
+    }
+}
+
+/// A packet of TCP or UDP with this tuple.
+fn of(tuple: Tuple, flags: u8) -> Flow {
+    Flow {
+        tuple,
+        ..packet(tuple.protocol, flags)
+    }
+}
+
+fn syn() -> Flow {
+    packet(TCP, Flow::SYN)
+}
+
+#[test]
+fn a_packet_that_begins_nothing_known_is_left() {
+    let world = World::with(0, 1);
+    for flags in [Flow::ACK, Flow::SYN | Flow::ACK, Flow::RST, Flow::FIN] {
+        assert_eq!(world.takes(&packet(TCP, flags)).0, Verdict::Pass);
+    }
+    let mut elsewhere = syn();
+    elsewhere.tuple.destination_port = 81;
+    assert_eq!(world.takes(&elsewhere).0, Verdict::Pass);
+    assert_eq!(
+        world.takes_at(9, &syn()).0,
+        Verdict::Pass,
+        "no interface of ours"
+    );
+    assert!(world.tracks.borrow().is_empty());
+    assert!(world.counted.borrow().is_empty());
+}
+
+#[test]
+fn a_repeated_first_packet_keeps_its_backend() {
+    let world = World::with(Frontend::MASQUERADE_OTHERS, 50);
+    let first = world.translates(&syn());
+    for second in [1, 3, 7, 15] {
+        world.now.set(second * SECOND);
+        assert_eq!(world.translates(&syn()), first);
+    }
+    assert_eq!(world.counted(Counter::Translated), 1);
+    assert_eq!(world.tracks.borrow().len(), 2);
+}
+
+#[test]
+fn the_same_port_begins_anew_when_the_connection_is_over() {
+    let ends = [
+        (true, Flow::FIN | Flow::ACK),
+        (true, Flow::RST),
+        (false, Flow::FIN | Flow::ACK),
+        (false, Flow::RST | Flow::ACK),
+    ];
+    for (forth, flags) in ends {
+        let world = World::with(0, 50);
+        let first = world.translates(&syn());
+        let last = if forth {
+            packet(TCP, flags)
+        } else {
+            of(first.reversed(), flags)
+        };
+        world.takes_at(if forth { OUTSIDE } else { INSIDE }, &last);
+        assert_ne!(world.translates(&syn()), first);
+        assert_eq!(world.counted(Counter::Translated), 2);
+        assert_eq!(world.tracks.borrow().len(), 2, "the old one is forgotten");
+    }
+}
+
+#[test]
+fn a_flow_of_datagrams_lasts_longer_when_it_is_answered() {
+    for (answered, lasts) in [(false, 30), (true, 180)] {
+        let world = World::with(0, 50);
+        let datagram = packet(UDP, 0);
+        let first = world.translates(&datagram);
+        if answered {
+            let answer = of(first.reversed(), 0);
+            assert_eq!(world.takes_at(INSIDE, &answer).1, datagram.tuple.reversed());
+        }
+        world.now.set(lasts * SECOND);
+        assert_eq!(world.translates(&datagram), first);
+        world.now.set(2 * lasts * SECOND + 1);
+        assert_ne!(world.translates(&datagram), first);
+        assert_eq!(world.counted(Counter::Translated), 2);
+    }
+}
+
+#[test]
+fn whoever_loses_a_race_follows_the_winner() {
+    let world = World::with(Frontend::MASQUERADE_OTHERS, 50);
+    let winners = Tuple {
+        source: NODE,
+        source_port: 61_234,
+        destination: pod(7).address,
+        destination_port: 8080,
+        ..syn().tuple
+    };
+    let track = Track {
+        seen: 0,
+        packets: 1,
+        bytes: 60,
+        becomes: winners,
+        flags: 0,
+        zero: 0,
+    };
+    *world.other_processor.borrow_mut() = Some((syn().tuple, track));
+    assert_eq!(world.translates(&syn()), winners);
+    assert_eq!(world.counted(Counter::Translated), 0);
+    assert_eq!(
+        world.tracks.borrow().len(),
+        1,
+        "nothing of the loser's is left"
+    );
+}
+
+#[test]
+fn connections_from_one_port_to_two_frontends_of_one_backend_are_told_apart() {
+    let mut world = World::with(0, 1);
+    let other = FrontendKey {
+        address: VIP,
+        port: 81,
+        protocol: TCP,
+        view: FrontendKey::INSIDE,
+    };
+    let same = *world.frontends.values().next().unwrap();
+    world.frontends.insert(other, same);
+    let first = world.translates(&syn());
+    let mut second = syn();
+    second.tuple.destination_port = 81;
+    let becomes = world.translates(&second);
+    assert_eq!((first.source, becomes.source), (CLIENT, CLIENT));
+    assert_eq!(first.source_port, 40_000);
+    assert!(becomes.source_port >= Settings::DEFAULT.first_port);
+}
+
+#[test]
+fn whoever_sees_other_endpoints_gets_those() {
+    let mut world = World::with(Frontend::OUTSIDE_DIFFERS, 1);
+    world.serve(FrontendKey::OUTSIDE, Frontend::MASQUERADE_OTHERS, 0);
+    assert_eq!(world.takes(&syn()).0, Verdict::Refuse);
+    let mut from_a_pod = syn();
+    from_a_pod.tuple.source = mapped([10, 244, 9, 9]);
+    assert_eq!(world.takes(&from_a_pod).0, Verdict::Translate);
+}
+
+#[test]
+fn what_nobody_serves_is_left_refused_or_dropped() {
+    let mut world = World::default();
+    assert_eq!(world.takes(&syn()).0, Verdict::Pass);
+    for (what, verdict) in [
+        (UNSERVED_REFUSED, Verdict::Refuse),
+        (UNSERVED_DROPPED, Verdict::Drop),
+    ] {
+        world.unserved.insert(VIP, what);
+        assert_eq!(world.takes(&syn()).0, verdict);
+        assert_eq!(world.takes_at(9, &syn()).0, Verdict::Pass);
+    }
+}
+
+#[test]
+fn nothing_half_done_stays_where_there_is_no_room_or_no_way() {
+    for room in [0, 1] {
+        let mut world = World::with(0, 1);
+        world.room = Some(room);
+        assert_eq!(world.takes(&syn()).0, Verdict::Drop);
+        assert_eq!(world.counted(Counter::Untracked), 1);
+        assert!(world.tracks.borrow().is_empty());
+    }
+    let world = World::with(0, 1);
+    world.lost.set(true);
+    assert_eq!(world.takes(&syn()).0, Verdict::Pass);
+    assert_eq!(world.counted(Counter::NotForwarded), 1);
+    assert!(world.tracks.borrow().is_empty());
+}
+
+#[test]
+fn sources_that_cannot_be_are_left_to_the_stack() {
+    let world = World::with(0, 1);
+    for first in [0, 127, 224, 255] {
+        let mut martian = syn();
+        martian.tuple.source = mapped([first, 0, 0, 1]);
+        assert_eq!(world.takes(&martian).0, Verdict::Pass);
+    }
+}
+
+proptest! {
+    /// Whoever connects, the answer comes back to it from where it aimed at, and so does an error
+    /// about what it sent.
+    #[test]
+    fn an_answer_is_the_way_back(
+        clients in prop::collection::btree_set((1_u8..=223, any::<u8>(), 1_u16..), 1..40),
+        masquerade: bool,
+        udp: bool,
+        random: u32,
+    ) {
+        let flags = if masquerade { Frontend::MASQUERADE_OTHERS } else { 0 };
+        let world = World::with(flags, 3);
+        world.random.set(random);
+        let clients = clients.into_iter().filter(|(first, ..)| *first != 127 && *first != 10);
+        let flows: Vec<Flow> = clients.map(|(first, last, port)| {
+            let mut flow = if udp { packet(UDP, 0) } else { syn() };
+            flow.tuple.source = mapped([first, 0, 0, last]);
+            flow.tuple.source_port = port;
+            flow
+        }).collect();
+        let translated: Vec<Tuple> = flows.iter().map(|flow| world.translates(flow)).collect();
+        for (flow, becomes) in flows.iter().zip(&translated) {
+            let expected = if masquerade { NODE } else { flow.tuple.source };
+            prop_assert_eq!(becomes.source, expected);
+            let answer = of(becomes.reversed(), Flow::SYN | Flow::ACK);
+            let (verdict, back) = world.takes_at(INSIDE, &answer);
+            prop_assert_eq!((verdict, back), (Verdict::Translate, flow.tuple.reversed()));
+            let mut told = Flow::EMPTY.tuple;
+            prop_assert!(answer_to(&world, &of(*becomes, 0), &mut told));
+            prop_assert_eq!(told, flow.tuple.reversed());
+        }
+        prop_assert_eq!(world.tracks.borrow().len(), 2 * flows.len());
+    }
+}
