@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::cluster::{Cluster, NODES, PODS};
 use crate::interrupt::Interrupt;
-use crate::load::{Kind, Manner, Slice};
+use crate::load::{Kind, Manner, Server, Slice};
 use crate::objects::witnesses;
 use crate::rows::{Road, Row};
 
@@ -65,9 +65,12 @@ impl fmt::Display for Plane {
 pub(crate) struct Contender {
     pub(crate) plane: Plane,
     manner: Manner,
-    // The programs end before their cgroups and namespaces go.
+    // These end before their cgroups and namespaces go.
+    _servers: [Server; 2],
     _proxies: Vec<Proxy>,
-    cells: Vec<Cell>,
+    /// The nodes' cgroups: everybody has them, since a switch between the threads of two costs
+    /// time.
+    cells: [Cell; 2],
     cluster: Cluster,
     _folder: TempDir,
 }
@@ -81,14 +84,14 @@ impl Contender {
         interrupt: &Interrupt,
     ) -> anyhow::Result<Self> {
         let cluster = Cluster::new()?;
-        for server in [&cluster.near, &cluster.far] {
-            manner.serve(server)?;
-        }
+        let cells = [Cell::new(), Cell::new()];
+        let [one, two] = &cells;
+        let near = one.inside(|| manner.serve(&cluster.near))?;
+        let far = two.inside(|| manner.serve(&cluster.far))?;
         let folder = tempfile::tempdir()?;
-        let mut cells = Vec::new();
         let mut proxies = Vec::new();
-        for (name, node) in NODES.iter().zip(&cluster.nodes) {
-            let Some(mut command) = plane.command(&mut cells) else {
+        for ((name, node), cell) in NODES.iter().zip(&cluster.nodes).zip(&cells) {
+            let Some(mut command) = plane.command(cell) else {
                 continue;
             };
             let kubeconfig = kubeconfig_inside(api, node, &folder.path().join(name))?;
@@ -99,6 +102,7 @@ impl Contender {
         let contender = Self {
             plane: plane.clone(),
             manner,
+            _servers: [near, far],
             _proxies: proxies,
             cells,
             cluster,
@@ -124,14 +128,11 @@ impl Contender {
         road: Road,
         act: impl FnOnce() -> T + Send,
     ) -> anyhow::Result<T> {
-        if road.from_outside() {
+        if road.is_from_outside() {
             return Ok(self.cluster.outside.run(act)?);
         }
-        let client = &self.cluster.client;
-        match self.cells.first() {
-            Some(cell) => Ok(cell.inside(|| client.run(act))?),
-            None => Ok(client.run(act)?),
-        }
+        let [cell, _] = &self.cells;
+        Ok(cell.inside(|| self.cluster.client.run(act))?)
     }
 
     fn wait_until_it_works(&self, interrupt: &Interrupt) -> anyhow::Result<()> {
@@ -159,8 +160,8 @@ impl Contender {
 }
 
 impl Plane {
-    /// The program for one node; in mode ebpf with a cell of its own.
-    fn command(&self, cells: &mut Vec<Cell>) -> Option<Command> {
+    /// The program for the node of a cell.
+    fn command(&self, cell: &Cell) -> Option<Command> {
         let (program, mode, flags) = match self {
             Self::Bare => return None,
             Self::Own { mode, .. } => {
@@ -172,12 +173,10 @@ impl Plane {
         let mut command = Command::new(program);
         command.arg("--proxy-mode").arg(mode).args(flags);
         if mode == "ebpf" {
-            let cell = Cell::new();
             let options = cell.options();
             command.arg("--ebpf-pin-dir").arg(&options.pins);
             let cgroup = options.cgroup_root.as_ref();
             command.args(cgroup.map(|folder| format!("--ebpf-cgroup-root={}", folder.display())));
-            cells.push(cell);
         }
         Some(command)
     }

@@ -1,14 +1,15 @@
 //! What is sent: blocking sockets, one connection at a time in each thread.
 
 use std::io::{ErrorKind, Read, Result, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::thread;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use nodekit::netns::NetNs;
+use socket2::Socket;
 
 /// Sends back what it gets, by TCP and UDP.
 pub(crate) const ECHO: u16 = 8080;
@@ -91,31 +92,58 @@ impl Manner {
         })
     }
 
-    /// Serves everything in a namespace until the process ends.
-    pub(crate) fn serve(self, netns: &NetNs) -> anyhow::Result<()> {
+    /// Serves everything in a namespace, as the calling thread's cgroup.
+    pub(crate) fn serve(self, netns: &NetNs) -> anyhow::Result<Server> {
         let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
         let (echo, sink, datagrams) = netns.run(|| -> Result<_> {
             let (echo, sink) = (TcpListener::bind(any(ECHO))?, TcpListener::bind(any(SINK))?);
             Ok((echo, sink, UdpSocket::bind(any(ECHO))?))
         })??;
+        let mut server = Server::default();
         for _ in 0..self.threads {
+            let own = [echo.try_clone()?, sink.try_clone()?];
+            server.ends.extend(own.map(Socket::from));
+            server.ends.push(datagrams.try_clone()?.into());
             let (echo, sink) = (echo.try_clone()?, sink.try_clone()?);
             let datagrams = datagrams.try_clone()?;
-            self.server(move || accept(&echo, echo_back))?;
-            self.server(move || accept(&sink, swallow))?;
-            self.server(move || answer(&datagrams))?;
+            server.start(self, move || accept(&echo, echo_back))?;
+            server.start(self, move || accept(&sink, swallow))?;
+            server.start(self, move || answer(&datagrams))?;
         }
-        Ok(())
+        Ok(server)
     }
+}
 
-    fn server(self, serve: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Threads that serve until this is dropped.
+#[derive(Default)]
+pub(crate) struct Server {
+    ends: Vec<Socket>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(&mut self, manner: Manner, serve: impl FnOnce() + Send + 'static) -> Result<()> {
         let serve = move || {
             // Refused only where there is no such processor, which the clients tell.
-            drop(pin(self.processor));
+            drop(pin(manner.processor));
             serve();
         };
-        thread::Builder::new().name("server".into()).spawn(serve)?;
+        let thread = thread::Builder::new().name("server".into()).spawn(serve)?;
+        self.threads.push(thread);
         Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Whoever waits for a connection or a datagram is told that there will be none; that of
+        // datagrams also says that nobody is connected.
+        for end in &self.ends {
+            drop(end.shutdown(Shutdown::Both));
+        }
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
     }
 }
 
@@ -182,7 +210,7 @@ fn ask_by_datagram(socket: &UdpSocket, to: SocketAddr) -> Result<()> {
 
 /// One connection after the other; what happens to one is its client's to tell.
 fn accept(listener: &TcpListener, serve: impl Fn(TcpStream) -> Result<()>) {
-    for stream in listener.incoming().flatten() {
+    while let Ok((stream, _)) = listener.accept() {
         drop(serve(stream));
     }
 }
@@ -203,7 +231,7 @@ fn swallow(mut stream: TcpStream) -> Result<()> {
 
 fn answer(socket: &UdpSocket) {
     let mut byte = [0];
-    while let Ok((_, from)) = socket.recv_from(&mut byte) {
+    while let Ok((1.., from)) = socket.recv_from(&mut byte) {
         drop(socket.send_to(&byte, from));
     }
 }

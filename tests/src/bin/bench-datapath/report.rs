@@ -76,7 +76,7 @@ pub(crate) fn bars(rounds: &Rounds, measure: Measure) -> Bars {
         match plane {
             Plane::Own { mode, .. } if mode == "ebpf" => ebpf(rounds, measure, plane, &mut bars),
             Plane::Own { mode, .. } if mode == "nftables" => {
-                nftables(rounds, measure, plane, &mut bars)
+                nftables(rounds, measure, plane, &mut bars);
             }
             _ => {}
         }

@@ -34,7 +34,7 @@ impl Road {
         Self::PortFar,
     ];
 
-    pub(crate) fn from_outside(self) -> bool {
+    pub(crate) fn is_from_outside(self) -> bool {
         matches!(self, Self::PortNear | Self::PortFar)
     }
 
