@@ -18,9 +18,10 @@ pub const ICMP_HEADER: u32 = 8;
 
 /// A packet's bytes.
 pub trait Packet {
-    /// `N` bytes, `offset` bytes behind the beginning of the IP header; none where it is shorter.
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
-    /// The same, to a place that is there already; whether it did.
+    /// `N` words as they stand there, `offset` bytes behind the beginning of the IP header; none
+    /// where it is shorter. (Words, since the kernel's machine takes bytes one by one.)
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+    /// Bytes, to a place that is there already; whether it did.
     fn read_to<const N: usize>(&self, offset: u32, place: &mut [u8; N]) -> bool;
 }
 
@@ -116,19 +117,20 @@ pub fn parse(packet: &impl Packet, family: Family, flow: &mut Flow) -> Found {
     }
     match flow.tuple.protocol {
         TCP => {
-            let Some([a, b, c, d, .., flags]) = packet.read::<14>(flow.transport) else {
+            let Some([ports, _, _, fourth]) = packet.words(flow.transport) else {
                 return Found::Other;
             };
+            let [_, flags, _, _] = fourth.to_ne_bytes();
             flow.flags = flags;
-            set_ports(flow, [a, b, c, d]);
+            set_ports(flow, ports);
             Found::Flow
         }
         UDP => {
-            let Some([a, b, c, d, ..]) = packet.read::<8>(flow.transport) else {
+            let Some([ports, _]) = packet.words(flow.transport) else {
                 return Found::Other;
             };
             flow.flags = 0;
-            set_ports(flow, [a, b, c, d]);
+            set_ports(flow, ports);
             Found::Flow
         }
         ICMP | ICMP6 => Found::Icmp,
@@ -139,9 +141,10 @@ pub fn parse(packet: &impl Packet, family: Family, flow: &mut Flow) -> Found {
 /// Whether a packet of ICMP is an error about one of TCP or UDP, which is read then.
 #[inline(always)]
 pub fn quoted(packet: &impl Packet, error: &Flow, about: &mut Flow) -> bool {
-    let Some([kind, ..]) = packet.read::<8>(error.transport) else {
+    let Some([first, _]) = packet.words(error.transport) else {
         return false;
     };
+    let [kind, ..] = first.to_ne_bytes();
     let is_error = match (error.family, error.tuple.protocol) {
         // Destination unreachable, time exceeded, parameter problem (RFC 792).
         (Family::V4, ICMP) => matches!(kind, 3 | 11 | 12),
@@ -154,16 +157,17 @@ pub fn quoted(packet: &impl Packet, error: &Flow, about: &mut Flow) -> bool {
         return false;
     }
     // More than eight bytes of the transport's header need not be there (RFC 792).
-    let Some([a, b, c, d, ..]) = packet.read::<8>(about.transport) else {
+    let Some([ports, _]) = packet.words(about.transport) else {
         return false;
     };
     about.flags = 0;
-    set_ports(about, [a, b, c, d]);
+    set_ports(about, ports);
     matches!(about.tuple.protocol, TCP | UDP)
 }
 
 #[inline(always)]
-const fn set_ports(flow: &mut Flow, [a, b, c, d]: [u8; 4]) {
+const fn set_ports(flow: &mut Flow, ports: u32) {
+    let [a, b, c, d] = ports.to_ne_bytes();
     flow.tuple.source_port = u16::from_be_bytes([a, b]);
     flow.tuple.destination_port = u16::from_be_bytes([c, d]);
 }
@@ -181,30 +185,12 @@ fn header(packet: &impl Packet, family: Family, at: u32, flow: &mut Flow) -> Fou
 
 #[inline(always)]
 fn v4(packet: &impl Packet, at: u32, flow: &mut Flow) -> Found {
-    let Some(bytes) = packet.read::<20>(at) else {
+    let Some([first, second, third, source, destination]) = packet.words(at) else {
         return Found::Other;
     };
-    let [
-        version,
-        _,
-        length @ ..,
-        _,
-        _,
-        fragment,
-        place,
-        hops,
-        protocol,
-        check,
-        sum,
-        a,
-        b,
-        c,
-        d,
-        e,
-        f,
-        g,
-        h,
-    ] = bytes;
+    let [version, _, length @ ..] = first.to_ne_bytes();
+    let [_, _, fragment, place] = second.to_ne_bytes();
+    let [hops, protocol, checksum @ ..] = third.to_ne_bytes();
     let words = u32::from(version & 0x0f);
     if version >> 4 != 4 || words < 5 {
         return Found::Other;
@@ -213,21 +199,23 @@ fn v4(packet: &impl Packet, at: u32, flow: &mut Flow) -> Found {
     if fragment & 0x3f != 0 || place != 0 {
         return Found::Fragment;
     }
-    flow.tuple.source = mapped([a, b, c, d]);
-    flow.tuple.destination = mapped([e, f, g, h]);
+    flow.tuple.source = mapped(source.to_ne_bytes());
+    flow.tuple.destination = mapped(destination.to_ne_bytes());
     flow.tuple.protocol = protocol;
     flow.hops = hops;
     flow.length = u16::from_be_bytes(length);
-    flow.checksum = u16::from_ne_bytes([check, sum]);
+    flow.checksum = u16::from_ne_bytes(checksum);
     flow.transport = at + words * 4;
     Found::Flow
 }
 
 #[inline(always)]
 fn v6(packet: &impl Packet, at: u32, flow: &mut Flow) -> Found {
-    let Some([version, _, _, _, high, low, protocol, hops]) = packet.read::<8>(at) else {
+    let Some([first, second]) = packet.words(at) else {
         return Found::Other;
     };
+    let [version, ..] = first.to_ne_bytes();
+    let [high, low, protocol, hops] = second.to_ne_bytes();
     if version >> 4 != 6 {
         return Found::Other;
     }

@@ -26,12 +26,15 @@ fn checksum(bytes: &[u8]) -> u16 {
 struct Bytes(Vec<u8>);
 
 impl Packet for Bytes {
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let from = offset as usize;
-        self.0.get(from..from + N)?.try_into().ok()
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let bytes = self.0.get(offset as usize..)?.get(..4 * N)?;
+        let (words, _) = bytes.as_chunks();
+        let words = words.iter().map(|word| u32::from_ne_bytes(*word));
+        words.collect::<Vec<u32>>().try_into().ok()
     }
     fn read_to<const N: usize>(&self, offset: u32, place: &mut [u8; N]) -> bool {
-        self.read(offset).map(|bytes| *place = bytes).is_some()
+        let bytes = self.0.get(offset as usize..).and_then(|rest| rest.get(..N));
+        bytes.map(|bytes| place.copy_from_slice(bytes)).is_some()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use causeway_ebpf_abi::Address;
 use causeway_ebpf_core::checksum::sum;
-use causeway_ebpf_core::packet::{Family, Flow, Packet as _, TCP, V4_HEADER, V6_HEADER};
+use causeway_ebpf_core::packet::{Family, Flow, TCP, V4_HEADER, V6_HEADER};
 use causeway_ebpf_core::refusal::{self, TCP_HEADER};
 
 use super::buffer::{Buffer, Failed};
@@ -54,7 +54,7 @@ fn reset(buffer: &Buffer, at: u32, flow: &Flow) -> Result<(), Failed> {
 /// Quotes the first `N` bytes: the IP header and [`QUOTED`] more.
 #[inline(always)]
 fn unreachable<const N: usize>(buffer: &Buffer, at: u32, flow: &Flow) -> Result<(), Failed> {
-    let quote = buffer.read::<N>(0).ok_or(Failed)?;
+    let quote = buffer.read_all::<N>(at)?;
     let transport = at + flow.transport;
     let bytes = flow.transport as u16 + QUOTED;
     let header = refusal::unreachable(&flow.tuple, flow.family, sum(&quote), bytes);

@@ -31,14 +31,14 @@ pub(super) struct Buffer(pub(super) *mut __sk_buff);
 
 impl Packet for Buffer {
     #[inline(always)]
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = MaybeUninit::<Aligned<N>>::uninit();
-        let to = bytes.as_mut_ptr().cast();
-        // SAFETY: it writes all of the bytes, or says that it did not.
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let mut words = MaybeUninit::<[u32; N]>::uninit();
+        let (to, size) = (words.as_mut_ptr().cast(), size_of::<[u32; N]>() as u32);
+        // SAFETY: it writes all of the words, or says that it did not.
         unsafe {
             let status =
-                bpf_skb_load_bytes_relative(self.0.cast(), offset, to, N as u32, FROM_IP_HEADER);
-            (status == 0).then(|| bytes.assume_init().0)
+                bpf_skb_load_bytes_relative(self.0.cast(), offset, to, size, FROM_IP_HEADER);
+            (status == 0).then(|| words.assume_init())
         }
     }
 
@@ -52,10 +52,6 @@ impl Packet for Buffer {
         status == 0
     }
 }
-
-/// Aligned so that the words among the bytes can be taken as such.
-#[repr(C, align(8))]
-struct Aligned<const N: usize>([u8; N]);
 
 impl Buffer {
     /// Its IP version; none where it is of something else, or for somebody else: the packets of a
@@ -90,12 +86,12 @@ impl Buffer {
     /// Bytes from the link's header on.
     #[inline(always)]
     pub(super) fn read_all<const N: usize>(&self, offset: u32) -> Result<[u8; N], Failed> {
-        let mut bytes = MaybeUninit::<Aligned<N>>::uninit();
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         let to = bytes.as_mut_ptr().cast();
-        // SAFETY: as for `read`.
+        // SAFETY: as for `words`.
         unsafe {
             match bpf_skb_load_bytes(self.0.cast(), offset, to, N as u32) {
-                0 => Ok(bytes.assume_init().0),
+                0 => Ok(bytes.assume_init()),
                 _ => Err(Failed),
             }
         }
