@@ -1,6 +1,6 @@
 //! What a packet says of itself, as far as its ports.
 
-use causeway_ebpf_abi::{Tuple, mapped};
+use causeway_ebpf_abi::{Address, Tuple};
 
 /// IP protocol numbers (IANA, "Assigned Internet Protocol Numbers").
 pub const TCP: u8 = 6;
@@ -108,7 +108,7 @@ impl Flow {
     }
 }
 
-/// Reads a packet's headers.
+/// Reads a packet's headers to a place that was [`Flow::EMPTY`] before the first one.
 #[inline(always)]
 pub fn parse(packet: &impl Packet, family: Family, flow: &mut Flow) -> Found {
     let found = header(packet, family, 0, flow);
@@ -176,7 +176,6 @@ const fn set_ports(flow: &mut Flow, ports: u32) {
 #[inline(always)]
 fn header(packet: &impl Packet, family: Family, at: u32, flow: &mut Flow) -> Found {
     flow.family = family;
-    flow.tuple.zero = [0; 3];
     match family {
         Family::V4 => v4(packet, at, flow),
         Family::V6 => v6(packet, at, flow),
@@ -199,14 +198,20 @@ fn v4(packet: &impl Packet, at: u32, flow: &mut Flow) -> Found {
     if fragment & 0x3f != 0 || place != 0 {
         return Found::Fragment;
     }
-    flow.tuple.source = mapped(source.to_ne_bytes());
-    flow.tuple.destination = mapped(destination.to_ne_bytes());
+    flow.tuple.source = mapped(source);
+    flow.tuple.destination = mapped(destination);
     flow.tuple.protocol = protocol;
     flow.hops = hops;
     flow.length = u16::from_be_bytes(length);
     flow.checksum = u16::from_ne_bytes(checksum);
     flow.transport = at + words * 4;
     Found::Flow
+}
+
+/// An IPv4 address, which stands so in a packet, IPv4-mapped; as one number, and not byte by byte.
+#[inline(always)]
+const fn mapped(word: u32) -> Address {
+    ((0xffff << 32) | u32::from_be(word) as u128).to_be_bytes()
 }
 
 #[inline(always)]

@@ -1,6 +1,5 @@
 //! The eBPF programs: hooks and maps, and nothing that decides: that is `causeway-ebpf-core`.
-//! They never touch a packet, and change nothing of a socket but where it goes and what it
-//! believes.
+//! They never read what a packet carries: nothing behind its ports but what an ICMP error quotes.
 
 #![no_std]
 #![no_main]
