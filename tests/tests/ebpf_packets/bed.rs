@@ -93,7 +93,7 @@ impl Bed {
         links.set_up(1).unwrap();
         node.run(forward).unwrap();
         let client = Host::new("192.0.2.2", "2001:db8:2::2");
-        join(&node, &client.netns, "eth0", None, 0);
+        join(&node, &client.netns, "eth0", None);
         give(&node, "eth0", ["192.0.2.1/24", "2001:db8:2::1/64"]);
         give(&client.netns, "eth0", ["192.0.2.2/24", "2001:db8:2::2/64"]);
         by(&client.netns, ["192.0.2.1", "2001:db8:2::1"]);
@@ -111,13 +111,7 @@ impl Bed {
         give(&node, "cni0", ["10.244.1.1/24", "fd00:244:1::1/64"]);
         let pods = [2, 3].map(|last| {
             let pod = Host::new(&format!("10.244.1.{last}"), &format!("fd00:244:1::{last}"));
-            join(
-                &node,
-                &pod.netns,
-                &format!("veth{last}"),
-                Some(bridge),
-                last,
-            );
+            join(&node, &pod.netns, &format!("veth{last}"), Some(bridge));
             let addresses = [format!("{}/24", pod.v4), format!("{}/64", pod.v6)];
             give(&pod.netns, "eth0", addresses.each_ref().map(String::as_str));
             by(&pod.netns, ["10.244.1.1", "fd00:244:1::1"]);
@@ -125,7 +119,7 @@ impl Bed {
         });
 
         let remote = Host::new("10.244.2.2", "fd00:244:2::2");
-        join(&node, &remote.netns, "eth1", None, 1);
+        join(&node, &remote.netns, "eth1", None);
         give(&node, "eth1", ["198.51.100.1/24", "2001:db8:51::1/64"]);
         give(
             &remote.netns,
@@ -176,7 +170,7 @@ fn quick(netns: &NetNs) {
     netns.run(at_once).unwrap();
 }
 
-fn join(node: &NetNs, other: &NetNs, name: &str, near_master: Option<u32>, _number: u8) {
+fn join(node: &NetNs, other: &NetNs, name: &str, near_master: Option<u32>) {
     let pair = VethPair {
         near: VethEnd::named(name),
         far: VethEnd {

@@ -224,75 +224,63 @@ fn an_icmp_error_finds_who_sent_what_it_is_about() {
     });
 }
 
+/// Packets to the frontend that are no first packets of anything, or that cannot be read.
+fn odd_frames(gate: &Gate<'_>, family: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let (client, front) = (at(CLIENTS[family]), at(NODE_PORTS[family]));
+    let good = packet(client, front, TCP);
+    let late = Packet { flags: ACK, ..good };
+    let elsewhere = packet(client, (front.ip(), 1).into(), TCP);
+    let mut frames = vec![
+        ("an acknowledgment", late.frame(gate.mac)),
+        ("another port", elsewhere.frame(gate.mac)),
+        ("somebody else's", good.frame(Mac([2, 1, 1, 1, 1, 1]))),
+    ];
+    let v4 = [
+        ("no version", 0, 0x55),
+        ("a header too short", 0, 0x44),
+        ("a first fragment", 6, 0x20),
+        ("a later fragment", 7, 1),
+        ("the last hop", 8, 1),
+        ("another protocol", 9, 47),
+        ("from loopback", 12, 127),
+    ];
+    let v6 = [
+        ("no version", 0, 0),
+        ("a fragment", 6, 44),
+        ("the last hop", 7, 1),
+        ("from everybody", 8, 0xff),
+    ];
+    for (what, place, byte) in if family == 0 { &v4[..] } else { &v6 } {
+        let mut frame = good.frame(gate.mac);
+        frame[ETHERNET + place] = *byte;
+        frames.push((what, frame));
+    }
+    frames
+}
+
 #[test]
 fn what_cannot_be_translated_is_left_as_it_is() {
     on_a_bed(|bed, plane| {
-        let (outside, loopback) = (
-            Gate::of(bed, "eth0"),
-            Gate {
-                name: "lo",
-                index: 1,
-                ..Gate::of(bed, "eth0")
-            },
-        );
+        let outside = Gate::of(bed, "eth0");
+        let loopback = Gate {
+            name: "lo",
+            index: 1,
+            ..Gate::of(bed, "eth0")
+        };
         for family in [0, 1] {
             let (client, front) = (at(CLIENTS[family]), at(NODE_PORTS[family]));
             plane.serve(front, 1, 0, &[at(PODS[family])]);
-            let good = packet(client, front, TCP).frame(outside.mac);
-            let mut cases = vec![
-                (
-                    "an acknowledgment",
-                    Packet {
-                        flags: ACK,
-                        ..packet(client, front, TCP)
-                    }
-                    .frame(outside.mac),
-                ),
-                (
-                    "another port",
-                    packet(client, (front.ip(), 1).into(), TCP).frame(outside.mac),
-                ),
-                (
-                    "somebody else's",
-                    packet(client, front, TCP).frame(Mac([2, 1, 1, 1, 1, 1])),
-                ),
-            ];
-            let mut change = |what, at: usize, byte: u8| {
-                let mut frame = good.clone();
-                frame[ETHERNET + at] = byte;
-                cases.push((what, frame));
-            };
-            if family == 0 {
-                change("no version", 0, 0x55);
-                change("a header too short", 0, 0x44);
-                change("a first fragment", 6, 0x20);
-                change("a later fragment", 7, 1);
-                change("the last hop", 8, 1);
-                change("another protocol", 9, 47);
-                change("from loopback", 12, 127);
-            } else {
-                change("no version", 0, 0);
-                change("a fragment", 6, 44);
-                change("the last hop", 7, 1);
-                change("from everybody", 8, 0xff);
-            }
-            for (what, frame) in cases {
+            for (what, frame) in odd_frames(&outside, family) {
                 assert_eq!(outside.takes(plane, &frame), (GO_ON, frame), "{what}");
             }
+            let good = packet(client, front, TCP).frame(outside.mac);
             let header = ETHERNET + [20, 40][family];
             for length in header..header + 14 {
-                let cut = &good[..length];
-                assert_eq!(
-                    outside.takes(plane, cut),
-                    (GO_ON, cut.to_vec()),
-                    "{length} bytes"
-                );
+                let cut = good[..length].to_vec();
+                assert_eq!(outside.takes(plane, &cut), (GO_ON, cut), "{length} bytes");
             }
-            assert_eq!(
-                loopback.takes(plane, &good),
-                (GO_ON, good),
-                "not an interface of ours"
-            );
+            let elsewhere = loopback.takes(plane, &good);
+            assert_eq!(elsewhere, (GO_ON, good), "not an interface of ours");
         }
         assert_eq!(plane.counted(Counter::Fragment), 2);
         assert_eq!(plane.counted(Counter::Extension), 1);
