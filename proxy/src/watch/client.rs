@@ -13,10 +13,12 @@ use crate::config::Api;
 pub struct Patience {
     /// A server that does not even answer the handshake is given up after this.
     pub connect: Duration,
-    /// A connection on which nothing is heard for so long is given up. API servers send a bookmark
-    /// about once a minute (`defaultBookmarkFrequency` in the apiserver's watch cache) on every
-    /// watch that allows them, however quiet the cluster, and answer other requests within a
-    /// minute: longer silence means that nobody is there any more, or hangs.
+    /// A connection on which nothing is heard for so long is given up, and watched anew from where
+    /// it was. API servers send a bookmark about once a minute (`defaultBookmarkFrequency` in the
+    /// apiserver's watch cache) on every watch that allows them, however quiet the cluster, if
+    /// their etcd tells them of its progress (`--watch-progress-notify-interval`; kubeadm sets 5 s,
+    /// etcd's default is 10 minutes), and answer other requests within a minute. So longer silence
+    /// means that nobody is there any more, or hangs; or, without that flag, that nothing changed.
     pub silence: Duration,
 }
 

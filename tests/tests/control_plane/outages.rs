@@ -68,12 +68,12 @@ pub(crate) fn of_two_servers_one_is_enough() {
     let second = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     site.plane.add_server(second, &[]).unwrap();
     let config = std::fs::read_to_string(site.kubeconfig()).unwrap();
-    let named = config.replace("[::1]", "localhost");
+    let named = config.replace("[::1]", "api-servers");
     assert_ne!(named, config);
     std::fs::write(site.kubeconfig(), named).unwrap();
 
     let web = site.put("web", 0, 2, PORTS[0]);
-    let proxy = site.proxy();
+    let proxy = site.proxy_with_hosts("::1 api-servers\n127.0.0.1 api-servers\n");
     site.wait_for(&proxy, web, PORTS[0]);
     for (killed, left, port) in [(0, 1, PORTS[1]), (1, 0, PORTS[0])] {
         site.plane.kill_server(killed).unwrap();

@@ -61,11 +61,11 @@ pub(crate) fn what_is_forbidden_is_named_and_costs_nothing() {
     site.wait_for(&proxy, web, PORTS[0]);
 
     // The same to a proxy that has something to lose.
+    let complaints = || proxy.log().unwrap().matches(forbidden).count();
+    let before = complaints();
     ask(&site, Method::DELETE, BINDING, None);
     site.plane.kill_server(0).unwrap();
     site.plane.start_server(0).unwrap();
-    let complaints = || proxy.log().unwrap().matches(forbidden).count();
-    let before = complaints();
     wait_until("complaint", PATIENCE, || complaints() > before)
         .unwrap_or_else(|error| panic!("{error}: {}", proxy.log().unwrap()));
     assert_eq!(site.failures(&[web], Duration::from_secs(1)), 0);

@@ -1,18 +1,23 @@
 //! A node with a real control plane, and a proxy that is who the manifests say.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use causeway_tests::binary;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, node, service, slice};
 use causeway_tests::proxy_bed::{Bed, NODE_IP, Proxy, answer, wait_for};
 use netns_lab::apiserver::Resource;
-use netns_lab::client::{Access, Client};
+use netns_lab::client::{Access, Client, Method};
 use netns_lab::control_plane::{ControlPlane, PORT, Place, Programs, VARIABLE, account};
 use serde_json::Value;
 
 /// For what takes milliseconds on a machine of one's own; the control plane needs most of this one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Every pass and every list is logged.
+const VERBOSE: [&str; 1] = ["-v=4"];
 
 /// The folder that the variable names.
 pub(crate) fn assets() -> PathBuf {
@@ -66,7 +71,15 @@ impl Site {
         self.on_node(|client| client.apply(object)).unwrap();
     }
 
-    /// From now on the first API server is spoken to by another way.
+    /// As [`Self::apply`], for a Service that isn't there yet: one question less.
+    pub(crate) fn create(&self, service: &Value) {
+        let all = "/api/v1/namespaces/default/services";
+        let asked = self.on_node(|client| client.request(Method::POST, all, Some(service)));
+        let (status, answer) = asked.unwrap();
+        assert!(status.is_success(), "{answer}");
+    }
+
+    /// From now on the objects go through this API server.
     pub(crate) fn speak_to(&mut self, number: usize) {
         self.client = Client::to(self.plane.access(number).unwrap()).unwrap();
     }
@@ -93,7 +106,17 @@ impl Site {
 
     /// The proxy with its account's token, saying all it may.
     pub(crate) fn proxy(&self) -> Proxy {
-        self.bed.proxy(&["-v=4"]).unwrap()
+        self.bed.proxy(&VERBOSE).unwrap()
+    }
+
+    /// The same, to which names are what this `/etc/hosts` says.
+    pub(crate) fn proxy_with_hosts(&self, hosts: &str) -> Proxy {
+        let folder = self.bed.folder();
+        std::fs::write(folder.join("hosts"), hosts).unwrap();
+        symlink(binary("causeway-proxy"), folder.join("causeway-proxy")).unwrap();
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let program = here.join("tests/control_plane/with-hosts.sh");
+        self.bed.program(&program, &VERBOSE).unwrap()
     }
 
     /// Stores Service number `index`, called `name`, with `endpoints` endpoints that answer with
