@@ -191,6 +191,7 @@ impl PacketTables for Maps {
     }
     #[inline(always)]
     fn settings(&self) -> Settings {
-        SETTINGS_MAP.get(0).copied().unwrap_or(Settings::DEFAULT)
+        let written = SETTINGS_MAP.get(0).filter(|settings| settings.last_port != 0);
+        written.copied().unwrap_or(Settings::DEFAULT)
     }
 }

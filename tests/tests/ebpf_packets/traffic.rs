@@ -86,6 +86,7 @@ fn a_client_outside_reaches_a_pod_of_another_node() {
 #[test]
 fn a_pod_reaches_a_pod_of_another_node_and_its_neighbour_and_itself() {
     on_a_bed(|bed, plane| {
+        bed.finish_checksums();
         let [one, two] = &bed.pods;
         let nodes = [ip("10.244.1.1"), ip("fd00:244:1::1")];
         for ((set, at), node) in (1..).zip(CLUSTER_IPS).zip(nodes) {
@@ -104,6 +105,7 @@ fn a_pod_reaches_a_pod_of_another_node_and_its_neighbour_and_itself() {
 #[test]
 fn a_frontend_without_backends_refuses_at_once() {
     on_a_bed(|bed, plane| {
+        bed.finish_checksums();
         for (clients, frontends) in [(&bed.client, NODE_PORTS), (&bed.pods[0], CLUSTER_IPS)] {
             for (set, at) in (1..).zip(frontends) {
                 let at = at.parse().unwrap();
@@ -145,6 +147,7 @@ fn a_client_with_affinity_stays_and_others_are_spread() {
 #[test]
 fn a_lot_of_bytes_arrive_as_they_were() {
     on_a_bed(|bed, plane| {
+        bed.finish_checksums();
         let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         for (set, at) in (1..).zip(NODE_PORTS) {
             let at: SocketAddr = at.parse().unwrap();
