@@ -4,7 +4,7 @@
 use causeway_ebpf_abi::{Backend, Connected, Counter, FrontendKey, Original, SocketRules};
 
 use crate::choice::has;
-use crate::socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, choose, meant, send};
+use crate::socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, choose, meant};
 
 const UDP: u8 = 17;
 
@@ -70,27 +70,6 @@ fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim)
         _ => Counter::Connected,
     });
     answer
-}
-
-/// `sendto` and its like on a UDP socket that is connected, to its peer or to somebody else. (The
-/// kernel makes a `send` of an IPv6 socket that is connected to an IPv4 address one of these.)
-#[inline(always)]
-pub fn send_connected(
-    tables: &impl Sockets,
-    kernel: &impl Kernel,
-    socket: Socket,
-    aim: &Aim,
-    to_peer: bool,
-) -> Answer {
-    // It hears its peer only, so that an answer must come from there.
-    if to_peer {
-        return Answer::NotOurs;
-    }
-    let connected = tables.connected(UDP, socket.cookie);
-    match connected.filter(|connected| connected.frontend == *aim) {
-        Some(connected) => Answer::To(connected.backend),
-        None => send(tables, kernel, socket, aim),
-    }
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@ mod socket;
 mod track;
 
 pub use bind::may_bind;
-pub use connect::{Sockets, believed, close, connect, send_connected};
+pub use connect::{Sockets, believed, close, connect};
 pub use socket::{Aim, Answer, Kernel, Socket, Tables, send};
 pub use track::{Added, Hop, PacketTables, Routes, Verdict, Way, answer_to, begin, follow, way};
 

@@ -2,7 +2,7 @@
 //! `BPF_PROG_TYPE_CGROUP_SOCK`, linux/bpf.h).
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
+use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
     bpf_set_retval,
@@ -10,9 +10,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use causeway_ebpf_abi::{Address, Backend, FrontendKey, MAPPED, mapped};
-use causeway_ebpf_core::{
-    Aim, Answer, Kernel, Socket, believed, close, connect, may_bind, send, send_connected,
-};
+use causeway_ebpf_core::{Aim, Answer, Kernel, Socket, believed, close, connect, may_bind, send};
 
 use crate::maps::{self, Maps};
 
@@ -24,9 +22,6 @@ const FAIL: i32 = 0;
 const REFUSED: i32 = -111;
 /// EADDRINUSE (asm-generic/errno.h).
 const IN_USE: i32 = -98;
-
-/// The state of a UDP socket that is connected (`TCP_ESTABLISHED`, net/tcp_states.h).
-const ESTABLISHED: u32 = 1;
 
 const TCP: u32 = 6;
 const UDP: u32 = 17;
@@ -99,8 +94,6 @@ struct Call(SockAddrContext);
 trait Family {
     fn address(call: &Call) -> Address;
     fn set_address(call: &Call, address: &Address);
-    /// Whom a connected socket talks to.
-    fn peer(socket: *mut bpf_sock) -> Address;
     /// Whether an address can be said in this family.
     fn has(address: &Address) -> bool;
 }
@@ -119,11 +112,6 @@ impl Family for V4 {
         let [.., a, b, c, d] = *address;
         // SAFETY: as above.
         unsafe { (*call.raw()).user_ip4 = u32::from_ne_bytes([a, b, c, d]) };
-    }
-    #[inline(always)]
-    fn peer(socket: *mut bpf_sock) -> Address {
-        // SAFETY: as above.
-        mapped(unsafe { (*socket).dst_ip4 }.to_ne_bytes())
     }
     #[inline(always)]
     fn has(address: &Address) -> bool {
@@ -154,16 +142,6 @@ impl Family for V6 {
             (*context).user_ip6[2] = u32::from_ne_bytes([i, j, k, l]);
             (*context).user_ip6[3] = u32::from_ne_bytes([m, n, o, p]);
         }
-    }
-    #[inline(always)]
-    fn peer(socket: *mut bpf_sock) -> Address {
-        // SAFETY: as above; word by word, as the kernel allows it.
-        let words = unsafe { (*socket).dst_ip6 };
-        let mut address = [0; 16];
-        for (bytes, word) in address.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-            *bytes = word.to_ne_bytes();
-        }
-        address
     }
     #[inline(always)]
     fn has(_: &Address) -> bool {
@@ -269,24 +247,8 @@ impl Call {
         if self.protocol() != UDP {
             return GO_ON;
         }
-        let (socket, aim) = (self.socket(), self.aim::<F>());
-        let answer = match self.is_to_peer::<F>(&aim) {
-            None => send(&Maps, &ThisMachine, socket, &aim),
-            Some(to_peer) => send_connected(&Maps, &ThisMachine, socket, &aim, to_peer),
-        };
+        let answer = send(&Maps, &ThisMachine, self.socket(), &self.aim::<F>());
         self.act::<F>(answer)
-    }
-
-    /// `None`: the socket is not connected.
-    #[inline(always)]
-    fn is_to_peer<F: Family>(&self, aim: &Aim) -> Option<bool> {
-        // SAFETY: the verifier checks every access to the context.
-        let (socket, state, port) = unsafe {
-            let socket = (*self.raw()).__bindgen_anon_1.sk;
-            (socket, (*socket).state, (*socket).dst_port)
-        };
-        let connected = state == ESTABLISHED;
-        connected.then(|| u16::from_be(port) == aim.port && F::peer(socket) == aim.address)
     }
 
     #[inline(always)]

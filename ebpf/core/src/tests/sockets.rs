@@ -76,23 +76,6 @@ fn without_backends_connect_is_refused_and_what_was_is_forgotten() {
     assert_eq!(maps.connected(17, CLIENT.cookie), None);
 }
 
-#[test]
-fn a_connected_socket_that_names_whom_it_sends_to_gets_answers() {
-    let mut maps = both(2);
-    let to =
-        |maps: &Maps, aim, to_peer| send_connected(maps, &at(u32::MAX, 0), CLIENT, &aim, to_peer);
-    connect(&maps, &at(0, 0), CLIENT, &UDP_AIM);
-    assert_eq!(to(&maps, UDP_AIM, false), Answer::To(backend(0)));
-    // Connected to what only packets show, or to a backend itself.
-    assert_eq!(to(&maps, UDP_AIM, true), Answer::NotOurs);
-    let other = FrontendKey {
-        port: 53,
-        ..UDP_AIM
-    };
-    maps.frontends.insert(other, maps.frontends[&UDP_AIM]);
-    assert_eq!(to(&maps, other, false), Answer::To(backend(1)));
-}
-
 /// A machine on which the first backend leaves while somebody chooses it.
 struct Leaving<'a> {
     maps: &'a Maps,
