@@ -32,13 +32,16 @@ pub(super) struct Api {
 
 enum Server {
     Embedded(ApiServer),
-    Real {
-        mirror: Mirror,
-        // Each needs those behind it, and is dropped before them.
-        _tokens: mpsc::Sender<()>,
-        _relay: Relay,
-        _plane: ControlPlane,
-    },
+    Real(Box<Real>),
+}
+
+/// Each part needs those behind it, and is dropped before them.
+struct Real {
+    mirror: Mirror,
+    /// Dropping it ends the thread that writes tokens.
+    _tokens: mpsc::Sender<()>,
+    _relay: Relay,
+    _plane: ControlPlane,
 }
 
 impl Api {
@@ -61,7 +64,7 @@ impl Api {
     pub(super) fn store(&self) -> &Store {
         match &self.server {
             Server::Embedded(server) => server.store(),
-            Server::Real { mirror, .. } => mirror.store(),
+            Server::Real(real) => real.mirror.store(),
         }
     }
 
@@ -124,12 +127,12 @@ fn real(folder: &Folder, topology: &Topology, programs: &Path) -> anyhow::Result
     let tokens = keep_tokens(client, files)?;
     Ok(Api {
         local: relay.address(),
-        server: Server::Real {
+        server: Server::Real(Box::new(Real {
             mirror,
             _tokens: tokens,
             _relay: relay,
             _plane: plane,
-        },
+        })),
     })
 }
 
