@@ -10,6 +10,7 @@ mod rounds;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use causeway_tests::bars::Bars;
 
 use contender::Contender;
 use load::Load;
@@ -78,16 +79,22 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     let mut all = Vec::new();
+    let mut bars = Bars::default();
     for load in &options.loads {
         println!("{load}, {}: filling the API server", options.mode);
         let (mut own, mut peer) = measure(*load, &options)?;
         println!("{}", own.table(*load));
         let mut figures = serde_json::json!({"load": load.to_string(), "own": own.json()});
         if let Some(peer) = &mut peer {
-            println!("{}", report::ratios(*load, &mut own, peer));
+            let mode = &options.mode;
+            let ratios = report::ratios(*load, mode, &mut own, peer, &mut bars);
+            println!("{ratios}");
             figures["peer"] = peer.json();
         }
         all.push(figures);
+    }
+    if options.peer.is_some() {
+        println!("{}", bars.table());
     }
     if let Some(file) = options.json {
         std::fs::write(&file, serde_json::to_string_pretty(&all)?).with_context(|| file.clone())?;

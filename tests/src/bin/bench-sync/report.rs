@@ -1,5 +1,6 @@
 //! The figures as tables, with what is promised.
 
+use causeway_tests::bars::Bars;
 use causeway_tests::figures::{Figures, Table};
 
 use crate::load::Load;
@@ -90,31 +91,59 @@ impl Rounds {
     }
 }
 
-/// How many times as much the peer needs, and how many times it shall be at 10,000 Services of 2
-/// endpoints in nftables mode.
-pub(crate) fn ratios(load: Load, own: &mut Rounds, peer: &mut Rounds) -> Table {
-    const PROMISED: [&str; 7] = ["10", "", "100", "100", "", "30", "4"];
-    let mut table = Table::new(["medians", "causeway", "peer", "times", "promised"]);
-    let promised = |index: usize| match (load.services, load.endpoints) {
-        (10_000, 2) => PROMISED[index],
-        _ => "",
-    };
-    for (index, ((name, own), (_, peer))) in
-        own.medians().into_iter().zip(peer.medians()).enumerate()
+/// How many times as much the peer needs at least, in the order of [`Rounds::medians`]
+/// (SPECIFICATION.md, "Numbers").
+fn promised(load: Load, mode: &str) -> [Option<f64>; 7] {
+    match (mode, load.services, load.endpoints) {
+        ("nftables", 10_000, 2) => [
+            Some(10.0),
+            None,
+            Some(100.0),
+            Some(100.0),
+            None,
+            Some(30.0),
+            Some(4.0),
+        ],
+        ("iptables", 1_000, 10) => [Some(1.0), None, None, None, None, None, None],
+        _ => [None; 7],
+    }
+}
+
+/// How many times as much the peer needs.
+pub(crate) fn ratios(
+    load: Load,
+    mode: &str,
+    own: &mut Rounds,
+    peer: &mut Rounds,
+    bars: &mut Bars,
+) -> Table {
+    let mut table = Table::new(["medians", "causeway", "peer", "times"]);
+    for (((name, own), (_, peer)), promised) in own
+        .medians()
+        .into_iter()
+        .zip(peer.medians())
+        .zip(promised(load, mode))
     {
+        let times = peer / own;
         table.row([
             name.to_owned(),
             format!("{own:.2}"),
             format!("{peer:.2}"),
-            format!("{:.1}", peer / own),
-            promised(index).to_owned(),
+            format!("{times:.1}"),
         ]);
+        if let Some(promised) = promised {
+            let (what, _unit) = name.rsplit_once(", ").unwrap_or((name, ""));
+            bars.at_least(
+                format!("{load} in {mode}: {what}, peer/ours"),
+                times,
+                promised,
+            );
+        }
     }
     table.row([
         "  failed connections at a restart".to_owned(),
         format!("{} of {}", own.failed_meanwhile, own.tried_meanwhile),
         format!("{} of {}", peer.failed_meanwhile, peer.tried_meanwhile),
-        String::new(),
         String::new(),
     ]);
     table

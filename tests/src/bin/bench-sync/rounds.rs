@@ -14,6 +14,8 @@ use crate::load::{Load, target};
 
 /// Slices that change at once.
 const BURST: usize = 500;
+/// How often a Service that did not answer is asked again.
+const RETRIES: usize = 20;
 /// Time for the daemon to come to rest before its memory is read.
 const REST: Duration = Duration::from_millis(1500);
 
@@ -74,10 +76,17 @@ impl Rounds {
         self.start.add(last - proxy.started);
         self.start_processor.add(proxy.usage()?.processor);
         bed.netns.run(|| {
-            let missing = (0..load.services)
-                // A busy machine may be too late once, a missing Service is missing each time.
-                .filter(|i| (0..5).all(|_| answer(target(*i)) != Some(PORTS[0])))
-                .count();
+            let there = |index: &usize| answer(target(*index)) == Some(PORTS[0]);
+            let mut missing: Vec<usize> = (0..load.services).collect();
+            // A busy machine may be too late once, a missing Service is missing each time.
+            for _ in 0..RETRIES {
+                missing.retain(|index| !there(index));
+                if missing.is_empty() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let missing = missing.len();
             anyhow::ensure!(missing == 0, "{missing} Services were not reachable");
             Ok(())
         })??;
