@@ -49,6 +49,7 @@ impl Plane {
         fs::create_dir_all(&pins).unwrap();
         let ebpf = EbpfLoader::new()
             .default_map_pin_directory(&pins)
+            .map_max_entries(maps::TRACKS, 4_096)
             .load(ebpf::OBJECT)
             .unwrap();
         let mut plane = Self { ebpf, _cell: cell };

@@ -299,3 +299,26 @@ fn a_frontend_that_drops_drops() {
         assert_eq!(plane.counted(Counter::PacketsDropped), 1);
     });
 }
+
+#[test]
+fn what_is_larger_than_the_next_link_takes_is_dropped() {
+    on_a_bed(|bed, plane| {
+        let outside = Gate::of(bed, "eth0");
+        for family in [0, 1] {
+            let (client, front) = (at(CLIENTS[family]), at(NODE_PORTS[family]));
+            plane.serve(front, 1, 0, &[at(PODS[family])]);
+            // Links are asked once the neighbour is known.
+            bed.client.udp(front).unwrap();
+            let large = Packet {
+                payload: &[7; 1_500],
+                ..packet(client, front, UDP)
+            };
+            let frame = large.frame(outside.mac);
+            assert_eq!(outside.takes(plane, &frame).0, DROP);
+            // The same for a packet of a connection that is known.
+            outside.sends_on(plane, &packet(client, front, UDP));
+            assert_eq!(outside.takes(plane, &frame).0, DROP);
+        }
+        assert_eq!(plane.counted(Counter::TooBig), 4);
+    });
+}
