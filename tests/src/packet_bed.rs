@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lb_model::Family;
-use nodekit::netns::NetNs;
+use nodekit::netns::{NetNs, Worker};
 use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
 use nodekit::sysctl;
 use socket2::{Domain, Socket, Type};
@@ -46,6 +46,8 @@ pub struct Host {
     pub netns: NetNs,
     v4: IpAddr,
     v6: IpAddr,
+    /// A thread inside, by which the namespace is found as a pod's is by its processes.
+    _inhabitant: Worker,
 }
 
 impl Host {
@@ -240,6 +242,7 @@ impl Bed {
             "2001:db8:2::1".parse().unwrap(),
         );
         let node = Host {
+            _inhabitant: Worker::start(&node).unwrap(),
             netns: node,
             v4,
             v6,
@@ -325,6 +328,7 @@ fn neighbour(node: &NetNs, name: &str, v4: &str, v6: &str) -> Host {
     }
     let ip = |text: String| text.parse().unwrap();
     Host {
+        _inhabitant: Worker::start(&netns).unwrap(),
         netns,
         v4: ip(format!("{v4}.2")),
         v6: ip(format!("{v6}:2")),

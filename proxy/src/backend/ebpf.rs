@@ -362,7 +362,7 @@ impl EbpfBackend {
             };
             let listed = listed.entry(frontend);
             let listed = listed.or_insert_with(|| model.listed(&frontend).unwrap_or_default());
-            listed.binary_search(&ip(socket.backend.address)).is_ok()
+            listed.contains(&ip(socket.backend.address))
         })
     }
 

@@ -7,7 +7,9 @@
     reason = "helpers of tests may fail the test"
 )]
 
+mod binding;
 mod changes;
+mod connected;
 mod counts;
 mod daemon;
 mod dump;

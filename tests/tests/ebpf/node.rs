@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use causeway_proxy::backend::ebpf::EbpfBackend;
+use causeway_proxy::backend::ebpf::{EbpfBackend, Options};
 use causeway_proxy::backend::{NftablesBackend, PlaneSettings};
 use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
@@ -43,6 +43,11 @@ pub(crate) fn on_a_node(test: impl FnOnce(&Node<'_>) + Send) {
 impl<'a> Node<'a> {
     /// A daemon that has not done anything yet.
     pub(crate) fn start(&self, world: &World) -> Proxy<'a, EbpfBackend> {
+        self.start_with(world, &self.cell.options())
+    }
+
+    /// The same with `options`.
+    pub(crate) fn start_with(&self, world: &World, options: &Options) -> Proxy<'a, EbpfBackend> {
         let settings = Family::ALL.map(|family| PlaneSettings {
             family,
             masquerade_bit: 14,
@@ -52,7 +57,7 @@ impl<'a> Node<'a> {
             localhost_node_ports: true,
             tcp_be_liberal: false,
         });
-        let open = || EbpfBackend::open(&self.cell.options(), settings.to_vec()).unwrap();
+        let open = || EbpfBackend::open(options, settings.to_vec()).unwrap();
         Proxy::over(self.bed, self.bed.node.netns.run(open).unwrap())
     }
 

@@ -88,6 +88,17 @@ impl Model {
         said.unwrap_or_default()
     }
 
+    /// The addresses of endpoints behind that port that cannot be chosen.
+    pub(super) fn idle_behind(&self, claim: &Claim) -> Vec<IpAddr> {
+        let Some((known, _, port)) = self.behind(claim) else {
+            return Vec::new();
+        };
+        let slices = known.slices(claim.address.family());
+        slices
+            .flat_map(|slice| slice.idle(&port.name, port.protocol))
+            .collect()
+    }
+
     /// The Service and its port that `claim` is about.
     fn behind(&self, claim: &Claim) -> Option<(&Known, &Service, &Port)> {
         let known = self.trackers.known(&claim.service)?;

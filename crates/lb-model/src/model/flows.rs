@@ -1,5 +1,6 @@
 //! Which established flows may go on.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::frontend::FrontendAddress;
@@ -11,29 +12,23 @@ impl Model {
     /// or not, sorted; `None` when there is no such frontend. A flow of a protocol without
     /// connections (UDP) that goes to any other address leads nowhere.
     pub fn serving(&self, address: &FrontendAddress) -> Option<Vec<IpAddr>> {
+        let claim = self.claims.owner(address)?;
+        let said = self.endpoints_behind(claim).into_iter();
         let serves = |traits: Traits| traits.has(Traits::READY) || traits.has(Traits::DRAINING);
-        self.behind_address(address, serves)
+        let mut serving: Vec<IpAddr> = said
+            .filter(|(_, _, traits)| serves(*traits))
+            .map(|(ip, ..)| ip)
+            .collect();
+        serving.dedup();
+        Some(serving)
     }
 
     /// The addresses of all endpoints behind `address`, also of those that don't serve (yet, or any
-    /// more), sorted; `None` when there is no such frontend. To any other address there was an
-    /// endpoint at best.
-    pub fn listed(&self, address: &FrontendAddress) -> Option<Vec<IpAddr>> {
-        self.behind_address(address, |_| true)
-    }
-
-    fn behind_address(
-        &self,
-        address: &FrontendAddress,
-        keep: impl Fn(Traits) -> bool,
-    ) -> Option<Vec<IpAddr>> {
+    /// more); `None` when there is no such frontend. What is not among them is no endpoint any more.
+    pub fn listed(&self, address: &FrontendAddress) -> Option<BTreeSet<IpAddr>> {
         let claim = self.claims.owner(address)?;
         let said = self.endpoints_behind(claim).into_iter();
-        let mut found: Vec<IpAddr> = said
-            .filter(|(_, _, traits)| keep(*traits))
-            .map(|(ip, ..)| ip)
-            .collect();
-        found.dedup();
-        Some(found)
+        let idle = self.idle_behind(claim).into_iter();
+        Some(said.map(|(ip, ..)| ip).chain(idle).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! An EndpointSlice as it is kept: parsed, and only endpoints that can ever be chosen.
+//! An EndpointSlice as it is kept: parsed, and of endpoints that cannot be chosen the address only.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Traits {
     }
 }
 
-/// One EndpointSlice of one family with at least one endpoint and port.
+/// One EndpointSlice of one family with at least one endpoint, usable or not, and port.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Slice {
     /// `namespace/name`.
@@ -57,6 +57,8 @@ pub(super) struct Slice {
     pub(super) family: Family,
     ports: Box<[Port]>,
     endpoints: Box<[Endpoint]>,
+    /// Endpoints that are neither ready nor draining.
+    idle: Box<[IpAddr]>,
     /// The distinct sets of zones that endpoints are hinted for: they are few and often alike.
     zones: Box<[Zones]>,
 }
@@ -98,16 +100,22 @@ impl Slice {
         let mut zones = Vec::new();
         let list = door.bounded("endpoints", &said.endpoints, MAX_ENDPOINTS, "at most 1000");
         let mut endpoints = Vec::with_capacity(list.len());
+        let mut idle = Vec::new();
         for (i, said) in list.iter().enumerate() {
-            endpoints.extend(endpoint(i, said, family, node, &mut zones, door));
+            match endpoint(i, said, family, node, &mut zones, door) {
+                Some(Listed::Usable(endpoint)) => endpoints.push(endpoint),
+                Some(Listed::Idle(ip)) => idle.push(ip),
+                None => {}
+            }
         }
         let ports = ports(said, door);
-        let usable = !endpoints.is_empty() && !ports.is_empty();
+        let usable = !(endpoints.is_empty() && idle.is_empty()) && !ports.is_empty();
         usable.then(|| Self {
             name,
             family,
             ports,
             endpoints: endpoints.into(),
+            idle: idle.into(),
             zones: zones.into(),
         })
     }
@@ -131,6 +139,16 @@ impl Slice {
                 .iter()
                 .map(move |e| (e.ip, number, e.traits.with(self.hints(e, zone))))
         })
+    }
+
+    /// Addresses of the endpoints of the port of that name and protocol that cannot be chosen.
+    pub(super) fn idle<'a>(
+        &'a self,
+        name: &'a str,
+        protocol: Protocol,
+    ) -> impl Iterator<Item = IpAddr> + 'a {
+        let listed = self.has_port(name, protocol);
+        self.idle.iter().copied().filter(move |_| listed)
     }
 
     /// Addresses of the ready endpoints on this node.
@@ -163,6 +181,12 @@ impl Slice {
     }
 }
 
+/// What a slice says of an endpoint.
+enum Listed {
+    Usable(Endpoint),
+    Idle(IpAddr),
+}
+
 fn endpoint(
     i: usize,
     said: &said::SliceEndpoint,
@@ -170,7 +194,7 @@ fn endpoint(
     node: &str,
     zones: &mut Vec<Zones>,
     door: &mut Door<'_>,
-) -> Option<Endpoint> {
+) -> Option<Listed> {
     let Some(text) = said.addresses.first() else {
         door.complain(
             format_args!("endpoints[{i}].addresses"),
@@ -188,7 +212,7 @@ fn endpoint(
     let ready = said.ready.unwrap_or(true);
     let draining = said.serving.unwrap_or(true) && said.terminating.unwrap_or(false);
     if !ready && !draining {
-        return None;
+        return Some(Listed::Idle(ip));
     }
     let field = format_args!("endpoints[{i}].hints.forNodes");
     bounded_hints(field, &said.node_hints, door);
@@ -199,11 +223,11 @@ fn endpoint(
         .when(is_own(&said.node_name, node), Traits::LOCAL)
         .when(!said.node_hints.is_empty(), Traits::NODE_HINT)
         .when(hinted_here, Traits::THIS_NODE);
-    Some(Endpoint {
+    Some(Listed::Usable(Endpoint {
         ip,
         traits,
         zones: zone_set(i, said, zones, door),
-    })
+    }))
 }
 
 fn is_own(name: &str, node: &str) -> bool {
