@@ -1,6 +1,6 @@
 //! The decisions of the eBPF programs: which backend a socket gets, and what it believes to talk
-//! to. It never touches a map, a clock or a socket itself: those come as traits, from the kernel
-//! in `ebpf/prog` and from a test here.
+//! to; what becomes of a packet, byte for byte. It never touches a map, a clock, a route, a packet or
+//! a socket itself: those come as traits, from the kernel in `ebpf/prog` and from a test here.
 //!
 //! The verifier follows every path, so there is nothing here that can panic: no index, no
 //! division by what may be zero.

@@ -191,7 +191,9 @@ impl PacketTables for Maps {
     }
     #[inline(always)]
     fn settings(&self) -> Settings {
-        let written = SETTINGS_MAP.get(0).filter(|settings| settings.last_port != 0);
+        let written = SETTINGS_MAP
+            .get(0)
+            .filter(|settings| settings.last_port != 0);
         written.copied().unwrap_or(Settings::DEFAULT)
     }
 }
