@@ -57,7 +57,7 @@ pub(crate) fn what_is_forbidden_is_named_and_costs_nothing() {
     })
     .unwrap_or_else(|error| panic!("{error}: {}", proxy.log().unwrap()));
     assert!(site.is_silent(web));
-    site.on_node(|client| account::create(client)).unwrap();
+    site.on_node(account::create).unwrap();
     site.wait_for(&proxy, web, PORTS[0]);
 
     // The same to a proxy that has something to lose.
@@ -69,7 +69,7 @@ pub(crate) fn what_is_forbidden_is_named_and_costs_nothing() {
     wait_until("complaint", PATIENCE, || complaints() > before)
         .unwrap_or_else(|error| panic!("{error}: {}", proxy.log().unwrap()));
     assert_eq!(site.failures(&[web], Duration::from_secs(1)), 0);
-    site.on_node(|client| account::create(client)).unwrap();
+    site.on_node(account::create).unwrap();
     site.put("web", 0, 2, PORTS[1]);
     site.wait_for(&proxy, web, PORTS[1]);
 }

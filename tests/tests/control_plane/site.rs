@@ -56,7 +56,7 @@ impl Site {
             bed,
         };
         site.apply(&node());
-        site.on_node(|client| account::create(client)).unwrap();
+        site.on_node(account::create).unwrap();
         site.write_token(None);
         site.write_kubeconfig(&access);
         site
