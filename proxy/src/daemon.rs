@@ -60,6 +60,7 @@ pub enum Ended {
 /// # Errors
 /// See [`DaemonError`].
 pub fn run(loaded: Loaded, file: ConfigFile, verbosity: &Verbosity) -> Result<Ended, DaemonError> {
+    host_setup::raise_open_files();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run_here(loaded, file, verbosity))
 }

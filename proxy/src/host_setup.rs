@@ -10,9 +10,24 @@
 
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nodekit::sysctl::{self, Key};
 
 use crate::config::{Conntrack, Mode, Settings};
+
+/// Raises the number of files that this process may have open as far as it may by itself: each
+/// health-check node port is one for each address, and more for those who ask.
+pub fn raise_open_files() {
+    let resource = Resource::RLIMIT_NOFILE;
+    let raised = getrlimit(resource).and_then(|(soft, hard)| {
+        setrlimit(resource, hard, hard)?;
+        Ok((soft, hard))
+    });
+    match raised {
+        Ok((soft, hard)) => tracing::info!(before = soft, now = hard, "open files allowed"),
+        Err(error) => tracing::warn!(%error, "the number of open files stays as it is"),
+    }
+}
 
 /// Sets what `settings` ask for where data plane `mode` runs; one log line says what was not
 /// possible.

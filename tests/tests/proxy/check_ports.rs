@@ -1,6 +1,7 @@
 //! What a load balancer is told on `healthCheckNodePort`.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
 use causeway_tests::proxy_bed::{Bed, NODE_IP, NODE_NAME, PORTS, get, wait_until};
@@ -122,4 +123,32 @@ fn a_port_that_is_taken_is_named_and_tried_again() {
     })
     .unwrap();
     assert!(shows("/metrics", "causeway_check_ports_not_served 0"));
+}
+
+#[test]
+fn there_may_be_more_of_them_than_files_at_first() {
+    const FILES: usize = 100;
+    let bed = Bed::new().unwrap();
+    let ports = 32_000..32_000 + u16::try_from(2 * FILES).unwrap();
+    let services = ports.clone().enumerate();
+    let services = services.map(|(index, port)| balanced(&format!("s{index}"), index, port));
+    bed.store.seed(Resource::Service, services).unwrap();
+    let program = causeway_tests::binary("causeway-proxy");
+    let limited = bed.folder().join("limited");
+    let script = format!(
+        "#!/bin/sh\nulimit -S -n {FILES}\nexec {} \"$@\"\n",
+        program.display()
+    );
+    std::fs::write(&limited, script).unwrap();
+    std::fs::set_permissions(&limited, PermissionsExt::from_mode(0o700)).unwrap();
+    let proxy = bed.program(&limited, &[]).unwrap();
+    for port in ports {
+        // Nobody is behind any of them.
+        wait_until("an answer", PATIENCE, || {
+            get(&bed.netns, at(port), "/").is_ok_and(|answer| answer.0.contains("503"))
+        })
+        .unwrap();
+    }
+    let log = proxy.log().unwrap();
+    assert_eq!(log.matches("open files allowed").count(), 1, "{log}");
 }
