@@ -23,6 +23,9 @@ const REFUSED: i32 = -111;
 /// EADDRINUSE (asm-generic/errno.h).
 const IN_USE: i32 = -98;
 
+/// The state of a UDP socket that is connected (`TCP_ESTABLISHED`, net/tcp_states.h).
+const ESTABLISHED: u32 = 1;
+
 const TCP: u32 = 6;
 const UDP: u32 = 17;
 
@@ -244,11 +247,20 @@ impl Call {
 
     #[inline(always)]
     fn send<F: Family>(&self) -> i32 {
-        if self.protocol() != UDP {
+        if self.protocol() != UDP || self.is_connected() {
             return GO_ON;
         }
         let answer = send(&Maps, &ThisMachine, self.socket(), &self.aim::<F>());
         self.act::<F>(answer)
+    }
+
+    /// A connected socket hears its peer only. (The kernel makes a `send` on an IPv6 socket that is
+    /// connected to an IPv4 address a `sendto` that address.)
+    #[inline(always)]
+    fn is_connected(&self) -> bool {
+        // SAFETY: the verifier checks every access to the context.
+        let state = unsafe { (*(*self.raw()).__bindgen_anon_1.sk).state };
+        state == ESTABLISHED
     }
 
     #[inline(always)]
