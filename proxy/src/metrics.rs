@@ -3,6 +3,7 @@
 //! go on working; our own begin with `causeway_`.
 
 mod page;
+mod process;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};

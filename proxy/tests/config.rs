@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use causeway_proxy::cli::Flags;
 use causeway_proxy::config::{FLAGS, Loaded, Mode, Settings, Takes, load, read};
+use clap::CommandFactory;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
@@ -213,4 +214,80 @@ fn what_cannot_change_live_is_named() {
     let only_of_the_other = "mode: auto\nnftables: {masqueradeAll: false}\n\
                              iptables: {masqueradeAll: true}";
     assert_eq!(fields(only_of_the_other), [""; 0]);
+}
+
+/// Those that `kube-proxy --help` of Kubernetes 1.36 names.
+const KUBE_PROXY_FLAGS: &[&str] = &[
+    "bind-address",
+    "bind-address-hard-fail",
+    "boot-id-file",
+    "cleanup",
+    "cluster-cidr",
+    "config",
+    "config-sync-period",
+    "conntrack-max-per-core",
+    "conntrack-min",
+    "conntrack-tcp-be-liberal",
+    "conntrack-tcp-timeout-close-wait",
+    "conntrack-tcp-timeout-established",
+    "conntrack-udp-timeout",
+    "conntrack-udp-timeout-stream",
+    "detect-local-mode",
+    "feature-gates",
+    "healthz-bind-address",
+    "help",
+    "hostname-override",
+    "init-only",
+    "iptables-localhost-nodeports",
+    "iptables-masquerade-bit",
+    "iptables-min-sync-period",
+    "iptables-sync-period",
+    "ipvs-exclude-cidrs",
+    "ipvs-min-sync-period",
+    "ipvs-scheduler",
+    "ipvs-strict-arp",
+    "ipvs-sync-period",
+    "ipvs-tcp-timeout",
+    "ipvs-tcpfin-timeout",
+    "ipvs-udp-timeout",
+    "kube-api-burst",
+    "kube-api-content-type",
+    "kube-api-qps",
+    "kubeconfig",
+    "log-flush-frequency",
+    "log-json-info-buffer-size",
+    "log-json-split-stream",
+    "log-text-info-buffer-size",
+    "log-text-split-stream",
+    "logging-format",
+    "machine-id-file",
+    "masquerade-all",
+    "master",
+    "metrics-bind-address",
+    "nodeport-addresses",
+    "oom-score-adj",
+    "pod-bridge-interface",
+    "pod-interface-name-prefix",
+    "profiling",
+    "proxy-mode",
+    "show-hidden-metrics-for-version",
+    "v",
+    "version",
+    "vmodule",
+    "write-config-to",
+];
+
+#[test]
+fn every_flag_of_kube_proxy_is_known() {
+    let command = Flags::command();
+    let known: Vec<&str> = command
+        .get_arguments()
+        .filter_map(clap::Arg::get_long)
+        .chain(FLAGS.iter().map(|flag| flag.name))
+        // The parser's own.
+        .chain(["help", "version"])
+        .collect();
+    for name in KUBE_PROXY_FLAGS {
+        assert!(known.contains(name), "--{name}");
+    }
 }

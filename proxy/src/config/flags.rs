@@ -115,6 +115,9 @@ pub static FLAGS: &[Flag] = &[
     flag("log-text-info-buffer-size", &[], Text, ""),
     flag("log-text-split-stream", &[], Bool, ""),
     flag("vmodule", &[], Text, ""),
+    // Of cAdvisor, which kube-proxy links in.
+    flag("boot-id-file", &[], Text, ""),
+    flag("machine-id-file", &[], Text, ""),
     flag("enable-dsr", &["winkernel.enableDSR"], Bool, ""),
     flag("forward-healthcheck-vip", &["winkernel.forwardHealthCheckVip"], Bool, ""),
     flag("network-name", &["winkernel.networkName"], Text, ""),

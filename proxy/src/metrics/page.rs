@@ -9,10 +9,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{ByEvent, ByMap, Metrics};
+use super::{ByEvent, ByMap, Metrics, process};
 use crate::backend::ebpf::SocketCounts;
 use crate::config::Mode;
-use crate::memory;
 
 impl Metrics {
     /// The text that Prometheus reads (OpenMetrics 1.0) where data plane `mode` runs.
@@ -27,7 +26,7 @@ impl Metrics {
             Mode::Nftables | Mode::Ebpf => self.register_nftables(theirs),
             Mode::Iptables => self.register_iptables(theirs),
         }
-        register_process(registry.sub_registry_with_prefix("process"));
+        process::register(registry.sub_registry_with_prefix("process"));
         let ours = registry.sub_registry_with_prefix("causeway");
         self.register_our_own(ours);
         if let Some(counts) = self.sockets() {
@@ -261,13 +260,6 @@ fn register_sockets(r: &mut Registry, counts: &SocketCounts) {
         entries.get_or_create(&ByMap { map }).set(count);
     }
     r.register("ebpf_map_entries", "Entries of the eBPF maps", entries);
-}
-
-/// What every client library shows of its process.
-fn register_process(r: &mut Registry) {
-    let resident = Gauge::<i64>::default();
-    resident.set(memory::resident_bytes().unwrap_or(0));
-    r.register("resident_memory_bytes", "Resident memory", resident);
 }
 
 #[cfg(test)]

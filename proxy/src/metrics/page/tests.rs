@@ -43,7 +43,11 @@ const OURS: &[&str] = &[
     "causeway_sync_retries_total{}",
     "causeway_sync_transactions_total{}",
     "causeway_unusable_fields_total{}",
+    "process_cpu_seconds_total{}",
+    "process_max_fds{}",
+    "process_open_fds{}",
     "process_resident_memory_bytes{}",
+    "process_start_time_seconds{}",
 ];
 
 /// Names with the names of their labels, without `le`, `_sum` and `_count`.
@@ -88,4 +92,31 @@ fn network_programming_has_kube_proxys_buckets() {
     assert_eq!(buckets.len(), 80);
     assert_eq!(&buckets[..4], [0.25, 0.5, 1.0, 2.0]);
     assert_eq!(buckets[79], 300.0);
+}
+
+#[test]
+fn the_process_is_shown_as_it_is() {
+    let now = || {
+        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since_1970.unwrap().as_secs_f64()
+    };
+    let before = now();
+    let file = std::fs::File::open("/proc/self/stat").unwrap();
+    let text = Metrics::new().encode(Mode::Nftables).unwrap();
+    let value = |name: &str| -> f64 {
+        let found = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        found
+            .unwrap_or_else(|| panic!("no {name}"))
+            .parse()
+            .unwrap()
+    };
+    let start = value("process_start_time_seconds");
+    // Ticks are 10 ms; an hour is far more than unit tests run.
+    assert!((before - 3600.0..=now() + 1.0).contains(&start), "{start}");
+    assert!(value("process_cpu_seconds_total") > 0.0);
+    let open = value("process_open_fds");
+    assert!(open >= 4.0 && open < value("process_max_fds"), "{open}");
+    drop(file);
 }
