@@ -12,7 +12,7 @@ mod plane;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_model::{Family, ServiceName};
 use nodekit::{netlink, nft, xtables};
@@ -115,6 +115,9 @@ pub struct FlowReport {
     pub duration: Duration,
     /// The reconciliation failed: it is repeated with the next pass.
     pub failed: Option<BackendError>,
+    /// When the same flows are to be looked at once more, with any pass: a packet that was under way
+    /// while its endpoint left may have made an entry after the first look.
+    pub look_again: Option<Instant>,
 }
 
 /// What one pass did.

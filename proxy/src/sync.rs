@@ -67,6 +67,8 @@ pub struct Syncer {
     waiting: Option<Instant>,
     last_pass: Option<Instant>,
     last_check: Instant,
+    /// When the data plane wants to look at flows once more.
+    flows_due: Option<Instant>,
 }
 
 impl Syncer {
@@ -95,6 +97,7 @@ impl Syncer {
             waiting: None,
             last_pass: None,
             last_check: now,
+            flows_due: None,
         }
     }
 
@@ -194,10 +197,8 @@ impl Syncer {
     /// When [`Syncer::act`] has something to do next, as far as is known now.
     pub fn next_due(&self) -> Instant {
         let check = self.last_check + self.section().timing.sync_period;
-        let Some(change) = self.change_due() else {
-            return check;
-        };
-        check.min(change)
+        let others = [self.change_due(), self.flows_due];
+        others.into_iter().flatten().fold(check, Instant::min)
     }
 
     const fn section(&self) -> &crate::config::PlaneSection {
@@ -230,6 +231,11 @@ impl Syncer {
             self.pass(now);
         } else if self.last_check + self.section().timing.sync_period <= now {
             self.check(now);
+        } else if self.flows_due.is_some_and(|due| due <= now) {
+            // Not what the next change has to wait after.
+            let last = self.last_pass;
+            self.pass(now);
+            self.last_pass = last;
         }
     }
 
@@ -274,6 +280,10 @@ impl Syncer {
         let report = self.planes.plane.sync(&self.model, &services);
         let now = Instant::now();
         self.waiting = None;
+        let flows_due = report.flows.values().filter_map(|flows| flows.look_again);
+        self.flows_due = flows_due
+            .min()
+            .or(self.flows_due.filter(|due| *due > began));
         self.last_pass = Some(now);
         self.last_check = self.last_check.max(now);
         self.retries.settle(&services, &report, now);

@@ -3,10 +3,14 @@
 //! An established flow is translated by its conntrack entry, whatever the rules say by now, and a
 //! client that goes on sending keeps the entry alive for ever. So such entries are deleted, and the
 //! next packet is looked at anew. To do it twice is harmless.
+//!
+//! It is done twice: a packet that was translated before the rules changed enters its entry only when
+//! it leaves the host or is delivered, and a queue or a busy processor may keep it until after the
+//! first look.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lb_model::{Family, FrontendAddress, Model, Protocol};
 use nodekit::conntrack::{self, ConntrackSocket, Entry, Transport};
@@ -14,20 +18,32 @@ use nodekit::netlink;
 
 use super::{BackendError, FlowReport};
 
+/// By then no packet is under way any more that met the rules as they were before.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
 /// The flows of Services that are to be looked at.
 #[derive(Debug)]
 pub(super) struct Flows {
     socket: Option<ConntrackSocket>,
     due: BTreeMap<Family, Due>,
+    /// What was looked at once, and when it is to be looked at again.
+    again: BTreeMap<Family, (Instant, Due)>,
 }
 
 /// What is to be looked at in one family.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Due {
     /// Every UDP frontend.
     all: bool,
     /// These, some of which may be gone.
     touched: BTreeSet<FrontendAddress>,
+}
+
+impl Due {
+    fn add(&mut self, other: Self) {
+        self.all |= other.all;
+        self.touched.extend(other.touched);
+    }
 }
 
 impl Flows {
@@ -38,6 +54,7 @@ impl Flows {
         Ok(Self {
             socket: Some(socket),
             due: BTreeMap::new(),
+            again: BTreeMap::new(),
         })
     }
 
@@ -50,6 +67,21 @@ impl Flows {
         }
     }
 
+    /// What is to be looked at by `now`, and what of it once more later.
+    fn take(&mut self, family: Family, now: Instant) -> Option<(Due, Option<Due>)> {
+        let fresh = self.due.remove(&family);
+        let ripe = matches!(self.again.get(&family), Some((at, _)) if *at <= now);
+        if fresh.is_none() && !ripe {
+            return None;
+        }
+        let mut due = fresh.clone().unwrap_or_default();
+        if let Some((_, looked_at)) = self.again.remove(&family) {
+            due.add(looked_at);
+        }
+        let again = fresh.map(|fresh| if ripe { fresh } else { due.clone() });
+        Some((due, again))
+    }
+
     /// Deletes what leads nowhere, by family, and says for each family whose flows were looked at
     /// what became of it. `node_ports`: the addresses on which each family's node ports are served.
     pub(super) fn reconcile<'a>(
@@ -59,10 +91,10 @@ impl Flows {
     ) -> BTreeMap<Family, FlowReport> {
         let mut reports = BTreeMap::new();
         for (family, node_ports) in node_ports {
-            let Some(due) = self.due.remove(&family) else {
+            let started = Instant::now();
+            let Some((due, again)) = self.take(family, started) else {
                 continue;
             };
-            let started = Instant::now();
             let mut look = Look {
                 serving: Serving::new(model, node_ports),
                 due: &due,
@@ -71,7 +103,14 @@ impl Flows {
                 .and_then(|socket| delete_stale(socket, family, &mut look));
             let mut report = FlowReport::default();
             match result {
-                Ok(deleted) => report.deleted = deleted,
+                Ok(deleted) => {
+                    report.deleted = deleted;
+                    report.look_again = again.map(|again| {
+                        let at = Instant::now() + UNDER_WAY;
+                        self.again.insert(family, (at, again));
+                        at
+                    });
+                }
                 Err(error) => {
                     report.failed = Some(BackendError::Conntrack(error));
                     self.socket = None;

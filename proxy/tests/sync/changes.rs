@@ -198,6 +198,28 @@ fn a_claim_in_vain_is_named_until_the_other_claim_ends() {
 }
 
 #[test]
+fn flows_are_looked_at_again_and_nobody_waits_for_that() {
+    let mut scene = Scene::started("nftables: {minSyncPeriod: 10s}");
+    let now = Instant::now() + Duration::from_secs(11);
+    let again = now + Duration::from_secs(12);
+    scene.plane.0.borrow_mut().look_again = Some(again);
+    scene.hear(slice("web", 8081));
+    scene.syncer.act(now);
+    assert_eq!((scene.passes(), scene.syncer.next_due()), (2, again));
+    scene.syncer.act(again);
+    assert_eq!(scene.passes(), 3);
+    assert_eq!(
+        scene.plane.0.borrow().passes.last(),
+        Some(&std::collections::BTreeSet::new())
+    );
+    // A change right after it goes at once, and nothing is left to be done.
+    scene.hear(slice("web", 8082));
+    scene.syncer.act(again);
+    assert_eq!(scene.passes(), 4);
+    assert!(scene.syncer.next_due() > again + Duration::from_secs(5));
+}
+
+#[test]
 fn policy_local_without_local_endpoints_is_counted_and_the_balancer_told() {
     let mut scene = Scene::started("");
     let balanced = Service {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use causeway_proxy::backend::OpenError;
 use causeway_proxy::backend::{
-    BackendError, DataPlane, FamilyReport, Opened, PassReport, PlaneSettings,
+    BackendError, DataPlane, FamilyReport, FlowReport, Opened, PassReport, PlaneSettings,
 };
 use causeway_proxy::config::{Mode, Settings};
 use causeway_proxy::health::{CheckPorts, Health, Status};
@@ -27,6 +27,8 @@ pub(crate) struct Told {
     pub(crate) settings: Vec<PlaneSettings>,
     pub(crate) failing: BTreeSet<ServiceName>,
     pub(crate) drifted: bool,
+    /// When it wants to look at flows again, said once.
+    pub(crate) look_again: Option<Instant>,
     /// What happened to data planes, in order.
     pub(crate) changes: Vec<String>,
 }
@@ -47,9 +49,16 @@ impl DataPlane for Plane {
             operations: 1,
             ..FamilyReport::default()
         };
+        let flows = told.look_again.take().map(|at| {
+            let report = FlowReport {
+                look_again: Some(at),
+                ..FlowReport::default()
+            };
+            (Family::V4, report)
+        });
         PassReport {
             families: BTreeMap::from([(Family::V4, report)]),
-            flows: BTreeMap::new(),
+            flows: flows.into_iter().collect(),
         }
     }
     fn set_settings(&mut self, settings: PlaneSettings) {
