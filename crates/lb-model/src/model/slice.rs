@@ -109,7 +109,8 @@ impl Slice {
             }
         }
         let ports = ports(said, door);
-        let usable = !(endpoints.is_empty() && idle.is_empty()) && !ports.is_empty();
+        let nobody = endpoints.is_empty() && idle.is_empty();
+        let usable = !nobody && !ports.is_empty();
         usable.then(|| Self {
             name,
             family,

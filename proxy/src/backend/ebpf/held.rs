@@ -55,7 +55,7 @@ impl HeldSockets {
                 data.and_then(HashMap::try_from).map_err(failed(name))?;
             // A walk over a map that changes may meet an entry twice.
             let mut found = BTreeMap::new();
-            for entry in map.iter() {
+            for entry in &map {
                 let (cookie, Entry(socket)) = entry.map_err(failed(name))?;
                 found.insert(cookie, socket);
             }
