@@ -154,9 +154,6 @@ pub enum Error {
     Namespace(#[from] nodekit::netns::Error),
 }
 
-/// Whether packets are translated at interfaces.
-const PACKETS: bool = false;
-
 /// Sockets and packets by eBPF, the rest by nftables.
 #[derive(Debug)]
 pub struct EbpfBackend {
@@ -240,7 +237,7 @@ impl EbpfBackend {
             loopback: loopback.collect(),
             here: self.packets.here(),
             detects: detects.map(|one| one.family).collect(),
-            packets: PACKETS && !self.homeless,
+            packets: !self.homeless,
             connected_udp: self.sockets.rules.takes_udp_connect(),
         };
         self.full |= node != self.node;
@@ -253,9 +250,7 @@ impl EbpfBackend {
 
     /// Puts the programs where they belong.
     fn attach(&mut self) -> Result<(), Error> {
-        if PACKETS {
-            self.packets.follow()?;
-        }
+        self.packets.follow()?;
         if !self.attached {
             self.sockets.attach()?;
             self.attached = true;
@@ -381,6 +376,7 @@ impl DataPlane for EbpfBackend {
     fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
         let mut written = Written::default();
         let mut result = self.look();
+        let full = self.full;
         let (mut taken, mut left) = self.sorted(model, services);
         self.write(model, &taken, &mut written);
         let attached = self.attach();
@@ -399,7 +395,7 @@ impl DataPlane for EbpfBackend {
         let mut report = self.remainder.sync(model, &taken);
         self.write(model, &left, &mut written);
         result = result.and(self.clear(&mut written));
-        if written.udp && PACKETS {
+        if written.udp {
             result = result.and(self.reconcile(model).map(drop));
         }
         if written.udp || self.end_tcp || self.sockets.connections.is_due() {
@@ -411,6 +407,9 @@ impl DataPlane for EbpfBackend {
         }
         let (frontends, backends) = (self.applied.len(), self.applied.backends());
         self.sockets.counts().set_entries(frontends, backends);
+        for family in report.families.values_mut() {
+            family.full |= full;
+        }
         // One set of maps serves both families; what is done to it is counted with the first.
         if let Some(family) = report.families.values_mut().next() {
             family.operations += written.operations;
@@ -433,7 +432,7 @@ impl DataPlane for EbpfBackend {
             self.attached = false;
         }
         self.look().map_err(refused)?;
-        let whole = !PACKETS || self.packets.is_whole();
+        let whole = self.packets.is_whole();
         Ok(self.remainder.check()?
             || !intact
             || !whole

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use causeway_proxy::backend::ebpf::{EbpfBackend, Options};
 use causeway_proxy::backend::{NftablesBackend, PlaneSettings};
 use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
+use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
-use nodekit::route::{Handle, Route, RouteKind};
+use nodekit::route::{Handle, Link, Route, RouteKind};
 
 use crate::world::{Proxy, World};
 
@@ -61,8 +63,8 @@ impl<'a> Node<'a> {
         Proxy::over(self.bed, self.bed.node.netns.run(open).unwrap())
     }
 
-    /// A daemon that has brought the kernel to `world`; then the packets' tables go, so that what
-    /// is translated from now on is translated at the socket.
+    /// A daemon that has brought the kernel to `world`; then the program on packets and the tables
+    /// go, so that what is translated from now on is translated at the socket.
     pub(crate) fn start_for_sockets_only(&self, world: &mut World) -> Proxy<'a, EbpfBackend> {
         let mut proxy = self.start(world);
         proxy.sync(world);
@@ -73,6 +75,31 @@ impl<'a> Node<'a> {
     pub(crate) fn clear_packets(&self) {
         let netns = &self.bed.node.netns;
         netns.run(NftablesBackend::cleanup).unwrap().unwrap();
+        let links = self.cell.options().pins.join("links");
+        for pin in std::fs::read_dir(links).unwrap() {
+            let pin = pin.unwrap();
+            if pin.file_name().to_str().unwrap().starts_with("packets-") {
+                std::fs::remove_file(pin.path()).unwrap();
+            }
+        }
+        // The kernel detaches in the background.
+        wait_until("interfaces free", PATIENCE, || {
+            self.programs_at_packets() == 0
+        })
+        .unwrap();
+    }
+
+    /// How many programs there are on packets that come to the node.
+    pub(crate) fn programs_at_packets(&self) -> usize {
+        let count = || {
+            let links = Handle::open().unwrap().links().unwrap();
+            let at = |link: &Link| {
+                let found = SchedClassifier::query_tcx(&link.name, TcAttachType::Ingress);
+                found.unwrap().1.len()
+            };
+            links.iter().map(at).sum()
+        };
+        self.bed.node.netns.run(count).unwrap()
     }
 
     /// What a process on this node does in the network namespace of `host`.

@@ -132,6 +132,10 @@ impl<'a> Run<'a> {
         }
         self.flows.clear();
         self.world.clear();
+        if self.mode == Mode::Ebpf {
+            // The tables beside stay as long as a connection may need them.
+            forget_connections();
+        }
         self.sync();
         assert_eq!(ruleset(self.mode), empty, "left behind");
         assert_eq!(translated_flows(), 0, "UDP flows left behind");
@@ -221,6 +225,13 @@ impl fmt::Display for Sender<'_> {
 }
 
 impl Sender<'_> {
+    /// One exchange by a new UDP socket.
+    fn anew(&self, expected: &Expected) -> io::Result<Seen> {
+        let (from, patience) = (self.host.towards(self.to), patience(expected));
+        let ask = || packet_bed::udp(from, self.to, patience);
+        self.there(|| self.host.netns.run(ask).unwrap())
+    }
+
     /// Runs `act` where the sender's processes are: those of the node and its pods are inside the
     /// node's cgroup.
     fn there<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
@@ -425,6 +436,16 @@ fn ruleset(mode: Mode) -> String {
                 }
             }
             ours
+        }
+    }
+}
+
+/// Has the kernel forget what it tracks.
+fn forget_connections() {
+    let mut socket = ConntrackSocket::open().unwrap();
+    for family in [conntrack::Family::Ip, conntrack::Family::Ip6] {
+        for entry in socket.list(family, None, |_| true).unwrap() {
+            socket.delete(&entry).unwrap();
         }
     }
 }

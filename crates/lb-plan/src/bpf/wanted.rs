@@ -6,9 +6,6 @@ use std::net::IpAddr;
 use causeway_ebpf_abi::{self as maps, Address, Backend, FrontendKey, mapped};
 use lb_model::{Endpoint, Family, Frontend, FrontendAddress, Masquerade, Protocol, Treatment};
 
-/// Whether packets to a frontend without endpoints are answered with a refusal by the programs.
-const PACKETS_ARE_REFUSED: bool = true;
-
 /// What a frontend's entries depend on besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -70,10 +67,7 @@ impl Sides<'_> {
     /// Whether packets are translated, too.
     fn packets(&self, node: &Node) -> bool {
         let mut all = self.inside.iter().chain(self.outside.into_iter().flatten());
-        let refuses = self.inside.is_empty();
-        node.packets
-            && (PACKETS_ARE_REFUSED || !refuses)
-            && all.all(|endpoint| !node.here.contains(&endpoint.ip))
+        node.packets && all.all(|endpoint| !node.here.contains(&endpoint.ip))
     }
 
     fn masquerade(&self, detects: bool) -> u32 {
@@ -113,15 +107,15 @@ fn sides(frontend: &Frontend) -> Option<Sides<'_>> {
     })
 }
 
-/// What the maps shall have for a frontend; nothing where only its packets tell what becomes of
-/// them.
+/// What the maps shall have for a frontend. Where only its packets tell what becomes of them, that
+/// is entries without any flags: so that nobody takes it for an address without a frontend.
 ///
 /// A socket's owner is a pod of this node or the node itself, so that a frontend of policy Local
 /// leads it to all endpoints, as it does kube-proxy's pods. What others find there comes first, so
 /// that it is written before anybody is told to look for it.
 pub fn wanted(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
     let Some(sides) = sides(frontend) else {
-        return Vec::new();
+        return left(frontend, node);
     };
     let packets = sides.packets(node);
     let family = frontend.address.family();
@@ -168,6 +162,23 @@ pub fn wanted(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
                 at(*ip, FrontendKey::INSIDE, sides.inside, flags)
             });
             own.chain(loopback).collect()
+        }
+    }
+}
+
+fn left(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
+    let at = |ip, flags| Wanted {
+        key: key(frontend, ip, FrontendKey::INSIDE),
+        backends: Vec::new(),
+        affinity_seconds: 0,
+        flags,
+    };
+    match frontend.address {
+        address if address.protocol() == Protocol::Sctp => Vec::new(),
+        FrontendAddress::Vip { ip, .. } => vec![at(ip, 0)],
+        FrontendAddress::NodePort { family, .. } => {
+            let own = node.own.iter().filter(|ip| Family::of(**ip) == family);
+            own.map(|ip| at(*ip, maps::Frontend::NODE_PORT)).collect()
         }
     }
 }

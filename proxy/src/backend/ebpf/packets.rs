@@ -134,12 +134,16 @@ impl Packets {
 
     /// Brings the program to every interface, and follows them from now on.
     pub(super) fn follow(&mut self) -> Result<(), Error> {
-        lock(&self.hooks).follow()?;
-        if self.keeper.is_none() {
-            let hooks = Arc::clone(&self.hooks);
-            let tracks = Tracks::open(&self.pins, self.lifetimes)?;
-            self.keeper = Some(Keeper::start(hooks, tracks, self.counts.clone())?);
+        if self.keeper.is_some() {
+            return lock(&self.hooks).follow();
         }
+        // What changes from now on is heard of.
+        let changes = Changes::open().map_err(Error::Interfaces)?;
+        lock(&self.hooks).follow()?;
+        let hooks = Arc::clone(&self.hooks);
+        let tracks = Tracks::open(&self.pins, self.lifetimes)?;
+        let keeper = Keeper::start(changes, hooks, tracks, self.counts.clone())?;
+        self.keeper = Some(keeper);
         Ok(())
     }
 
@@ -330,18 +334,17 @@ struct Keeper {
 impl Keeper {
     /// In the calling thread's network namespace.
     fn start(
+        changes: Changes,
         hooks: Arc<Mutex<Hooks>>,
         mut tracks: Tracks,
         counts: SocketCounts,
     ) -> Result<Self, Error> {
-        let changes = Changes::open().map_err(Error::Interfaces)?;
         let waker = changes.waker().map_err(Error::Interfaces)?;
         let stop = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&stop);
         let keep = move || {
             let mut swept = Instant::now();
-            // What changed before it listened.
-            let mut changed = true;
+            let mut changed = false;
             while !ends.load(Ordering::Relaxed) {
                 if changed && let Err(error) = lock(&hooks).follow() {
                     tracing::warn!(%error, "packets of an interface are not translated");

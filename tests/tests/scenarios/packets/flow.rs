@@ -4,6 +4,7 @@ use std::io;
 use std::net::{TcpStream, UdpSocket};
 
 use causeway_tests::packet_bed::{self, Seen};
+use nodekit::Errno;
 
 use super::{Sender, endpoint, patience};
 use crate::file::{Endpoint, Expected, Transport};
@@ -43,7 +44,10 @@ impl<'a> Flow<'a> {
             }
             Socket::Udp(socket) => {
                 socket.set_read_timeout(patience)?;
-                packet_bed::ask_udp(socket)
+                match packet_bed::ask_udp(socket) {
+                    Err(error) if is_ended(&error) => self.sender.anew(expected),
+                    outcome => outcome,
+                }
             }
         }
     }
@@ -64,4 +68,12 @@ impl<'a> Flow<'a> {
         }
         self.last = Some(reached);
     }
+}
+
+/// Mode ebpf ends sockets that are connected to an endpoint which left: their owners open new ones.
+fn is_ended(error: &io::Error) -> bool {
+    let ended = [Errno::ECONNABORTED, Errno::EDESTADDRREQ];
+    ended
+        .map(|errno| Some(errno as i32))
+        .contains(&error.raw_os_error())
 }

@@ -121,9 +121,10 @@ fn what_packets_do_not_show_is_left_to_another_data_plane() {
     ranges.allowed_sources = Some(Vec::new());
     let sockets = Flags::SOCKETS;
     for (frontend, flags) in [
-        (ranges, None),
+        (ranges, Some(0)),
         (frontend(vip(Protocol::Sctp), good.clone()), None),
-        (frontend(vip(Protocol::Tcp), Treatment::Drop), None),
+        (frontend(vip(Protocol::Tcp), Treatment::Drop), Some(0)),
+        (frontend(NODE_PORT, Treatment::Drop), Some(Flags::NODE_PORT)),
         (frontend(vip(Protocol::Tcp), here), Some(sockets)),
     ] {
         assert!(!is_taken(&frontend, &node()), "{frontend:?}");
