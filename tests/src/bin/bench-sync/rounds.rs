@@ -110,9 +110,12 @@ impl Rounds {
             self.change.add(there - since);
             let Some(before) = before else { continue };
             // The pass ends a little after the kernel has it.
-            std::thread::sleep(Duration::from_millis(30));
-            let after = Daemon::read(bed)?;
-            anyhow::ensure!(after.events > before.events, "the daemon counted no event");
+            let mut after = Daemon::read(bed)?;
+            while after.events == before.events {
+                anyhow::ensure!(since.elapsed() < *patience, "the daemon counted no event");
+                std::thread::sleep(Duration::from_millis(10));
+                after = Daemon::read(bed)?;
+            }
             self.change_in_daemon
                 .add((after.seconds - before.seconds) / (after.events - before.events));
             self.operations.push(after.last_operations);
