@@ -266,6 +266,20 @@ mod tests {
     }
 
     #[test]
+    fn what_sockets_are_asked_of_is_said_by_flags() {
+        let said = |flags: &[&str]| {
+            let words = ["causeway-proxy"].iter().chain(flags);
+            let ebpf = Flags::read(words).unwrap().ebpf();
+            [ebpf.connect_udp, ebpf.end_tcp, ebpf.guard_node_ports]
+        };
+        assert_eq!(said(&[]), [true, false, true]);
+        let flags = ["--ebpf-connect-udp=false", "--ebpf-end-tcp"];
+        assert_eq!(said(&flags), [false, true, true]);
+        let flags = ["--ebpf-connect-udp", "--ebpf-guard-node-ports=false"];
+        assert_eq!(said(&flags), [true, false, false]);
+    }
+
+    #[test]
     fn an_unknown_flag_or_value_is_refused_by_name() {
         let refused = |flag: &str| {
             Flags::read(["causeway-proxy", flag])
