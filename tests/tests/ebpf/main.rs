@@ -15,6 +15,7 @@ mod daemon;
 mod dump;
 mod names;
 mod node;
+mod outside;
 mod places;
 mod restart;
 #[path = "../nftables/world.rs"]
