@@ -44,10 +44,18 @@ impl Namespaces {
                 let Ok(meta) = fs::metadata(&place) else {
                     continue;
                 };
-                if !seen.insert((meta.dev(), meta.ino())) {
+                if seen.contains(&(meta.dev(), meta.ino())) {
                     continue;
                 }
-                if let Some(cookie) = search.look_at(&place) {
+                // A thread may be elsewhere by now: what counts is where we get to.
+                let Ok(netns) = NetNs::open(&place) else {
+                    continue;
+                };
+                let identity = netns.identity();
+                if !seen.insert((identity.device, identity.inode)) {
+                    continue;
+                }
+                if let Some(cookie) = search.look_into(&netns) {
                     self.places.insert(cookie, place);
                 }
             }
@@ -75,7 +83,10 @@ impl Search<'_> {
 
     /// Goes there; whose cookie that was. What is gone, or was none, is no error.
     fn look_at(&mut self, place: &Path) -> Option<u64> {
-        let netns = NetNs::open(place).ok()?;
+        self.look_into(&NetNs::open(place).ok()?)
+    }
+
+    fn look_into(&mut self, netns: &NetNs) -> Option<u64> {
         let visit = || {
             let cookie = NetNs::cookie().ok()?;
             self.meet(cookie);
