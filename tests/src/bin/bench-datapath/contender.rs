@@ -1,9 +1,12 @@
 //! Those who are measured: two nodes, with somebody's Services or without.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,6 +14,7 @@ use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::{Proxy, wait_until};
 use netns_lab::apiserver::{ApiServer, kubeconfig};
 use nodekit::netns::NetNs;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, NODES, PODS};
@@ -25,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const PEER_PATIENCE: Duration = Duration::from_secs(20 * 60);
 /// A Service that is not programmed yet swallows the packet.
 const ATTEMPT: Duration = Duration::from_millis(100);
+/// Below those that the kernel gives to clients here.
+const PORTS: Range<u16> = 5000..10_000;
 
 /// What a kube-proxy must leave alone on a node that is a network namespace.
 const PEER_FLAGS: [&str; 4] = [
@@ -191,6 +197,16 @@ fn kubeconfig_inside(api: &ApiServer, node: &NetNs, base: &Path) -> anyhow::Resu
     Ok(path)
 }
 
+/// From a port that no measured connection has: the kernel goes on treating a port's next
+/// connection as one that was tried before there was a rule, for two minutes.
 fn connects(to: SocketAddr) -> bool {
-    TcpStream::connect_timeout(&to, ATTEMPT).is_ok()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.end.abs_diff(PORTS.start);
+    let connect = || -> io::Result<()> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        let own = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        socket.bind(&own.into())?;
+        socket.connect_timeout(&to.into(), ATTEMPT)
+    };
+    connect().is_ok()
 }
