@@ -147,7 +147,12 @@ fn with_a_new_port<T>(bind: impl Fn(u16) -> Result<T>) -> Result<T> {
     }
 }
 
-fn udp_socket(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<UdpSocket> {
+/// A UDP socket that talks to `to` only, from a new port of address `from` of the calling thread's
+/// namespace.
+///
+/// # Errors
+/// The kernel, or who stands in for `to`, refuses.
+pub fn udp_socket(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<UdpSocket> {
     let socket = with_a_new_port(|port| UdpSocket::bind((from, port)))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(patience))?;

@@ -5,7 +5,7 @@ mod flow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -225,11 +225,11 @@ impl fmt::Display for Sender<'_> {
 }
 
 impl Sender<'_> {
-    /// One exchange by a new UDP socket.
-    fn anew(&self, expected: &Expected) -> io::Result<Seen> {
+    /// A UDP socket in place of one that was ended.
+    fn anew(&self, expected: &Expected) -> io::Result<UdpSocket> {
         let (from, patience) = (self.host.towards(self.to), patience(expected));
-        let ask = || packet_bed::udp(from, self.to, patience);
-        self.there(|| self.host.netns.run(ask).unwrap())
+        let open = || packet_bed::udp_socket(from, self.to, patience);
+        self.there(|| self.host.netns.run(open).unwrap())
     }
 
     /// Runs `act` where the sender's processes are: those of the node and its pods are inside the

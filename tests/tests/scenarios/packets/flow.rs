@@ -45,7 +45,10 @@ impl<'a> Flow<'a> {
             Socket::Udp(socket) => {
                 socket.set_read_timeout(patience)?;
                 match packet_bed::ask_udp(socket) {
-                    Err(error) if is_ended(&error) => self.sender.anew(expected),
+                    Err(error) if is_ended(&error) => {
+                        *socket = self.sender.anew(expected)?;
+                        packet_bed::ask_udp(socket)
+                    }
                     outcome => outcome,
                 }
             }
