@@ -81,7 +81,7 @@ impl Tracks {
             let (to, port) = (ip(tuple.destination), tuple.destination_port);
             let backend = ip(track.becomes.destination);
             let serves = serving.at(Protocol::Udp, to, port);
-            if !serves.is_some_and(|(_, serving)| serving.binary_search(&backend).is_ok()) {
+            if serves.is_none_or(|(_, serving)| serving.binary_search(&backend).is_err()) {
                 stale.insert((tuple, track.becomes.reversed()));
             }
         }
