@@ -38,7 +38,6 @@ fn work() -> anyhow::Result<i32> {
         ("sysfs", "/sys"),
         ("devtmpfs", "/dev"),
         ("tmpfs", "/run"),
-        ("tmpfs", "/tmp"),
     ] {
         fs::create_dir_all(target)?;
         mount(Some(kind), target, Some(kind), MsFlags::empty(), none)
