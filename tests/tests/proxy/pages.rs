@@ -1,6 +1,6 @@
 //! What the daemon tells about itself.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
 
 use causeway_tests::proxy_bed::{Bed, NODE_NAME, PORTS, get, objects, wait_for, wait_until};
@@ -193,9 +193,16 @@ fn idle_and_boundless_clients_keep_nobody_waiting() {
     oldest.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(oldest.read(&mut [0]).unwrap(), 0);
     let long = format!("/livez?{}", "x".repeat(100_000));
-    let (status, ..) = get(&bed.netns, healthz(), &long).unwrap();
-    assert!(
-        status.contains(" 431 ") || status.contains(" 414 "),
-        "{status}"
-    );
+    match get(&bed.netns, healthz(), &long) {
+        Ok((status, ..)) => assert!(
+            status.contains(" 431 ") || status.contains(" 414 "),
+            "{status}"
+        ),
+        // It hangs up with the rest unread, which may overtake what it said.
+        Err(error) => {
+            let kind = error.downcast_ref().map(std::io::Error::kind);
+            let hung_up = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+            assert!(kind.is_some_and(|kind| hung_up.contains(&kind)), "{error}");
+        }
+    }
 }
