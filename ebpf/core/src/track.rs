@@ -11,6 +11,9 @@ use crate::{Kernel, Tables, choice};
 const NANOSECONDS: u64 = 1_000_000_000;
 /// After so long without an answer a client's SYN begins something new, in nanoseconds.
 const SYN_LASTS: u64 = 60 * NANOSECONDS;
+/// How long a port stays taken when its connection is over, in nanoseconds: the last packets may
+/// still be under way.
+const LINGERS: u64 = NANOSECONDS / 5;
 /// How many ports are tried for a connection.
 const TRIES: u32 = 16;
 
@@ -442,10 +445,40 @@ fn reserve(
             let random = u16::try_from(random & 0xffff).unwrap_or(0);
             becomes.source_port = first_port.wrapping_add(random);
         }
-        match tables.add_track(&becomes.reversed(), back) {
-            Added::Exists => {}
-            added => return Some(added),
+        let answer = becomes.reversed();
+        let mut added = tables.add_track(&answer, back);
+        if added == Added::Exists && masquerade && make_room(tables, kernel, &answer) {
+            added = tables.add_track(&answer, back);
+        }
+        if added != Added::Exists {
+            return Some(added);
         }
     }
     None
+}
+
+/// Forgets the connection with that way back if it is over, so that another one can have its port:
+/// there are a few thousand of them, and busy clients need as many in a second. Whether it was over.
+#[inline(always)]
+fn make_room(tables: &impl PacketTables, kernel: &impl Kernel, answer: &Tuple) -> bool {
+    let now = kernel.now();
+    let state = |track: &Track| (now.saturating_sub(track.seen) < LINGERS, track.flags);
+    let mut forward = *answer;
+    let back = tables.with_track(answer, |track| {
+        forward = track.becomes.reversed();
+        state(track)
+    });
+    let Some((lingers, back)) = back else {
+        return true;
+    };
+    let forth = tables.with_track(&forward, |track| state(track));
+    let (still, forth) = forth.unwrap_or((false, Track::FINISHED));
+    // One side can reset alone; it takes both to finish.
+    let over = (back | forth) & Track::RESET != 0 || back & forth & Track::FINISHED != 0;
+    if lingers || still || !over {
+        return false;
+    }
+    tables.remove_track(&forward);
+    tables.remove_track(answer);
+    true
 }

@@ -1,7 +1,7 @@
 //! What becomes of packets, with maps and routes that a test makes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use causeway_ebpf_abi::{
@@ -376,6 +376,44 @@ fn connections_from_one_port_to_two_frontends_of_one_backend_are_told_apart() {
     assert_eq!((first.source, becomes.source), (CLIENT, CLIENT));
     assert_eq!(first.source_port, 40_000);
     assert!(becomes.source_port >= Settings::DEFAULT.first_port);
+}
+
+#[test]
+fn a_port_is_anothers_as_soon_as_its_connection_is_over() {
+    let over = [
+        (Some(Flow::FIN), Some(Flow::FIN)),
+        (Some(Flow::RST), None),
+        (None, Some(Flow::RST)),
+    ];
+    let not_yet = [
+        (Some(Flow::FIN), None),
+        (None, Some(Flow::FIN)),
+        (None, None),
+    ];
+    for (ends, is_over) in [(over, true), (not_yet, false)] {
+        for (forth, back) in ends {
+            let world = World::with(Frontend::MASQUERADE_OTHERS, 1);
+            let mut ports = BTreeSet::new();
+            let mut client = syn();
+            let all = usize::from(u16::MAX - Settings::DEFAULT.first_port) + 1;
+            while ports.len() < all {
+                if let (Verdict::Translate, becomes) = world.takes(&client) {
+                    assert!(ports.insert(becomes.source_port));
+                    for (tuple, flag) in [(client.tuple, forth), (becomes.reversed(), back)] {
+                        if let Some(flag) = flag {
+                            world.takes(&of(tuple, flag | Flow::ACK));
+                        }
+                    }
+                }
+                client.tuple.source_port = client.tuple.source_port.wrapping_add(1);
+            }
+            assert_eq!(world.takes(&client).0, Verdict::Drop, "the last packets");
+            world.now.set(SECOND);
+            let (verdict, _) = world.takes(&client);
+            assert_eq!(verdict == Verdict::Translate, is_over, "{forth:?} {back:?}");
+            assert_eq!(world.tracks.borrow().len(), 2 * all);
+        }
+    }
 }
 
 #[test]
