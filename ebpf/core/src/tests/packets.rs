@@ -380,16 +380,9 @@ fn connections_from_one_port_to_two_frontends_of_one_backend_are_told_apart() {
 
 #[test]
 fn a_port_is_anothers_as_soon_as_its_connection_is_over() {
-    let over = [
-        (Some(Flow::FIN), Some(Flow::FIN)),
-        (Some(Flow::RST), None),
-        (None, Some(Flow::RST)),
-    ];
-    let not_yet = [
-        (Some(Flow::FIN), None),
-        (None, Some(Flow::FIN)),
-        (None, None),
-    ];
+    let (fin, rst) = (Some(Flow::FIN), Some(Flow::RST));
+    let over = [(fin, fin), (rst, None), (None, rst)];
+    let not_yet = [(fin, None), (None, fin), (None, None)];
     for (ends, is_over) in [(over, true), (not_yet, false)] {
         for (forth, back) in ends {
             let world = World::with(Frontend::MASQUERADE_OTHERS, 1);
@@ -399,18 +392,19 @@ fn a_port_is_anothers_as_soon_as_its_connection_is_over() {
             while ports.len() < all {
                 if let (Verdict::Translate, becomes) = world.takes(&client) {
                     assert!(ports.insert(becomes.source_port));
-                    for (tuple, flag) in [(client.tuple, forth), (becomes.reversed(), back)] {
-                        if let Some(flag) = flag {
-                            world.takes(&of(tuple, flag | Flow::ACK));
-                        }
+                    if let Some(flag) = forth {
+                        world.takes(&of(client.tuple, flag | Flow::ACK));
+                    }
+                    if let Some(flag) = back {
+                        world.takes(&of(becomes.reversed(), flag | Flow::ACK));
                     }
                 }
                 client.tuple.source_port = client.tuple.source_port.wrapping_add(1);
             }
             assert_eq!(world.takes(&client).0, Verdict::Drop, "the last packets");
             world.now.set(SECOND);
-            let (verdict, _) = world.takes(&client);
-            assert_eq!(verdict == Verdict::Translate, is_over, "{forth:?} {back:?}");
+            let found = world.takes(&client).0 == Verdict::Translate;
+            assert_eq!(found, is_over, "{forth:?} {back:?}");
             assert_eq!(world.tracks.borrow().len(), 2 * all);
         }
     }
