@@ -1,5 +1,6 @@
 //! What the tests that need namespaces share. It never runs in production.
 
+pub mod arguments;
 pub mod bars;
 pub mod cell;
 pub mod figures;

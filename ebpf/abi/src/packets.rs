@@ -54,6 +54,16 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// Of nobody.
+    pub const EMPTY: Self = Self {
+        source: [0; 16],
+        destination: [0; 16],
+        source_port: 0,
+        destination_port: 0,
+        protocol: 0,
+        zero: [0; 3],
+    };
+
     /// The tuple of an answer.
     #[must_use]
     pub const fn reversed(&self) -> Self {

@@ -83,14 +83,7 @@ impl Flow {
 
     /// Where a packet is read to.
     pub const EMPTY: Self = Self {
-        tuple: Tuple {
-            source: [0; 16],
-            destination: [0; 16],
-            source_port: 0,
-            destination_port: 0,
-            protocol: 0,
-            zero: [0; 3],
-        },
+        tuple: Tuple::EMPTY,
         transport: 0,
         length: 0,
         checksum: 0,

@@ -32,10 +32,10 @@ use lb_plan::bpf::{Applied, Lifetimes, Node, Step, Unserved, is_taken, wanted};
 use super::conntrack::Serving;
 use super::plane::{DataPlane, PlaneSettings};
 use super::{BackendError, PassReport};
+use entries::ip;
 use packets::Packets;
 use remainder::Remainder;
 use sockets::Sockets;
-use sweep::ip;
 
 pub use counts::SocketCounts;
 pub use dump::Dump;

@@ -7,6 +7,7 @@ use lb_model::Family;
 use serde_json::{Value, json};
 
 use crate::node::{Node, on_a_node};
+use crate::outside::balanced;
 use crate::world::{World, at, node_port, node_port_service, service};
 
 fn dump(node: &Node<'_>, flags: &[&str]) -> Output {
@@ -47,7 +48,7 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
             ] {
                 let wanted = json!({
                     "frontend": to.to_string(), "protocol": "tcp", "affinitySeconds": affinity,
-                    "nodeOnly": false, "backends": backends,
+                    "nodeOnly": false, "leftToNftables": false, "backends": backends,
                 });
                 assert!(
                     found.as_array().unwrap().contains(&wanted),
@@ -66,6 +67,21 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
             let found = |found: &str| found.split_whitespace().eq(words.iter().copied());
             assert!(table.lines().any(found), "{line}\n{table}");
         }
+    });
+}
+
+#[test]
+fn what_nftables_has_is_not_said_to_be_refused() {
+    on_a_node(|node| {
+        let mut world = World::empty();
+        world.serve(node.bed, &balanced(true), &[2]);
+        node.start(&world).sync(&mut world);
+        let table = text(dump(node, &[]));
+        let line = table
+            .lines()
+            .find(|line| line.starts_with("203.0.113.9:80 "));
+        let line = line.unwrap_or_else(|| panic!("{table}"));
+        assert!(line.ends_with("left to nftables"), "{line}");
     });
 }
 

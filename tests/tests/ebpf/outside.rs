@@ -66,7 +66,7 @@ fn ordinary_services_need_neither_nftables_nor_conntrack() {
 }
 
 /// The Service of [`world`] with a load balancer's address that has source ranges, or without.
-fn balanced(ranges: bool) -> Service {
+pub(crate) fn balanced(ranges: bool) -> Service {
     let mut service = node_port_service(1);
     if ranges {
         service.kind = "LoadBalancer".into();

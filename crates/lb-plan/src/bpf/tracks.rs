@@ -82,19 +82,11 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn track(packets: u64, flags: u32, seen: u64) -> Track {
-        let nowhere = Tuple {
-            source: [0; 16],
-            destination: [0; 16],
-            source_port: 0,
-            destination_port: 0,
-            protocol: 0,
-            zero: [0; 3],
-        };
         Track {
             seen: seen * SECOND,
             packets,
             bytes: 0,
-            becomes: nowhere,
+            becomes: Tuple::EMPTY,
             flags,
             zero: 0,
         }

@@ -4,20 +4,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
 
 use aya::maps::{HashMap, MapData};
-use causeway_ebpf_abi::{Backend, Connected, maps};
+use causeway_ebpf_abi::{Connected, maps};
 use lb_model::Protocol;
 use nodekit::netns::NetNs;
 use nodekit::sock_diag::SockDiag;
 
 use super::Error;
 use super::counts::SocketCounts;
-use super::entries::Entry;
+use super::entries::{Entry, socket_address};
 use super::namespaces::Namespaces;
 use super::sockets::{failed, gone};
-use super::sweep::ip;
 
 type Map = HashMap<MapData, u64, Entry<Connected>>;
 
@@ -144,8 +142,8 @@ impl Ender<'_> {
     fn end_all(&mut self, stale: &mut Stale) -> Result<(), Error> {
         let mut diag = SockDiag::open().map_err(Error::Sockets)?;
         let found = diag.peered(self.protocol.number(), |one| {
-            let known = stale.get(&one.cookie);
-            known.is_some_and(|known| socket_address(known.backend) == one.peer)
+            let known = stale.get(&one.cookie).map(|known| known.backend);
+            known.is_some_and(|known| socket_address(known.address, known.port) == one.peer)
         });
         for one in &found.map_err(Error::Sockets)? {
             let Some(connected) = stale.get(&one.cookie).copied() else {
@@ -175,8 +173,4 @@ impl Ender<'_> {
             _ => Ok(()),
         }
     }
-}
-
-fn socket_address(backend: Backend) -> SocketAddr {
-    SocketAddr::new(ip(backend.address), backend.port)
 }

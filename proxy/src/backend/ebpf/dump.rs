@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use causeway_ebpf_abi::{Address, Backend, Frontend, FrontendKey, Plain, SlotKey, maps};
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, Plain, SlotKey, maps};
 use lb_model::Protocol;
 use serde::Serialize;
 
-use super::entries::Entry;
+use super::entries::{Entry, socket_address};
 use super::sockets::{failed, is_missing};
 use super::{Error, pins};
 
@@ -29,7 +29,9 @@ struct Dumped {
     affinity_seconds: u32,
     /// Only for sockets of the node's own network namespace.
     node_only: bool,
-    /// None: calls are refused.
+    /// The Service is with nftables.
+    left_to_nftables: bool,
+    /// None: calls are refused, unless the Service is with nftables.
     backends: Vec<SocketAddr>,
 }
 
@@ -84,12 +86,9 @@ fn dumped(
         protocol: protocol.map_or_else(|| key.protocol.to_string(), ToString::to_string),
         affinity_seconds: frontend.affinity_seconds,
         node_only: frontend.flags & Frontend::NODE_ONLY != 0,
+        left_to_nftables: frontend.flags & (Frontend::SOCKETS | Frontend::PACKETS) == 0,
         backends: found,
     })
-}
-
-fn socket_address(address: Address, port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::from(Ipv6Addr::from(address)).to_canonical(), port)
 }
 
 /// What went while it was looked for is not there.
@@ -130,10 +129,10 @@ impl Dumped {
             seconds => format!("{seconds}s"),
         };
         let backends: Vec<String> = self.backends.iter().map(ToString::to_string).collect();
-        let backends = if backends.is_empty() {
-            "none: refused".to_owned()
-        } else {
-            backends.join(" ")
+        let backends = match backends.as_slice() {
+            [] if self.left_to_nftables => "left to nftables".to_owned(),
+            [] => "none: refused".to_owned(),
+            some => some.join(" "),
         };
         let whom = if self.node_only { "node" } else { "all" };
         [

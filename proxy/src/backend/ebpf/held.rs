@@ -11,9 +11,8 @@ use causeway_ebpf_abi::{Connected, maps};
 use lb_model::Protocol;
 use serde::Serialize;
 
-use super::entries::Entry;
+use super::entries::{Entry, socket_address};
 use super::sockets::failed;
-use super::sweep::ip;
 use super::{Error, pins};
 
 /// Every one, by protocol and cookie.
@@ -81,8 +80,8 @@ fn held(protocol: Protocol, cookie: u64, socket: &Connected) -> HeldSocket {
         protocol: protocol.to_string(),
         cookie,
         netns_cookie: *netns,
-        frontend: SocketAddr::new(ip(frontend.address), frontend.port),
-        backend: SocketAddr::new(ip(backend.address), backend.port),
+        frontend: socket_address(frontend.address, frontend.port),
+        backend: socket_address(backend.address, backend.port),
     }
 }
 

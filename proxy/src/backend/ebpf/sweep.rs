@@ -2,7 +2,6 @@
 //! that left are looked at anew with their next packet. To do either twice is harmless.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use lb_model::Protocol;
 use lb_plan::bpf::Lifetimes;
 use nix::time::{ClockId, clock_gettime};
 
-use super::entries::Entry;
+use super::entries::{Entry, ip};
 use super::sockets::{failed, gone, is_missing};
 use super::{Error, pins};
 use crate::backend::conntrack::Serving;
@@ -114,11 +113,6 @@ impl Tracks {
     fn remove(&mut self, tuple: &Tuple) -> Result<(), Error> {
         gone(self.map.remove(&Entry(*tuple))).map_err(failed(maps::TRACKS))
     }
-}
-
-/// An address as people write it.
-pub(super) fn ip(address: causeway_ebpf_abi::Address) -> IpAddr {
-    IpAddr::from(Ipv6Addr::from(address)).to_canonical()
 }
 
 /// Nanoseconds of the clock that the programs go by (`bpf_ktime_get_ns`).

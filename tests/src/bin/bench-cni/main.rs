@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
+use causeway_tests::arguments;
 use causeway_tests::bars::Bars;
 
 const USAGE: &str = "\
@@ -46,18 +47,11 @@ impl Options {
             crowds: vec![50, 200],
             concurrency: 16,
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(name) = arguments.next() {
-            if name == "--help" {
-                return Ok(None);
-            }
-            let value = arguments
-                .next()
-                .with_context(|| format!("{name}: a value belongs to it"))?;
-            let number = |text: &str| match text.parse::<usize>() {
-                Ok(number) if number > 0 => Ok(number),
-                _ => bail!("{name} {text}: accepted is a whole number above 0"),
-            };
+        let Some(given) = arguments::options()? else {
+            return Ok(None);
+        };
+        for (name, value) in given {
+            let number = |text: &str| arguments::number(text).with_context(|| name.clone());
             match name.as_str() {
                 "--plugin" => options.plugin = value.into(),
                 "--peer-dir" => options.peers = value.into(),

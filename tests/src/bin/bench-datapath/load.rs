@@ -1,6 +1,7 @@
 //! What is sent: blocking sockets, one connection at a time in each thread.
 
 use std::io::{ErrorKind, Read, Result, Write};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use nodekit::netns::NetNs;
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 /// Sends back what it gets, by TCP and UDP.
 pub(crate) const ECHO: u16 = 8080;
@@ -230,8 +231,10 @@ fn swallow(mut stream: TcpStream) -> Result<()> {
 }
 
 fn answer(socket: &UdpSocket) {
-    let mut byte = [0];
+    // The standard library's call panics at the end, which comes from no address.
+    let socket = SockRef::from(socket);
+    let mut byte = [MaybeUninit::uninit()];
     while let Ok((1.., from)) = socket.recv_from(&mut byte) {
-        drop(socket.send_to(&byte, from));
+        drop(socket.send_to(b"!", &from));
     }
 }

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use causeway_tests::arguments::{self, number};
 use netns_lab::apiserver::ApiServer;
 
 use contender::{Contender, Plane};
@@ -64,14 +65,10 @@ impl Options {
             measure: Measure::Rate,
             json: None,
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(name) = arguments.next() {
-            if name == "--help" {
-                return Ok(None);
-            }
-            let value = arguments
-                .next()
-                .with_context(|| format!("{name}: a value belongs to it"))?;
+        let Some(given) = arguments::options()? else {
+            return Ok(None);
+        };
+        for (name, value) in given {
             options
                 .take(&name, &value)
                 .with_context(|| format!("{name} {value}"))?;
@@ -80,10 +77,6 @@ impl Options {
     }
 
     fn take(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
-        let number = |text: &str| match text.parse::<usize>() {
-            Ok(number) if number > 0 => Ok(number),
-            _ => bail!("accepted is a whole number above 0"),
-        };
         match name {
             "--modes" => self.modes = value.split(',').map(str::to_owned).collect(),
             "--services" => {

@@ -10,6 +10,7 @@ mod rounds;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use causeway_tests::arguments;
 use causeway_tests::bars::Bars;
 
 use contender::Contender;
@@ -47,18 +48,11 @@ impl Options {
             peer: None,
             json: None,
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(name) = arguments.next() {
-            if name == "--help" {
-                return Ok(None);
-            }
-            let value = arguments
-                .next()
-                .with_context(|| format!("{name}: a value belongs to it"))?;
-            let number = || match value.parse::<usize>() {
-                Ok(number) if number > 0 => Ok(number),
-                _ => bail!("{name} {value}: accepted is a whole number above 0"),
-            };
+        let Some(given) = arguments::options()? else {
+            return Ok(None);
+        };
+        for (name, value) in given {
+            let number = || arguments::number(&value).with_context(|| name.clone());
             match name.as_str() {
                 "--loads" => options.loads = Load::list(&value)?,
                 "--rounds" => options.rounds = number()?,
