@@ -98,6 +98,31 @@ pub enum EbpfTask {
         #[arg(long)]
         json: bool,
     },
+    /// Writes the connections whose packets are translated, with their packets and bytes (of the
+    /// client/of the answers), out of the pinned maps.
+    Tracks {
+        /// As JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes the clients that stay with their endpoint (session affinity), out of the pinned maps.
+    Affinity {
+        /// As JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl EbpfTask {
+    /// As it is called.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Dump { .. } => "dump",
+            Self::Sockets { .. } => "sockets",
+            Self::Tracks { .. } => "tracks",
+            Self::Affinity { .. } => "affinity",
+        }
+    }
 }
 
 impl Flags {

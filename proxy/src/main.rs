@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
@@ -24,16 +25,8 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
-    match flags.command {
-        Some(Task::Ebpf(EbpfTask::Dump { json })) => {
-            let dump = ebpf::Dump::read(&flags.ebpf_pin_dir).context("ebpf dump")?;
-            return show(&dump, json).context("ebpf dump");
-        }
-        Some(Task::Ebpf(EbpfTask::Sockets { json })) => {
-            let held = ebpf::HeldSockets::read(&flags.ebpf_pin_dir).context("ebpf sockets")?;
-            return show(&held, json).context("ebpf sockets");
-        }
-        None => {}
+    if let Some(Task::Ebpf(task)) = &flags.command {
+        return look(task, &flags.ebpf_pin_dir).with_context(|| format!("ebpf {}", task.name()));
     }
     if flags.cleanup == Some(true) {
         return clean_up(&flags);
@@ -59,6 +52,16 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         Ended::Signal => Ok(()),
         // In place and not by ending, so that the kubelet does not wait ever longer in between.
         Ended::Restart => Err(start_again()).context("starting again"),
+    }
+}
+
+/// What is in the pinned maps.
+fn look(task: &EbpfTask, pins: &Path) -> anyhow::Result<()> {
+    match *task {
+        EbpfTask::Dump { json } => show(&ebpf::Dump::read(pins)?, json),
+        EbpfTask::Sockets { json } => show(&ebpf::HeldSockets::read(pins)?, json),
+        EbpfTask::Tracks { json } => show(&ebpf::Tracked::read(pins)?, json),
+        EbpfTask::Affinity { json } => show(&ebpf::Clients::read(pins)?, json),
     }
 }
 

@@ -15,7 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
 
-use crate::backend::ebpf::SocketCounts;
+use crate::backend::ebpf::Counts;
 
 /// Label `ip_family`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,10 +55,18 @@ pub struct ByKind {
     kind: &'static str,
 }
 
-/// Label `event`.
+/// Labels `hook` and `event`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByEvent {
+    hook: &'static str,
     event: &'static str,
+}
+
+/// Labels `hook` and `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    hook: &'static str,
+    reason: &'static str,
 }
 
 /// Label `map`.
@@ -140,8 +148,8 @@ pub struct Metrics {
     pub check_ports_not_served: Gauge,
     /// `causeway_model_objects`.
     pub model_objects: Family<ByKind, Gauge>,
-    /// `causeway_ebpf_sockets_total` and `causeway_ebpf_map_entries`: read when they are asked for.
-    sockets: Arc<Mutex<Option<SocketCounts>>>,
+    /// `causeway_ebpf_…`: read when they are asked for.
+    ebpf: Arc<Mutex<Option<Counts>>>,
 }
 
 /// `kubeproxy_sync_proxy_rules_duration_seconds` and its like: 1 ms to 16 s.
@@ -195,19 +203,19 @@ impl Metrics {
             not_programmed: Gauge::default(),
             check_ports_not_served: Gauge::default(),
             model_objects: Family::default(),
-            sockets: Arc::default(),
+            ebpf: Arc::default(),
         };
         metrics.touch_all();
         metrics
     }
 
-    /// The kernel counts sockets here from now on, or does not.
-    pub fn set_sockets(&self, counts: Option<SocketCounts>) {
-        *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    /// The eBPF programs count here from now on, or do not.
+    pub fn set_ebpf(&self, counts: Option<Counts>) {
+        *self.ebpf.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
-    fn sockets(&self) -> Option<SocketCounts> {
-        let counts = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+    fn ebpf(&self) -> Option<Counts> {
+        let counts = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
         counts.clone()
     }
 

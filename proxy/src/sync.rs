@@ -82,7 +82,7 @@ impl Syncer {
         let now = Instant::now();
         let planes = Planes::new(kernel, opened, now);
         told.status.set_mode(planes.mode, &planes.families);
-        told.metrics.set_sockets(planes.plane.socket_counts());
+        told.metrics.set_ebpf(planes.plane.ebpf_counts());
         let node = OwnNode::new(now, &settings.detect_local);
         told.status.set_waits_for(node.waits_for());
         Self {
@@ -134,8 +134,8 @@ impl Syncer {
     pub fn configure(&mut self, settings: Settings, now: Instant) {
         if self.planes.switch(&settings, now) {
             self.record.mode(self.planes.mode, &self.planes.families);
-            let counts = self.planes.plane.socket_counts();
-            self.record.metrics().set_sockets(counts);
+            let counts = self.planes.plane.ebpf_counts();
+            self.record.metrics().set_ebpf(counts);
             // The new one begins with everything.
             self.retries = Retries::default();
         }

@@ -6,6 +6,7 @@
 //! The programs and their maps outlive the daemon by their pins: a restart finds what is there,
 //! and the new programs take over before the old ones go.
 
+mod clients;
 mod connected;
 mod counts;
 mod dump;
@@ -14,11 +15,15 @@ mod held;
 mod interfaces;
 mod namespaces;
 mod packets;
+mod pinned;
 mod pins;
+mod pressure;
 mod remainder;
 mod rules;
 mod sockets;
 mod sweep;
+mod table;
+mod tracked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -37,11 +42,14 @@ use packets::Packets;
 use remainder::Remainder;
 use sockets::Sockets;
 
-pub use counts::SocketCounts;
+pub use clients::{Client, Clients, RememberedClient};
+pub use counts::{Counted, Counts};
 pub use dump::Dump;
 pub use held::{HeldSocket, HeldSockets};
 pub use pins::DEFAULT_PINS;
+pub use pressure::MapFill;
 pub use sockets::OBJECT;
+pub use tracked::{State, Tracked, TrackedConnection};
 
 /// Where the programs go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -405,8 +413,6 @@ impl DataPlane for EbpfBackend {
             let served = self.served();
             result = result.and(self.sockets.rules.guard(&served));
         }
-        let (frontends, backends) = (self.applied.len(), self.applied.backends());
-        self.sockets.counts().set_entries(frontends, backends);
         for family in report.families.values_mut() {
             family.full |= full;
         }
@@ -440,7 +446,7 @@ impl DataPlane for EbpfBackend {
             || self.sockets.connections.is_due())
     }
 
-    fn socket_counts(&self) -> Option<SocketCounts> {
+    fn ebpf_counts(&self) -> Option<Counts> {
         Some(self.sockets.counts().clone())
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use lb_model::{Family, LocalDetector, Model, ServiceName};
 
-use super::ebpf::{self, EbpfBackend, SocketCounts};
+use super::ebpf::{self, Counts, EbpfBackend};
 use super::{BackendError, IptablesBackend, NftablesBackend, PassReport};
 use crate::config::Mode;
 use crate::metrics::family_name;
@@ -45,8 +45,8 @@ pub trait DataPlane: fmt::Debug {
     /// # Errors
     /// The kernel does not tell.
     fn check(&mut self) -> Result<bool, BackendError>;
-    /// What the kernel counts of sockets, where it does.
-    fn socket_counts(&self) -> Option<SocketCounts> {
+    /// What the eBPF programs count, where there are any.
+    fn ebpf_counts(&self) -> Option<Counts> {
         None
     }
 }

@@ -9,8 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{ByEvent, ByMap, Metrics, process};
-use crate::backend::ebpf::SocketCounts;
+use super::{ByEvent, ByMap, ByReason, Metrics, process};
+use crate::backend::ebpf::{Counted, Counts};
 use crate::config::Mode;
 
 impl Metrics {
@@ -29,8 +29,8 @@ impl Metrics {
         process::register(registry.sub_registry_with_prefix("process"));
         let ours = registry.sub_registry_with_prefix("causeway");
         self.register_our_own(ours);
-        if let Some(counts) = self.sockets() {
-            register_sockets(ours, &counts);
+        if let Some(counts) = self.ebpf() {
+            register_ebpf(ours, &counts);
         }
         let mut text = String::new();
         text::encode(&mut text, &registry)?;
@@ -243,23 +243,44 @@ impl Metrics {
     }
 }
 
-/// What the eBPF programs count.
-fn register_sockets(r: &mut Registry, counts: &SocketCounts) {
+/// What the eBPF programs count, and how full their maps are.
+fn register_ebpf(r: &mut Registry, counts: &Counts) {
     let events = Family::<ByEvent, Counter>::default();
-    for (event, count) in counts.events() {
-        events.get_or_create(&ByEvent { event }).inc_by(count);
+    for Counted { hook, what, count } in counts.events() {
+        let event = ByEvent { hook, event: what };
+        events.get_or_create(&event).inc_by(count);
     }
     r.register(
-        "ebpf_sockets",
-        "What became of the calls of sockets that aim at a Service",
+        "ebpf_events",
+        "What the eBPF programs did with calls and packets that aim at a Service",
         events,
     );
+    let drops = Family::<ByReason, Counter>::default();
+    for Counted { hook, what, count } in counts.drops() {
+        let reason = ByReason { hook, reason: what };
+        drops.get_or_create(&reason).inc_by(count);
+    }
+    r.register(
+        "ebpf_drops",
+        "Calls and packets that the eBPF programs refused or dropped",
+        drops,
+    );
     let entries = Family::<ByMap, Gauge>::default();
-    for (map, count) in counts.entries() {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        entries.get_or_create(&ByMap { map }).set(count);
+    let max = Family::<ByMap, Gauge>::default();
+    let set = |gauges: &Family<ByMap, Gauge>, map, value| {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        gauges.get_or_create(&ByMap { map }).set(value);
+    };
+    for fill in counts.maps() {
+        set(&entries, fill.map, fill.entries);
+        set(&max, fill.map, fill.max);
     }
     r.register("ebpf_map_entries", "Entries of the eBPF maps", entries);
+    r.register(
+        "ebpf_map_max_entries",
+        "Entries that the eBPF maps take",
+        max,
+    );
 }
 
 #[cfg(test)]

@@ -69,10 +69,13 @@ fn a_node_port_is_not_to_be_had_on_the_node_and_free_everywhere_else() {
         bind(node, &node.bed.node, beside).unwrap();
         // The kernel's own choice.
         bind(node, &node.bed.node, (Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
-        let counts = proxy.backend.socket_counts().unwrap();
-        let refusals = counts.events().find(|one| one.0 == "bind_refused");
-        let twice = 2 * u64::try_from(taken(node).len()).unwrap();
-        assert_eq!(refusals, Some(("bind_refused", twice)));
+        let counts = proxy.backend.ebpf_counts().unwrap();
+        let mut drops = counts.drops();
+        let refusals = drops.find(|one| one.what == "bind_to_node_port").unwrap();
+        assert_eq!(
+            refusals.count,
+            2 * u64::try_from(taken(node).len()).unwrap()
+        );
 
         world.gone(&node_port_service(1));
         proxy.sync(&mut world);

@@ -159,9 +159,9 @@ fn a_socket_whose_endpoint_left_gets_an_error_and_no_other_one_does() {
             }
         }
         assert!(ended > 0);
-        let counts = proxy.backend.socket_counts().unwrap();
-        let counted: Vec<_> = counts.events().filter(|one| one.0 == "ended").collect();
-        assert_eq!(counted, [("ended", ended)]);
+        let counts = proxy.backend.ebpf_counts().unwrap();
+        let counted = counts.events().find(|one| one.what == "ended");
+        assert_eq!(counted.unwrap().count, ended);
     });
 }
 

@@ -33,17 +33,25 @@ fn calls_and_entries_are_on_the_page_also_after_a_restart() {
         let mut proxy = node.start(&world);
         proxy.sync(&mut world);
         let metrics = Metrics::new();
-        metrics.set_sockets(proxy.backend.socket_counts());
+        metrics.set_ebpf(proxy.backend.ebpf_counts());
         let page = metrics.encode(Mode::Ebpf).unwrap();
         for line in [
-            "ebpf_sockets_total{event=\"connected\"} 5",
-            "ebpf_sockets_total{event=\"sent\"} 3",
-            "ebpf_sockets_total{event=\"refused\"} 1",
-            "ebpf_sockets_total{event=\"torn\"} 0",
-            "ebpf_sockets_total{event=\"forgotten\"} 0",
+            "ebpf_events_total{hook=\"socket\",event=\"connected_tcp\"} 5",
+            "ebpf_events_total{hook=\"socket\",event=\"sent\"} 3",
+            "ebpf_events_total{hook=\"socket\",event=\"torn\"} 0",
+            "ebpf_events_total{hook=\"socket\",event=\"forgotten\"} 0",
+            "ebpf_events_total{hook=\"packet\",event=\"connection\"} 0",
+            "ebpf_drops_total{hook=\"socket\",reason=\"no_endpoint\"} 1",
+            "ebpf_drops_total{hook=\"packet\",reason=\"no_room\"} 0",
             // Two Services, each with two families and two protocols.
             "ebpf_map_entries{map=\"frontends\"} 8",
             "ebpf_map_entries{map=\"backends\"} 8",
+            // The UDP socket above, and one backend for it.
+            "ebpf_map_entries{map=\"flows\"} 1",
+            "ebpf_map_entries{map=\"connected_tcp\"} 0",
+            "ebpf_map_entries{map=\"tracks\"} 0",
+            "ebpf_map_max_entries{map=\"flows\"} 65536",
+            "ebpf_map_max_entries{map=\"tracks\"} 4096",
         ] {
             let line = format!("causeway_{line}");
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");

@@ -77,11 +77,11 @@ impl Node {
         wait_until("answer", PATIENCE, answers).unwrap();
     }
 
-    /// `causeway_ebpf_sockets_total` of connections.
+    /// `causeway_ebpf_events_total` of connections.
     fn connected(&self) -> usize {
         let metrics = ([127, 0, 0, 1], 10249).into();
         let (_, _, page) = get(&self.bed.netns, metrics, "/metrics").unwrap();
-        let name = "causeway_ebpf_sockets_total{event=\"connected\"} ";
+        let name = "causeway_ebpf_events_total{hook=\"socket\",event=\"connected_tcp\"} ";
         let count = page.lines().find_map(|line| line.strip_prefix(name));
         count.unwrap().parse().unwrap()
     }

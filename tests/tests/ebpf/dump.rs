@@ -41,14 +41,23 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
                 let ip = node.bed.pod(pod).ip(family);
                 std::net::SocketAddr::new(ip, POD_PORT).to_string()
             });
-            for (to, affinity, backends) in [
-                (at(family, 1), 10_800, &backends[..]),
-                (node_port(node.bed, family, 1), 10_800, &backends),
-                (at(family, 2), 0, &[]),
+            for (to, affinity, others, node_port, backends) in [
+                (at(family, 1), 10_800, true, false, &backends[..]),
+                (
+                    node_port(node.bed, family, 1),
+                    10_800,
+                    true,
+                    true,
+                    &backends,
+                ),
+                (at(family, 2), 0, false, false, &[]),
             ] {
                 let wanted = json!({
-                    "frontend": to.to_string(), "protocol": "tcp", "affinitySeconds": affinity,
-                    "nodeOnly": false, "leftToNftables": false, "backends": backends,
+                    "frontend": to.to_string(), "protocol": "tcp", "view": "all",
+                    "affinitySeconds": affinity, "nodeOnly": false, "sockets": true,
+                    "packets": true, "masqueradePods": node_port, "masqueradeOthers": others,
+                    "drop": false, "nodePort": node_port, "leftToNftables": false,
+                    "backends": backends,
                 });
                 assert!(
                     found.as_array().unwrap().contains(&wanted),
@@ -59,9 +68,9 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
         let table = text(dump(node, &[]));
         assert_eq!(table.lines().count(), 1 + 16);
         for line in [
-            "10.96.0.1:80 tcp 10800s all 10.244.2.2:8080 10.244.3.2:8080",
-            "[::1]:30001 udp 10800s node [fd00:244:2::2]:8080 [fd00:244:3::2]:8080",
-            "[fd00:96::2]:80 tcp - all none: refused",
+            "10.96.0.1:80 tcp all sockets,packets others 10800s 10.244.2.2:8080 10.244.3.2:8080",
+            "[::1]:30001 udp node sockets - 10800s [fd00:244:2::2]:8080 [fd00:244:3::2]:8080",
+            "[fd00:96::2]:80 tcp all sockets,packets - - none: refused",
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             let found = |found: &str| found.split_whitespace().eq(words.iter().copied());

@@ -13,6 +13,7 @@ mod connected;
 mod counts;
 mod daemon;
 mod dump;
+mod looks;
 mod names;
 mod node;
 mod outside;

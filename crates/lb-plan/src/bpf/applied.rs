@@ -137,22 +137,6 @@ impl Applied {
         applied
     }
 
-    /// Frontends that are there.
-    pub fn len(&self) -> usize {
-        self.placed.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.placed.is_empty()
-    }
-
-    /// Backends that they have, all together.
-    pub fn backends(&self) -> usize {
-        let sets = self.placed.values();
-        sets.map(|placed| placed.backends.len()).sum()
-    }
-
     /// What brings a Service to what is wanted of it, nothing when it is removed.
     ///
     /// An address that another Service has is taken over: the model gives it to one at a time.

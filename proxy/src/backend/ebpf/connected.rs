@@ -12,7 +12,7 @@ use nodekit::netns::NetNs;
 use nodekit::sock_diag::SockDiag;
 
 use super::Error;
-use super::counts::SocketCounts;
+use super::counts::Counts;
 use super::entries::{Entry, socket_address};
 use super::namespaces::Namespaces;
 use super::sockets::{failed, gone};
@@ -29,7 +29,7 @@ pub(super) struct Connections {
     namespaces: Namespaces,
     /// Those that should have been ended, and were not found: the call may have been under way.
     missed: BTreeSet<(u8, u64, Connected)>,
-    counts: SocketCounts,
+    counts: Counts,
 }
 
 impl fmt::Debug for Connections {
@@ -41,7 +41,7 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
-    pub(super) fn new(udp: Map, tcp: Map, counts: SocketCounts) -> Self {
+    pub(super) fn new(udp: Map, tcp: Map, counts: Counts) -> Self {
         Self {
             udp,
             tcp,

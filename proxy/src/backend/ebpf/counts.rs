@@ -1,49 +1,53 @@
-//! What happens at the sockets, as the programs count it.
+//! What happens at the sockets and interfaces, as the programs count it.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{MapData, PerCpuArray};
-use causeway_ebpf_abi::{Counter, maps};
+use causeway_ebpf_abi::Counter;
+
+use super::Error;
+use super::pressure::{MapFill, Pressure};
 
 /// Read at any time, from any thread.
 #[derive(Clone)]
-pub struct SocketCounts(Arc<Inner>);
+pub struct Counts(Arc<Inner>);
 
 struct Inner {
     counters: PerCpuArray<MapData, u64>,
-    frontends: AtomicU64,
-    backends: AtomicU64,
+    pressure: Pressure,
     ended: AtomicU64,
-    tracks: AtomicU64,
 }
 
-impl fmt::Debug for SocketCounts {
+/// How often something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Where.
+    pub hook: &'static str,
+    /// What, or why.
+    pub what: &'static str,
+    /// How often, since the maps were made.
+    pub count: u64,
+}
+
+impl fmt::Debug for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.events()).finish()
+        f.debug_list()
+            .entries(self.events())
+            .entries(self.drops())
+            .finish()
     }
 }
 
-impl SocketCounts {
-    pub(super) fn new(counters: PerCpuArray<MapData, u64>) -> Self {
-        Self(Arc::new(Inner {
+impl Counts {
+    pub(super) fn new(counters: PerCpuArray<MapData, u64>, pins: &Path) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Inner {
             counters,
-            frontends: AtomicU64::new(0),
-            backends: AtomicU64::new(0),
+            pressure: Pressure::open(pins)?,
             ended: AtomicU64::new(0),
-            tracks: AtomicU64::new(0),
-        }))
-    }
-
-    pub(super) fn set_entries(&self, frontends: usize, backends: usize) {
-        self.0.frontends.store(frontends as u64, Ordering::Relaxed);
-        self.0.backends.store(backends as u64, Ordering::Relaxed);
-    }
-
-    /// As they were when they were last swept.
-    pub(super) fn set_tracks(&self, tracks: usize) {
-        self.0.tracks.store(tracks as u64, Ordering::Relaxed);
+        })))
     }
 
     /// So many sockets were ended, since their endpoint left.
@@ -51,47 +55,63 @@ impl SocketCounts {
         self.0.ended.fetch_add(sockets, Ordering::Relaxed);
     }
 
-    /// How often what happened since the maps were made, by name; without what the kernel does not
-    /// tell.
-    pub fn events(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let counted = Counter::ALL.into_iter().filter_map(|counter| {
-            let by_processor = self.0.counters.get(&(counter as u32), 0).ok()?;
-            Some((name(counter), by_processor.iter().sum()))
-        });
+    /// What was done, or left to others; without what the kernel does not tell.
+    pub fn events(&self) -> impl Iterator<Item = Counted> {
         // By this daemon; the others are the programs'.
-        let ended = self.0.ended.load(Ordering::Relaxed);
-        counted.chain([("ended", ended)])
+        let ended = Counted {
+            hook: SOCKET,
+            what: "ended",
+            count: self.0.ended.load(Ordering::Relaxed),
+        };
+        self.counted(false).chain([ended])
     }
 
-    /// How many entries there are, by map.
-    pub fn entries(&self) -> [(&'static str, u64); 3] {
-        [
-            (maps::FRONTENDS, self.0.frontends.load(Ordering::Relaxed)),
-            (maps::BACKENDS, self.0.backends.load(Ordering::Relaxed)),
-            (maps::TRACKS, self.0.tracks.load(Ordering::Relaxed)),
-        ]
+    /// What was refused or dropped, by the reason.
+    pub fn drops(&self) -> impl Iterator<Item = Counted> {
+        self.counted(true)
+    }
+
+    fn counted(&self, dropped: bool) -> impl Iterator<Item = Counted> {
+        Counter::ALL.into_iter().filter_map(move |counter| {
+            let (hook, what, is_drop) = said(counter);
+            if is_drop != dropped {
+                return None;
+            }
+            let by_processor = self.0.counters.get(&(counter as u32), 0).ok()?;
+            let count = by_processor.iter().sum();
+            Some(Counted { hook, what, count })
+        })
+    }
+
+    /// How full each map is that grows.
+    pub fn maps(&self) -> impl Iterator<Item = MapFill> {
+        self.0.pressure.read()
     }
 }
 
-const fn name(counter: Counter) -> &'static str {
+const SOCKET: &str = "socket";
+const PACKET: &str = "packet";
+
+/// The hook, what happened there, and whether that was the end of a call or a packet.
+const fn said(counter: Counter) -> (&'static str, &'static str, bool) {
     match counter {
-        Counter::Connected => "connected",
-        Counter::Sent => "sent",
-        Counter::Refused => "refused",
-        Counter::Torn => "torn",
-        Counter::Forgotten => "forgotten",
-        Counter::Translated => "translated",
-        Counter::PacketsRefused => "packets_refused",
-        Counter::PacketsDropped => "packets_dropped",
-        Counter::Fragment => "fragment",
-        Counter::Extension => "extension",
-        Counter::NoPort => "no_port",
-        Counter::NotForwarded => "not_forwarded",
-        Counter::TooBig => "too_big",
-        Counter::Untracked => "untracked",
-        Counter::Unwritable => "unwritable",
-        Counter::ErrorTranslated => "error_translated",
-        Counter::ConnectedUdp => "connected_udp",
-        Counter::BindRefused => "bind_refused",
+        Counter::Connected => (SOCKET, "connected_tcp", false),
+        Counter::ConnectedUdp => (SOCKET, "connected_udp", false),
+        Counter::Sent => (SOCKET, "sent", false),
+        Counter::Refused => (SOCKET, "no_endpoint", true),
+        Counter::BindRefused => (SOCKET, "bind_to_node_port", true),
+        Counter::Torn => (SOCKET, "torn", false),
+        Counter::Forgotten => (SOCKET, "forgotten", false),
+        Counter::Translated => (PACKET, "connection", false),
+        Counter::ErrorTranslated => (PACKET, "icmp_error", false),
+        Counter::Fragment => (PACKET, "fragment", false),
+        Counter::Extension => (PACKET, "extension", false),
+        Counter::NotForwarded => (PACKET, "no_route", false),
+        Counter::PacketsRefused => (PACKET, "no_endpoint", true),
+        Counter::PacketsDropped => (PACKET, "not_served", true),
+        Counter::NoPort => (PACKET, "no_port", true),
+        Counter::TooBig => (PACKET, "too_big", true),
+        Counter::Untracked => (PACKET, "no_room", true),
+        Counter::Unwritable => (PACKET, "unwritable", true),
     }
 }

@@ -1,18 +1,17 @@
 //! What is in the pinned maps, whether a daemon runs or not.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use aya::maps::{HashMap, Map, MapData, MapError};
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, Plain, SlotKey, maps};
-use lb_model::Protocol;
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, SlotKey, maps};
 use serde::Serialize;
 
+use super::Error;
 use super::entries::{Entry, socket_address};
-use super::sockets::{failed, is_missing};
-use super::{Error, pins};
+use super::pinned::{Opened, Pinned, present, protocol_name};
+use super::sockets::failed;
+use super::table::{Table, or_dash};
 
 /// Every frontend, by address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,14 +24,39 @@ pub struct Dump(Vec<Dumped>);
 struct Dumped {
     frontend: SocketAddr,
     protocol: String,
+    view: View,
     /// 0: none.
     affinity_seconds: u32,
     /// Only for sockets of the node's own network namespace.
     node_only: bool,
+    /// Sockets of this node that aim here are translated.
+    sockets: bool,
+    /// Packets that come here are translated.
+    packets: bool,
+    /// Connections of pods go on under the node's address.
+    masquerade_pods: bool,
+    /// Connections of everybody else do.
+    masquerade_others: bool,
+    /// Packets are dropped.
+    drop: bool,
+    /// A node port at an address of the node.
+    node_port: bool,
     /// The Service is with nftables.
     left_to_nftables: bool,
-    /// None: calls are refused, unless the Service is with nftables.
+    /// None: calls are refused, unless packets are dropped or the Service is with nftables.
     backends: Vec<SocketAddr>,
+}
+
+/// Who finds this entry at the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum View {
+    /// Everybody.
+    All,
+    /// Sockets of this node and packets of pods; others find [`View::Outside`].
+    Inside,
+    /// Packets that no pod sent.
+    Outside,
 }
 
 impl Dump {
@@ -42,104 +66,103 @@ impl Dump {
     /// # Errors
     /// There are none of this layout, or they may not be read.
     pub fn read(pins: &Path) -> Result<Self, Error> {
-        let folder = pins::maps(pins);
-        std::fs::metadata(&folder).map_err(pins::failed("the maps of mode ebpf in", &folder))?;
-        let frontends = open::<FrontendKey, Frontend>(&folder, maps::FRONTENDS)?;
-        let backends = open::<SlotKey, Backend>(&folder, maps::BACKENDS)?;
-        // A walk over a map that changes may meet an entry twice.
-        let mut found = BTreeMap::new();
-        for key in frontends.keys() {
-            let key = key.map_err(failed(maps::FRONTENDS))?;
-            let entry = present(frontends.get(&key, 0)).map_err(failed(maps::FRONTENDS))?;
-            if let Some(Entry(frontend)) = entry {
-                let dumped = dumped(key.0, frontend, &backends).map_err(failed(maps::BACKENDS))?;
-                found.insert(key.0, dumped);
-            }
-        }
-        Ok(Self(found.into_values().collect()))
+        let pinned = Pinned::open(pins)?;
+        let backends = pinned.map(maps::BACKENDS)?;
+        let frontends = pinned.entries(maps::FRONTENDS)?;
+        let dumped = frontends
+            .into_iter()
+            .map(|(key, frontend)| dumped(key, frontend, &backends));
+        Ok(Self(dumped.collect::<Result<_, _>>()?))
     }
-}
-
-type Opened<K, V> = HashMap<MapData, Entry<K>, Entry<V>>;
-
-fn open<K: Plain, V: Plain>(folder: &Path, name: &'static str) -> Result<Opened<K, V>, Error> {
-    let data = MapData::from_pin(folder.join(name)).and_then(Map::from_map_data);
-    data.and_then(HashMap::try_from).map_err(failed(name))
 }
 
 fn dumped(
     key: FrontendKey,
     frontend: Frontend,
-    backends: &Opened<SlotKey, Backend>,
-) -> Result<Dumped, MapError> {
+    backends: &Opened<Entry<SlotKey>, Entry<Backend>>,
+) -> Result<Dumped, Error> {
     let Frontend { set, count, .. } = frontend;
     let mut found = Vec::new();
     for slot in 0..count {
-        if let Some(Entry(backend)) = present(backends.get(&Entry(SlotKey { set, slot }), 0))? {
+        let entry = present(backends.get(&Entry(SlotKey { set, slot }), 0));
+        if let Some(Entry(backend)) = entry.map_err(failed(maps::BACKENDS))? {
             found.push(socket_address(backend.address, backend.port));
         }
     }
-    let known = [Protocol::Tcp, Protocol::Udp];
-    let protocol = known.iter().find(|known| known.number() == key.protocol);
+    let has = |flags| frontend.flags & flags != 0;
+    let view = match key.view {
+        FrontendKey::OUTSIDE => View::Outside,
+        _ if has(Frontend::OUTSIDE_DIFFERS) => View::Inside,
+        _ => View::All,
+    };
     Ok(Dumped {
         frontend: socket_address(key.address, key.port),
-        protocol: protocol.map_or_else(|| key.protocol.to_string(), ToString::to_string),
+        protocol: protocol_name(key.protocol),
+        view,
         affinity_seconds: frontend.affinity_seconds,
-        node_only: frontend.flags & Frontend::NODE_ONLY != 0,
-        left_to_nftables: frontend.flags & (Frontend::SOCKETS | Frontend::PACKETS) == 0,
+        node_only: has(Frontend::NODE_ONLY),
+        sockets: has(Frontend::SOCKETS),
+        packets: has(Frontend::PACKETS),
+        masquerade_pods: has(Frontend::MASQUERADE_PODS),
+        masquerade_others: has(Frontend::MASQUERADE_OTHERS),
+        drop: has(Frontend::DROP),
+        node_port: has(Frontend::NODE_PORT),
+        left_to_nftables: !has(Frontend::SOCKETS | Frontend::PACKETS),
         backends: found,
     })
-}
-
-/// What went while it was looked for is not there.
-fn present<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
-    match result {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// A line for each frontend.
 impl fmt::Display for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rows =
-            vec![["FRONTEND", "PROTOCOL", "AFFINITY", "FOR", "BACKENDS"].map(str::to_owned)];
-        rows.extend(self.0.iter().map(Dumped::cells));
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths = [width(0), width(1), width(2), width(3)];
-        for [frontend, protocol, affinity, whom, backends] in &rows {
-            writeln!(
-                f,
-                "{frontend:<a$}  {protocol:<b$}  {affinity:<c$}  {whom:<d$}  {backends}",
-                a = widths[0],
-                b = widths[1],
-                c = widths[2],
-                d = widths[3],
-            )?;
-        }
-        Ok(())
+        const HEAD: [&str; 7] = [
+            "FRONTEND",
+            "PROTOCOL",
+            "FOR",
+            "BY",
+            "MASQUERADE",
+            "AFFINITY",
+            "BACKENDS",
+        ];
+        Table::new(HEAD, self.0.iter().map(Dumped::cells)).fmt(f)
     }
 }
 
 impl Dumped {
-    fn cells(&self) -> [String; 5] {
-        let affinity = match self.affinity_seconds {
-            0 => "-".to_owned(),
-            seconds => format!("{seconds}s"),
+    fn cells(&self) -> [String; 7] {
+        let whom = match self.view {
+            _ if self.node_only => "node",
+            View::All => "all",
+            View::Inside => "inside",
+            View::Outside => "outside",
         };
+        let by = match (self.sockets, self.packets) {
+            (true, true) => "sockets,packets",
+            (true, false) => "sockets",
+            (false, true) => "packets",
+            (false, false) => "nftables",
+        };
+        let masquerade = match (self.masquerade_pods, self.masquerade_others) {
+            (true, true) => "all",
+            (true, false) => "pods",
+            (false, true) => "others",
+            (false, false) => "-",
+        };
+        let affinity = Some(self.affinity_seconds).filter(|seconds| *seconds != 0);
         let backends: Vec<String> = self.backends.iter().map(ToString::to_string).collect();
         let backends = match backends.as_slice() {
+            _ if self.drop => "dropped".to_owned(),
             [] if self.left_to_nftables => "left to nftables".to_owned(),
             [] => "none: refused".to_owned(),
             some => some.join(" "),
         };
-        let whom = if self.node_only { "node" } else { "all" };
         [
             self.frontend.to_string(),
             self.protocol.clone(),
-            affinity,
             whom.to_owned(),
+            by.to_owned(),
+            masquerade.to_owned(),
+            or_dash(affinity.map(|seconds| format!("{seconds}s"))),
             backends,
         ]
     }

@@ -1,8 +1,10 @@
 //! Map entries as bytes, and what is in them as people write it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use causeway_ebpf_abi::{Address, Plain};
+use nix::time::{ClockId, clock_gettime};
 
 /// An entry's key or value, as aya takes it.
 #[derive(Clone, Copy, Debug)]
@@ -21,4 +23,11 @@ pub(super) fn ip(address: Address) -> IpAddr {
 /// An address and a port.
 pub(super) fn socket_address(address: Address, port: u16) -> SocketAddr {
     SocketAddr::new(ip(address), port)
+}
+
+/// Nanoseconds of the clock that the programs go by (`bpf_ktime_get_ns`).
+pub(super) fn monotonic() -> u64 {
+    // The clock is there on every Linux; without it nothing is over.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -6,14 +6,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use aya::maps::{HashMap, Map, MapData};
 use causeway_ebpf_abi::{Connected, maps};
 use lb_model::Protocol;
 use serde::Serialize;
 
+use super::Error;
 use super::entries::{Entry, socket_address};
+use super::pinned::{Opened, Pinned};
 use super::sockets::failed;
-use super::{Error, pins};
+use super::table::Table;
 
 /// Every one, by protocol and cookie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,16 +43,13 @@ impl HeldSockets {
     /// # Errors
     /// There are none of this layout, or they may not be read.
     pub fn read(pins: &Path) -> Result<Self, Error> {
-        let folder = pins::maps(pins);
-        std::fs::metadata(&folder).map_err(pins::failed("the maps of mode ebpf in", &folder))?;
+        let pinned = Pinned::open(pins)?;
         let mut all = Vec::new();
         for (protocol, name) in [
             (Protocol::Tcp, maps::CONNECTED_TCP),
             (Protocol::Udp, maps::CONNECTED_UDP),
         ] {
-            let data = MapData::from_pin(folder.join(name)).and_then(Map::from_map_data);
-            let map: HashMap<_, u64, Entry<Connected>> =
-                data.and_then(HashMap::try_from).map_err(failed(name))?;
+            let map: Opened<u64, Entry<Connected>> = pinned.map(name)?;
             // A walk over a map that changes may meet an entry twice.
             let mut found = BTreeMap::new();
             for entry in &map {
@@ -88,20 +86,16 @@ fn held(protocol: Protocol, cookie: u64, socket: &Connected) -> HeldSocket {
 /// A line for each socket.
 impl fmt::Display for HeldSockets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "PROTOCOL  COOKIE  NETNS  FRONTEND  BACKEND")?;
-        for socket in self.iter() {
-            let HeldSocket {
-                protocol,
-                cookie,
-                netns_cookie,
-                frontend,
-                backend,
-            } = socket;
-            writeln!(
-                f,
-                "{protocol:<8}  {cookie:x}  {netns_cookie}  {frontend}  {backend}"
-            )?;
-        }
-        Ok(())
+        const HEAD: [&str; 5] = ["PROTOCOL", "COOKIE", "NETNS", "FRONTEND", "BACKEND"];
+        let cells = |socket: &HeldSocket| {
+            [
+                socket.protocol.clone(),
+                format!("{:x}", socket.cookie),
+                socket.netns_cookie.to_string(),
+                socket.frontend.to_string(),
+                socket.backend.to_string(),
+            ]
+        };
+        Table::new(HEAD, self.iter().map(cells)).fmt(f)
     }
 }

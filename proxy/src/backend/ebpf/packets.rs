@@ -23,7 +23,6 @@ use lb_model::{Family, LocalDetector};
 use lb_plan::bpf::{Change, Lifetimes, network};
 use nodekit::route::{Changes, Waker};
 
-use super::counts::SocketCounts;
 use super::entries::Entry;
 use super::interfaces::Scene;
 use super::sockets::{failed, gone, take};
@@ -46,7 +45,6 @@ pub(super) struct Packets {
     keeper: Option<Keeper>,
     pins: PathBuf,
     lifetimes: Lifetimes,
-    counts: SocketCounts,
 }
 
 /// Where the program is.
@@ -73,11 +71,7 @@ impl fmt::Debug for Hooks {
 
 impl Packets {
     /// Loads the program out of `ebpf`, and takes its maps. It is attached to nothing yet.
-    pub(super) fn load(
-        ebpf: &mut Ebpf,
-        options: &Options,
-        counts: SocketCounts,
-    ) -> Result<Self, Error> {
+    pub(super) fn load(ebpf: &mut Ebpf, options: &Options) -> Result<Self, Error> {
         let program = load(ebpf, &options.pins).map_err(at_program)?;
         let mut settings: Array<_, Entry<Settings>> = take(ebpf, maps::SETTINGS)?;
         let (first_port, last_port) = (*options.snat_ports.start(), *options.snat_ports.end());
@@ -106,7 +100,6 @@ impl Packets {
             keeper: None,
             pins: options.pins.clone(),
             lifetimes: options.lifetimes,
-            counts,
         })
     }
 
@@ -142,7 +135,7 @@ impl Packets {
         lock(&self.hooks).follow()?;
         let hooks = Arc::clone(&self.hooks);
         let tracks = Tracks::open(&self.pins, self.lifetimes)?;
-        let keeper = Keeper::start(changes, hooks, tracks, self.counts.clone())?;
+        let keeper = Keeper::start(changes, hooks, tracks)?;
         self.keeper = Some(keeper);
         Ok(())
     }
@@ -337,7 +330,6 @@ impl Keeper {
         changes: Changes,
         hooks: Arc<Mutex<Hooks>>,
         mut tracks: Tracks,
-        counts: SocketCounts,
     ) -> Result<Self, Error> {
         let waker = changes.waker().map_err(Error::Interfaces)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -350,9 +342,8 @@ impl Keeper {
                     tracing::warn!(%error, "packets of an interface are not translated");
                 }
                 if swept.elapsed() >= SWEEP {
-                    match tracks.sweep() {
-                        Ok(swept) => counts.set_tracks(swept.stay),
-                        Err(error) => tracing::warn!(%error, "connections that are over stay"),
+                    if let Err(error) = tracks.sweep() {
+                        tracing::warn!(%error, "connections that are over stay");
                     }
                     swept = Instant::now();
                 }

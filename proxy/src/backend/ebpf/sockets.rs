@@ -13,7 +13,7 @@ use lb_plan::bpf::{Applied, Operation};
 use nodekit::netns::NetNs;
 
 use super::connected::Connections;
-use super::counts::SocketCounts;
+use super::counts::Counts;
 use super::entries::Entry;
 use super::packets::Packets;
 use super::rules::Rules;
@@ -49,7 +49,7 @@ pub(super) struct Sockets {
     pub(super) connections: Connections,
     /// What the programs heed.
     pub(super) rules: Rules,
-    counts: SocketCounts,
+    counts: Counts,
     cgroup: File,
     pins: PathBuf,
 }
@@ -89,8 +89,8 @@ impl Sockets {
             load(&mut ebpf, name).map_err(|source| Error::Program { name, source })?;
         }
         let counters: PerCpuArray<_, u64> = take(&mut ebpf, maps::COUNTERS)?;
-        let counts = SocketCounts::new(counters);
-        let packets = Packets::load(&mut ebpf, options, counts.clone())?;
+        let counts = Counts::new(counters, &options.pins)?;
+        let packets = Packets::load(&mut ebpf, options)?;
         let (udp, tcp) = (maps::CONNECTED_UDP, maps::CONNECTED_TCP);
         let (udp, tcp) = (take(&mut ebpf, udp)?, take(&mut ebpf, tcp)?);
         let sockets = Self {
@@ -120,7 +120,7 @@ impl Sockets {
     }
 
     /// What the programs count.
-    pub(super) const fn counts(&self) -> &SocketCounts {
+    pub(super) const fn counts(&self) -> &Counts {
         &self.counts
     }
 

@@ -3,15 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use causeway_ebpf_abi::{Track, Tuple, maps};
 use lb_model::Protocol;
 use lb_plan::bpf::Lifetimes;
-use nix::time::{ClockId, clock_gettime};
 
-use super::entries::{Entry, ip};
+use super::entries::{Entry, ip, monotonic};
 use super::sockets::{failed, gone, is_missing};
 use super::{Error, pins};
 use crate::backend::conntrack::Serving;
@@ -21,15 +19,6 @@ use crate::backend::conntrack::Serving;
 pub(super) struct Tracks {
     map: HashMap<MapData, Entry<Tuple>, Entry<Track>>,
     lifetimes: Lifetimes,
-}
-
-/// What a look at all of them found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Swept {
-    /// Entries that stay.
-    pub(super) stay: usize,
-    /// Entries that went.
-    pub(super) gone: usize,
 }
 
 impl Tracks {
@@ -45,9 +34,8 @@ impl Tracks {
     }
 
     /// Takes away what is over.
-    pub(super) fn sweep(&mut self) -> Result<Swept, Error> {
+    pub(super) fn sweep(&mut self) -> Result<(), Error> {
         let now = monotonic();
-        let mut swept = Swept::default();
         for (tuple, track) in self.all()? {
             let other = self.get(&track.becomes.reversed())?;
             let over = |one: &Track, other: Option<&Track>| {
@@ -61,12 +49,9 @@ impl Tracks {
                 };
             if is_over {
                 self.remove(&tuple)?;
-                swept.gone += 1;
-            } else {
-                swept.stay += 1;
             }
         }
-        Ok(swept)
+        Ok(())
     }
 
     /// Takes away the UDP flows to whom does not serve (any more); how many there were.
@@ -113,13 +98,6 @@ impl Tracks {
     fn remove(&mut self, tuple: &Tuple) -> Result<(), Error> {
         gone(self.map.remove(&Entry(*tuple))).map_err(failed(maps::TRACKS))
     }
-}
-
-/// Nanoseconds of the clock that the programs go by (`bpf_ktime_get_ns`).
-fn monotonic() -> u64 {
-    // The clock is there on every Linux; without it nothing is over.
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The tracks of a map that is about to be replaced by one of another size; `None`: it may stay.
