@@ -81,6 +81,17 @@ pub enum Task {
     /// Looks at what mode ebpf has in the kernel.
     #[command(subcommand)]
     Ebpf(EbpfTask),
+    /// Mode ebpf: writes a line for each connection that is translated, refused or closed, and for
+    /// what is dropped, as it happens, until it is interrupted; also when no daemon runs. One at a
+    /// time.
+    Monitor {
+        /// A JSON object on each line.
+        #[arg(long)]
+        json: bool,
+        /// Only what is refused or dropped.
+        #[arg(long)]
+        drops: bool,
+    },
 }
 
 /// See [`Task::Ebpf`].

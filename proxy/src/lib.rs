@@ -12,6 +12,7 @@ pub mod host_setup;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+pub mod monitor;
 pub mod node_ports;
 pub mod sync;
 pub mod watch;

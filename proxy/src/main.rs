@@ -11,7 +11,7 @@ use causeway_proxy::backend::ebpf;
 use causeway_proxy::cli::{EbpfTask, Flags, Task};
 use causeway_proxy::config::{ConfigFile, Loaded, Mode, file_text, load};
 use causeway_proxy::daemon::Ended;
-use causeway_proxy::{backend, daemon, host_setup, logging};
+use causeway_proxy::{backend, daemon, host_setup, logging, monitor};
 use serde::Serialize;
 
 fn main() -> ExitCode {
@@ -25,8 +25,16 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
-    if let Some(Task::Ebpf(task)) = &flags.command {
-        return look(task, &flags.ebpf_pin_dir).with_context(|| format!("ebpf {}", task.name()));
+    match flags.command {
+        Some(Task::Ebpf(task)) => {
+            let looked = look(&task, &flags.ebpf_pin_dir);
+            return looked.with_context(|| format!("ebpf {}", task.name()));
+        }
+        Some(Task::Monitor { json, drops }) => {
+            let wanted = monitor::Wanted { json, drops };
+            return monitor::run(&flags.ebpf_pin_dir, wanted).context("monitor");
+        }
+        None => {}
     }
     if flags.cleanup == Some(true) {
         return clean_up(&flags);

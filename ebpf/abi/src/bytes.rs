@@ -39,5 +39,6 @@ plain! {
     crate::Connected: 8 + 20 + 20;
     crate::SocketRules: 16 + 16 + 4;
     crate::Settings: 2 + 2 + 4 + 4;
+    crate::Event: 8 + 8 + 4 + 20 + 20 + 20;
     crate::Track: 8 + 8 + 8 + 40 + 4 + 4;
 }

@@ -9,10 +9,12 @@
 #![no_std]
 
 mod bytes;
+mod events;
 mod packets;
 mod sockets;
 
 pub use bytes::Plain;
+pub use events::Event;
 pub use packets::{ClientKey, Interface, PodNetwork, Settings, Track, Tuple};
 pub use sockets::{Connected, SocketRules};
 
@@ -60,6 +62,12 @@ pub mod maps {
     pub const CONNECTED_TCP: &str = "connected_tcp";
     /// One entry: [`crate::SocketRules`].
     pub const SOCKET_RULES: &str = "socket_rules";
+    /// One entry: until when somebody watches, in nanoseconds of the monotonic clock; 0: nobody.
+    pub const WATCH: &str = "watch";
+    /// A ring buffer of [`crate::Event`]: what happens while somebody watches.
+    pub const EVENTS: &str = "events";
+    /// One entry: how many events there was no room for, for each processor.
+    pub const EVENTS_LOST: &str = "events_lost";
 }
 
 /// In [`maps::UNSERVED`]: the address is a Service's, the port is not. Refused as if it had no
@@ -152,6 +160,15 @@ pub struct Backend {
     pub port: u16,
     /// Zero.
     pub zero: u16,
+}
+
+impl Backend {
+    /// None.
+    pub const NONE: Self = Self {
+        address: [0; 16],
+        port: 0,
+        zero: 0,
+    };
 }
 
 /// A backend that is in a set.

@@ -1,7 +1,7 @@
 //! `bind`: nobody on the node gets a port that is a Service's, whose connections would pass them
 //! by.
 
-use causeway_ebpf_abi::{Address, Counter, Frontend, FrontendKey, SocketRules, mapped};
+use causeway_ebpf_abi::{Address, Counter, Event, Frontend, FrontendKey, SocketRules, mapped};
 
 use crate::connect::Sockets;
 use crate::socket::{Aim, Kernel, Socket};
@@ -29,6 +29,7 @@ pub fn may_bind(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim
     };
     if taken {
         tables.count(Counter::BindRefused);
+        tables.tell(&Event::of_socket(Counter::BindRefused, socket.netns, *aim));
     }
     !taken
 }

@@ -1,10 +1,10 @@
 //! `connect`: the socket is sent to a backend once and for all, and remembered as long as it is
 //! there. When the backend leaves, the daemon finds by that whom to tell.
 
-use causeway_ebpf_abi::{Backend, Connected, Counter, FrontendKey, Original, SocketRules};
+use causeway_ebpf_abi::{Backend, Connected, Counter, Event, FrontendKey, Original, SocketRules};
 
 use crate::choice::has;
-use crate::socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, choose, meant};
+use crate::socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, choose, meant, refused};
 
 const UDP: u8 = 17;
 
@@ -50,7 +50,7 @@ fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim)
             return Answer::NotOurs;
         };
         if frontend.count == 0 {
-            tables.count(Counter::Refused);
+            refused(tables, socket, aim);
             return Answer::Refuse;
         }
         let Some(backend) = choose(tables, kernel, socket, &frontend) else {
@@ -65,10 +65,17 @@ fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim)
             break;
         }
     }
-    tables.count(match aim.protocol {
+    let what = match aim.protocol {
         UDP => Counter::ConnectedUdp,
         _ => Counter::Connected,
-    });
+    };
+    tables.count(what);
+    if let Answer::To(backend) = answer {
+        tables.tell(&Event {
+            backend,
+            ..Event::of_socket(what, socket.netns, *aim)
+        });
+    }
     answer
 }
 
@@ -88,8 +95,13 @@ fn remember(tables: &impl Sockets, socket: Socket, aim: &Aim, backend: Backend) 
 #[inline(always)]
 pub fn close(tables: &impl Sockets, protocol: u8, cookie: u64) {
     // To look is cheaper than to delete what is not there.
-    if tables.connected(protocol, cookie).is_some() {
+    if let Some(connected) = tables.connected(protocol, cookie) {
         tables.forget(protocol, cookie);
+        tables.tell(&Event {
+            what: Event::CLOSED,
+            backend: connected.backend,
+            ..Event::of_socket(Counter::Connected, connected.netns, connected.frontend)
+        });
     }
 }
 

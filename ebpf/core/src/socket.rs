@@ -1,8 +1,8 @@
 //! Translation at the socket: once for a connection, instead of once for every packet.
 
 use causeway_ebpf_abi::{
-    Affinity, AffinityKey, Backend, Counter, FlowKey, Frontend, FrontendKey, MemberKey, Original,
-    ReverseKey, SlotKey,
+    Affinity, AffinityKey, Backend, Counter, Event, FlowKey, Frontend, FrontendKey, MemberKey,
+    Original, ReverseKey, SlotKey,
 };
 
 use crate::choice::{self, Client, has};
@@ -29,6 +29,8 @@ pub trait Tables {
     fn set_original(&self, key: &ReverseKey, value: &Original) -> bool;
     /// One more of these.
     fn count(&self, what: Counter);
+    /// Whoever watches hears of it. The time is not in there yet.
+    fn tell(&self, event: &Event);
 }
 
 /// What the kernel knows at the moment of the call.
@@ -72,7 +74,7 @@ pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Ai
         return Answer::NotOurs;
     };
     if frontend.count == 0 {
-        tables.count(Counter::Refused);
+        refused(tables, socket, aim);
         return Answer::Refuse;
     }
     let flow = FlowKey {
@@ -92,8 +94,19 @@ pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Ai
     };
     tables.set_flow(&flow, &backend);
     tables.count(Counter::Sent);
+    tables.tell(&Event {
+        backend,
+        ..Event::of_socket(Counter::Sent, socket.netns, *aim)
+    });
     remember(tables, socket, aim, backend);
     Answer::To(backend)
+}
+
+/// A call aims where nobody is.
+#[inline(always)]
+pub(crate) fn refused(tables: &impl Tables, socket: Socket, aim: &Aim) {
+    tables.count(Counter::Refused);
+    tables.tell(&Event::of_socket(Counter::Refused, socket.netns, *aim));
 }
 
 /// What a socket that is not connected believes to talk to when it hears of a backend.

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use causeway_ebpf_abi::{
-    Affinity, AffinityKey, Backend, Connected, Counter, FlowKey, Frontend, FrontendKey, MemberKey,
-    Original, ReverseKey, SlotKey, SocketRules, mapped,
+    Affinity, AffinityKey, Backend, Connected, Counter, Event, FlowKey, Frontend, FrontendKey,
+    MemberKey, Original, ReverseKey, SlotKey, SocketRules, mapped,
 };
 use proptest::prelude::*;
 
@@ -27,6 +27,7 @@ struct Maps {
     connected: RefCell<BTreeMap<(u8, u64), Connected>>,
     rules: Option<SocketRules>,
     counted: RefCell<Vec<Counter>>,
+    told: RefCell<Vec<Event>>,
 }
 
 impl Tables for Maps {
@@ -60,6 +61,9 @@ impl Tables for Maps {
     }
     fn count(&self, what: Counter) {
         self.counted.borrow_mut().push(what);
+    }
+    fn tell(&self, event: &Event) {
+        self.told.borrow_mut().push(*event);
     }
 }
 

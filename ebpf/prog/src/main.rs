@@ -8,6 +8,7 @@ mod connections;
 mod maps;
 mod packets;
 mod socket;
+mod watch;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -6,12 +6,13 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use causeway_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, FlowKey, Frontend, FrontendKey,
-    Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
+    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
+    FrontendKey, Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
 };
 use causeway_ebpf_core::{Added, PacketTables, Tables};
 
 use crate::packets::Room;
+use crate::watch;
 
 /// Entries of a map unless the daemon says otherwise; memory is taken as entries come.
 const FRONTENDS: u32 = 65_536;
@@ -143,6 +144,10 @@ impl Tables for Maps {
             // SAFETY: this processor's own place; a program is not interrupted by itself.
             unsafe { *count += 1 };
         }
+    }
+    #[inline(always)]
+    fn tell(&self, event: &Event) {
+        watch::tell(event);
     }
 }
 

@@ -13,6 +13,7 @@ mod dump;
 mod entries;
 mod held;
 mod interfaces;
+mod monitor;
 mod namespaces;
 mod packets;
 mod pinned;
@@ -46,6 +47,7 @@ pub use clients::{Client, Clients, RememberedClient};
 pub use counts::{Counted, Counts};
 pub use dump::Dump;
 pub use held::{HeldSocket, HeldSockets};
+pub use monitor::{Happening, Monitor};
 pub use pins::DEFAULT_PINS;
 pub use pressure::MapFill;
 pub use sockets::OBJECT;
@@ -123,6 +125,9 @@ pub enum Error {
         "--ebpf-pin-dir {}: not on a bpffs (mount -t bpf bpf /sys/fs/bpf makes one)", .0.display()
     )]
     NoBpffs(PathBuf),
+    /// Somebody else watches.
+    #[error("somebody watches already, and there can be one at a time")]
+    Watched,
     /// The kernel refused a program.
     #[error("program {name}: {source} (kernel 5.18 or later with CONFIG_CGROUP_BPF is needed)")]
     Program {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use causeway_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, FlowKey, Frontend, FrontendKey,
-    Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple, UNSERVED_DROPPED,
-    UNSERVED_REFUSED, mapped,
+    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
+    FrontendKey, Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
+    UNSERVED_DROPPED, UNSERVED_REFUSED, mapped,
 };
 use proptest::prelude::*;
 
@@ -74,6 +74,7 @@ impl Tables for World {
     fn count(&self, what: Counter) {
         self.counted.borrow_mut().push(what);
     }
+    fn tell(&self, _: &Event) {}
 }
 
 impl PacketTables for World {

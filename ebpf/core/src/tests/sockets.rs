@@ -185,3 +185,43 @@ fn nothing_is_guarded_unless_said() {
     maps.rules = None;
     assert!(binds(&maps, ON_THE_NODE, [0; 16], AIM.port));
 }
+
+/// What whoever watches heard, by namespace, and whom it went to.
+fn told(maps: &Maps) -> Vec<(u32, u64, FrontendKey, Backend)> {
+    let told = maps.told.borrow_mut().split_off(0);
+    let told = told.into_iter();
+    told.map(|event| (event.what, event.netns, event.frontend, event.backend))
+        .collect()
+}
+
+#[test]
+fn whoever_watches_hears_of_sockets_that_connect_and_close() {
+    let mut maps = both(1);
+    for (aim, what) in [(AIM, Counter::Connected), (UDP_AIM, Counter::ConnectedUdp)] {
+        connect(&maps, &at(0, 0), CLIENT, &aim);
+        close(&maps, aim.protocol, CLIENT.cookie);
+        close(&maps, aim.protocol, CLIENT.cookie);
+        let by = CLIENT.netns;
+        let heard = [
+            (what as u32, by, aim, backend(0)),
+            (Event::CLOSED, by, aim, backend(0)),
+        ];
+        assert_eq!(told(&maps), heard);
+    }
+    for _ in 0..2 {
+        send(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+    }
+    let sent = (Counter::Sent as u32, CLIENT.netns, UDP_AIM, backend(0));
+    assert_eq!(told(&maps), [sent], "one datagram after the other");
+    for frontend in maps.frontends.values_mut() {
+        frontend.count = 0;
+    }
+    connect(&maps, &at(0, 0), CLIENT, &AIM);
+    send(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+    let refused = |aim| (Counter::Refused as u32, CLIENT.netns, aim, Backend::NONE);
+    assert_eq!(told(&maps), [refused(AIM), refused(UDP_AIM)]);
+    // Nobody's.
+    let other = FrontendKey { port: 80, ..AIM };
+    connect(&maps, &at(0, 0), CLIENT, &other);
+    assert_eq!(told(&maps), []);
+}

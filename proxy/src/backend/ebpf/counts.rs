@@ -93,7 +93,7 @@ const SOCKET: &str = "socket";
 const PACKET: &str = "packet";
 
 /// The hook, what happened there, and whether that was the end of a call or a packet.
-const fn said(counter: Counter) -> (&'static str, &'static str, bool) {
+pub(super) const fn said(counter: Counter) -> (&'static str, &'static str, bool) {
     match counter {
         Counter::Connected => (SOCKET, "connected_tcp", false),
         Counter::ConnectedUdp => (SOCKET, "connected_udp", false),

@@ -15,6 +15,15 @@ pub(super) struct Entry<T: Plain>(pub(super) T);
 #[expect(unsafe_code, reason = "the one place where the two promises meet")]
 unsafe impl<T: Plain> aya::Pod for Entry<T> {}
 
+/// A value as it lies in memory.
+pub(super) fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
+    let whole = bytes.get(..size_of::<T>())?;
+    // SAFETY: as many bytes as it has, of which every pattern is a value.
+    #[expect(unsafe_code, reason = "the kernel hands bytes over")]
+    let value = unsafe { whole.as_ptr().cast::<T>().read_unaligned() };
+    Some(value)
+}
+
 /// An address.
 pub(super) fn ip(address: Address) -> IpAddr {
     IpAddr::from(Ipv6Addr::from(address)).to_canonical()
