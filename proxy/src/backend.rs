@@ -58,6 +58,9 @@ pub enum BackendError {
     /// Connection tracking could not be asked or changed.
     #[error(transparent)]
     Conntrack(netlink::Error),
+    /// Packet counters could not be asked or removed.
+    #[error(transparent)]
+    Counters(netlink::Error),
     /// Translation at the socket.
     #[error(transparent)]
     Ebpf(Arc<ebpf::Error>),

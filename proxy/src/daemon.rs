@@ -75,8 +75,8 @@ async fn run_here(
     let Loaded {
         settings, config, ..
     } = loaded;
-    let client = connect(&settings.api).await?;
     let told = told(&settings, config);
+    let client = connect(&settings.api, &told.metrics.api_requests).await?;
     let (events, heard) = mpsc::channel(EVENTS_ON_THE_WAY);
     let (new_settings, settings_now) = watch::channel(settings.clone());
     let (sync, opened) = SyncThread::start(told.clone(), heard, settings_now)?;

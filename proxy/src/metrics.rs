@@ -4,6 +4,7 @@
 
 mod page;
 mod process;
+mod requests;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
 
 use crate::backend::ebpf::Counts;
+
+pub use requests::ApiRequests;
 
 /// Label `ip_family`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +70,16 @@ struct ByEvent {
 struct ByReason {
     hook: &'static str,
     reason: &'static str,
+}
+
+/// Labels of `kubernetes_build_info`: those that mean something here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByBuild {
+    compiler: &'static str,
+    git_version: &'static str,
+    major: &'static str,
+    minor: &'static str,
+    platform: String,
 }
 
 /// Label `map`.
@@ -148,6 +161,8 @@ pub struct Metrics {
     pub check_ports_not_served: Gauge,
     /// `causeway_model_objects`.
     pub model_objects: Family<ByKind, Gauge>,
+    /// What is asked of the API server.
+    pub api_requests: ApiRequests,
     /// `causeway_ebpf_…`: read when they are asked for.
     ebpf: Arc<Mutex<Option<Counts>>>,
 }
@@ -203,6 +218,7 @@ impl Metrics {
             not_programmed: Gauge::default(),
             check_ports_not_served: Gauge::default(),
             model_objects: Family::default(),
+            api_requests: ApiRequests::default(),
             ebpf: Arc::default(),
         };
         metrics.touch_all();

@@ -2,6 +2,7 @@
 //! leaves this folder.
 
 mod client;
+mod count;
 mod kind;
 mod node;
 mod service;

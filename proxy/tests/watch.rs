@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use causeway_proxy::config::Api;
+use causeway_proxy::metrics::ApiRequests;
 use causeway_proxy::watch::{connect, start};
 use lb_model::said::Event;
 use serde_json::{Value, json};
@@ -141,7 +142,7 @@ fn heard(streaming: Streaming) -> Vec<String> {
             kubeconfig: None,
             master: Some(server(streaming)),
         };
-        let client = connect(&api).await.unwrap();
+        let client = connect(&api, &ApiRequests::default()).await.unwrap();
         let (sender, mut receiver) = tokio::sync::mpsc::channel(64);
         let _watches = start(&client, "node-1", &sender);
         let mut heard = Vec::new();

@@ -9,6 +9,8 @@ mod changes;
 mod drift;
 #[path = "iptables/faults.rs"]
 mod faults;
+#[path = "iptables/invalid.rs"]
+mod invalid;
 #[path = "iptables/proxy.rs"]
 mod proxy;
 #[path = "iptables/restart.rs"]

@@ -28,7 +28,7 @@ pub use listing::Listing;
 pub use name::{Chain, ForeignChain, Hash, Kind, Table};
 pub use port::{ServiceRules, endpoints};
 pub use restore::{Input, Restore};
-pub use rule::{Match, Rule, State, Target};
+pub use rule::{Counter, Match, Rule, State, Target};
 pub use settings::{NodePortAddresses, Settings};
 pub use virtual_tables::{Refusal, VirtualTables};
 pub use walk::{Noted, Verdict, Way};

@@ -1,5 +1,6 @@
 //! The iptables data plane: kube-proxy's chains, through iptables' own programs.
 
+mod counters;
 mod family;
 mod run;
 
@@ -108,6 +109,10 @@ impl IptablesBackend {
                 }
             }
         }
+        // Nothing of ours counts with them any more.
+        if let Err(error) = counters::remove() {
+            result = Err(BackendError::Counters(error));
+        }
         result
     }
 }
@@ -192,7 +197,7 @@ impl From<xtables::Error> for BackendError {
     }
 }
 
-/// The unspecified address among those that serve node ports stands for every address of the node,
+/// Without counters: whether there are any is not for settings to say. The unspecified address among those that serve node ports stands for every address of the node,
 /// whenever it comes.
 impl From<&PlaneSettings> for Settings {
     fn from(settings: &PlaneSettings) -> Self {
@@ -209,6 +214,7 @@ impl From<&PlaneSettings> for Settings {
             },
             localhost_node_ports: settings.localhost_node_ports,
             tcp_be_liberal: settings.tcp_be_liberal,
+            counters: false,
         }
     }
 }

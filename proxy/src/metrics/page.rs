@@ -3,13 +3,15 @@
 
 use std::fmt;
 
+use lb_plan::iptables::Counter as PacketCounter;
+use nodekit::nfacct;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{ByEvent, ByMap, ByReason, Metrics, process};
+use super::{ByBuild, ByEvent, ByMap, ByReason, Metrics, process};
 use crate::backend::ebpf::{Counted, Counts};
 use crate::config::Mode;
 
@@ -26,6 +28,8 @@ impl Metrics {
             Mode::Nftables | Mode::Ebpf => self.register_nftables(theirs),
             Mode::Iptables => self.register_iptables(theirs),
         }
+        self.api_requests.register(&mut registry);
+        register_build(&mut registry);
         process::register(registry.sub_registry_with_prefix("process"));
         let ours = registry.sub_registry_with_prefix("causeway");
         self.register_our_own(ours);
@@ -127,6 +131,7 @@ impl Metrics {
             "Rules written by the last pass",
             self.rules_written.clone(),
         );
+        register_packet_counts(r);
     }
 
     fn register_timestamps(&self, r: &mut Registry) {
@@ -240,6 +245,49 @@ impl Metrics {
             "API objects held in memory",
             self.model_objects.clone(),
         );
+    }
+}
+
+/// Which program this is, as Kubernetes' components tell it.
+fn register_build(r: &mut Registry) {
+    const MAJOR: &str = env!("CARGO_PKG_VERSION_MAJOR");
+    const MINOR: &str = env!("CARGO_PKG_VERSION_MINOR");
+    let builds = Family::<ByBuild, Gauge>::default();
+    let build = ByBuild {
+        compiler: "rustc",
+        git_version: concat!("v", env!("CARGO_PKG_VERSION")),
+        major: MAJOR,
+        minor: MINOR,
+        platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+    };
+    builds.get_or_create(&build).set(1);
+    let help = "Version and platform of this program; always 1";
+    r.register("kubernetes_build_info", help, builds);
+}
+
+/// What rules count, where the kernel has the counters: read when it is asked for, as kube-proxy does.
+fn register_packet_counts(r: &mut Registry) {
+    let shown = [
+        (
+            PacketCounter::InvalidDropped,
+            "iptables_ct_state_invalid_dropped_packets",
+            "Packets dropped since connection tracking found them invalid",
+        ),
+        (
+            PacketCounter::LocalhostAccepted,
+            "iptables_localhost_nodeports_accepted_packets",
+            "First packets of connections to node ports on loopback addresses",
+        ),
+    ];
+    let Ok(mut counters) = nfacct::Counters::open() else {
+        return;
+    };
+    for (counter, name, help) in shown {
+        if let Ok(Some(count)) = counters.read(counter.name()) {
+            let metric = Counter::<u64>::default();
+            metric.inc_by(count.packets);
+            r.register(name, help, metric);
+        }
     }
 }
 

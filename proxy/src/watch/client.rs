@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
+use super::count::CountRequests;
 use crate::config::Api;
+use crate::metrics::ApiRequests;
 
 /// How long the API server is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,7 @@ impl Default for Patience {
 pub struct Connection {
     api: Api,
     patience: Patience,
+    requests: ApiRequests,
     pub(super) client: Client,
 }
 
@@ -46,7 +50,7 @@ impl Connection {
     /// # Errors
     /// See [`ClientError`].
     pub(super) async fn again(&self) -> Result<Self, ClientError> {
-        connect_with(&self.api, self.patience).await
+        connect_with(&self.api, self.patience, &self.requests).await
     }
 }
 
@@ -79,19 +83,24 @@ pub enum ClientError {
     Client(#[from] kube::Error),
 }
 
-/// A way to the API server that `api` names. Nothing is sent yet.
+/// A way to the API server that `api` names; what is asked of it is counted in `requests`. Nothing
+/// is sent yet.
 ///
 /// # Errors
 /// See [`ClientError`].
-pub async fn connect(api: &Api) -> Result<Connection, ClientError> {
-    connect_with(api, Patience::default()).await
+pub async fn connect(api: &Api, requests: &ApiRequests) -> Result<Connection, ClientError> {
+    connect_with(api, Patience::default(), requests).await
 }
 
 /// As [`connect`], with other patience.
 ///
 /// # Errors
 /// See [`ClientError`].
-pub async fn connect_with(api: &Api, patience: Patience) -> Result<Connection, ClientError> {
+pub async fn connect_with(
+    api: &Api,
+    patience: Patience,
+    requests: &ApiRequests,
+) -> Result<Connection, ClientError> {
     let mut config = match (&api.kubeconfig, &api.master) {
         (Some(path), _) => {
             let refuse = |source| ClientError::Kubeconfig {
@@ -113,10 +122,15 @@ pub async fn connect_with(api: &Api, patience: Patience) -> Result<Connection, C
     config.read_timeout = Some(patience.silence);
     // The watches try again themselves, and say so.
     config.default_retry = false;
+    let host = config.cluster_url.authority();
+    let host = host.map_or_else(String::new, ToString::to_string);
+    let count = CountRequests::to(&host, requests.clone());
+    let client: Client = ClientBuilder::try_from(config)?.with_layer(&count).build();
     Ok(Connection {
         api: api.clone(),
         patience,
-        client: Client::try_from(config)?,
+        requests: requests.clone(),
+        client,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use causeway_proxy::config::Api;
+use causeway_proxy::metrics::ApiRequests;
 use causeway_proxy::watch::{Patience, connect_with, start};
 use causeway_tests::proxy_bed::{Bed, PORTS, answer, objects, wait_for, wait_until};
 use lb_model::said::Event;
@@ -195,7 +196,9 @@ fn connections_that_fall_silent_are_given_up_without_a_new_list() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let connection = connect_with(&api, patience).await.unwrap();
+        let connection = connect_with(&api, patience, &ApiRequests::default())
+            .await
+            .unwrap();
         let (sender, mut heard) = tokio::sync::mpsc::channel(64);
         let _watches = start(&connection, "node-1", &sender);
         let mut next = async || {

@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use lb_model::{Family, LocalDetector};
 
 use super::name::{Chain, Table};
-use super::rule::{Match, Rule, State, Target, host};
+use super::rule::{Counter, Match, Rule, State, Target, host};
 use super::settings::{NodePortAddresses, Settings};
 
 /// A rule in a built-in chain that leads into one of ours.
@@ -124,7 +124,9 @@ fn filter(settings: &Settings) -> Vec<(Chain, Rule)> {
     if !settings.tcp_be_liberal {
         // Else the endpoint's late answers reach the client untranslated, which resets the
         // connection (kubernetes#74839).
-        let invalid = Rule::new([Match::State(State::Invalid)], Target::Drop);
+        let invalid = Some(Match::State(State::Invalid)).into_iter();
+        let invalid = invalid.chain(settings.counted(Counter::InvalidDropped));
+        let invalid = Rule::new(invalid, Target::Drop);
         rules.push((Chain::KubeForward, invalid));
     }
     let forward = |matching, words| Rule::new([matching], Target::Accept).says(words);
@@ -197,7 +199,7 @@ pub(super) fn node_port_destinations(settings: &Settings) -> Vec<Vec<Match>> {
         .collect()
 }
 
-fn localhost() -> IpNetwork {
+pub(super) fn localhost() -> IpNetwork {
     ipnetwork::Ipv4Network::new_checked(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)
         .map_or_else(|| host(std::net::Ipv4Addr::LOCALHOST.into()), IpNetwork::V4)
 }

@@ -9,9 +9,9 @@ use lb_model::{
     ServicePort, Treatment,
 };
 
-use super::global::{is_pod, node_port_destinations};
+use super::global::{is_pod, localhost, node_port_destinations};
 use super::name::{Chain, Kind, Table};
-use super::rule::{Match, Rule, Target, host};
+use super::rule::{Counter, Match, Rule, Target, host};
 use super::settings::Settings;
 
 /// The rules of one Service in one family.
@@ -226,13 +226,32 @@ impl<'a> PortRules<'a> {
         } else {
             Kind::External
         });
-        let rule = Rule::new(aim(&frontend.address), Target::Jump(to)).says(&words);
+        let rule = |matches: Vec<Match>| Rule::new(matches, Target::Jump(to)).says(&words);
+        let counted = self.counted_at_localhost(frontend).map(rule);
+        let aimed = rule(aim(&frontend.address));
         if restricted {
             let words = format!("{name} traffic not accepted by {to}");
             let drop = Rule::new(aim(&frontend.address), Target::Drop).says(&words);
             self.shared(Table::Filter, Chain::ProxyFirewall, drop);
         }
-        self.shared(Table::Nat, chain, rule);
+        for rule in counted.into_iter().chain([aimed]) {
+            self.shared(Table::Nat, chain, rule);
+        }
+    }
+
+    /// Who comes to a node port by a loopback address and is counted.
+    fn counted_at_localhost(&self, frontend: &Frontend) -> Option<Vec<Match>> {
+        if frontend.kind != FrontendKind::NodePort || !self.settings.serves_localhost() {
+            return None;
+        }
+        let counted = self.settings.counted(Counter::LocalhostAccepted)?;
+        let address = &frontend.address;
+        Some(vec![
+            Match::Protocol(address.protocol()),
+            Match::Destination(localhost(), true),
+            Match::Port(address.port()),
+            counted,
+        ])
     }
 
     /// What did not find its way into the port's chains, or not out of them.

@@ -5,7 +5,7 @@ use std::iter::Peekable;
 use lb_model::Protocol;
 
 use super::name::Chain;
-use super::rule::{Match, Rule, State, Target};
+use super::rule::{Counter, Match, Rule, State, Target};
 
 /// Words of one line, quotes taken off; `None` where a quote does not end.
 pub(super) fn words(line: &str) -> Option<Vec<String>> {
@@ -84,6 +84,7 @@ impl<'a, I: Iterator<Item = &'a str>> Reader<'a, I> {
             "recent" => self.recent()?,
             "mark" => self.mark()?,
             "conntrack" => self.state()?,
+            "nfacct" => self.counter()?,
             other => return Err(other.to_owned()),
         };
         self.rule.matches.push(matching);
@@ -142,6 +143,16 @@ impl<'a, I: Iterator<Item = &'a str>> Reader<'a, I> {
             ("RELATED,ESTABLISHED,DNAT", false) => State::Martian,
             (other, _) => return Err(other.to_owned()),
         }))
+    }
+
+    fn counter(&mut self) -> Result<Match, String> {
+        self.expect("--nfacct-name")?;
+        let name = self.next()?;
+        let mut known = Counter::ALL.into_iter();
+        known
+            .find(|counter| counter.name() == name)
+            .map(Match::Counted)
+            .ok_or_else(|| name.to_owned())
     }
 
     fn target(&mut self) -> Result<(), String> {

@@ -35,6 +35,30 @@ pub enum Match {
     Marked(u32, bool),
     /// What connection tracking thinks of the packet.
     State(State),
+    /// Counts the packet; always holds.
+    Counted(Counter),
+}
+
+/// A named counter of the kernel (nfacct), with kube-proxy's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Packets that connection tracking found invalid.
+    InvalidDropped,
+    /// First packets of connections to node ports on loopback addresses.
+    LocalhostAccepted,
+}
+
+impl Counter {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::InvalidDropped, Self::LocalhostAccepted];
+
+    /// Its name in the kernel.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InvalidDropped => "ct_state_invalid_dropped_pkts",
+            Self::LocalhostAccepted => "localhost_nps_accepted_pkts",
+        }
+    }
 }
 
 /// What connection tracking thinks of a packet.
@@ -157,6 +181,7 @@ impl fmt::Display for Match {
             Self::Note(list) => write!(f, "-m recent --name {list} --set"),
             Self::Marked(mask, is) => write!(f, "-m mark {}--mark {mask:#x}/{mask:#x}", not(*is)),
             Self::State(state) => write!(f, "-m conntrack {state}"),
+            Self::Counted(counter) => write!(f, "-m nfacct --nfacct-name {}", counter.name()),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use lb_model::{Family, LocalDetector};
 
+use super::rule::{Counter, Match};
+
 /// Where node ports are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodePortAddresses {
@@ -32,12 +34,19 @@ pub struct Settings {
     /// Packets that connection tracking finds invalid are let through
     /// (`conntrack.tcpBeLiberal`).
     pub tcp_be_liberal: bool,
+    /// The kernel has the counters that rules count with ([`super::Counter`]).
+    pub counters: bool,
 }
 
 impl Settings {
     /// The masquerade mark, which is its own mask.
     pub const fn mark(&self) -> u32 {
         1 << (self.masquerade_bit & 31)
+    }
+
+    /// Counts with `counter` where the kernel has it.
+    pub(super) fn counted(&self, counter: Counter) -> Option<Match> {
+        self.counters.then_some(Match::Counted(counter))
     }
 
     /// Whether node ports answer on loopback addresses.

@@ -238,7 +238,7 @@ impl Walk<'_> {
             Match::Noted(list, _) => self.noted.contains(&(*list, packet.source)),
             Match::Marked(mask, is) => (under.mark & mask == *mask) == *is,
             Match::State(state) => matches!(state, State::New | State::Martian),
-            Match::OneIn(_) | Match::Note(_) => true,
+            Match::OneIn(_) | Match::Note(_) | Match::Counted(_) => true,
         }
     }
 }

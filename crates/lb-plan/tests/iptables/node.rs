@@ -31,6 +31,7 @@ pub(crate) fn settings(
         }),
         localhost_node_ports: true,
         tcp_be_liberal: false,
+        counters: false,
     }
 }
 

@@ -12,6 +12,7 @@ use nodekit::route::Handle;
 use nodekit::sysctl;
 use nodekit::xtables::{self, Xtables};
 
+use super::counters::Counters;
 use super::listing;
 use super::run::Run;
 use crate::backend::plane::PlaneSettings;
@@ -20,7 +21,7 @@ use crate::backend::{BackendError, FamilyReport};
 /// Everything is written anew at least so often, as kube-proxy does.
 const FULL_PERIOD: Duration = Duration::from_secs(3600);
 /// The canary's chain.
-const CANARY: &str = "KUBE-PROXY-CANARY";
+pub(super) const CANARY: &str = "KUBE-PROXY-CANARY";
 
 /// The rules of one family.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(super) struct FamilyRules {
     refused: BTreeSet<ServiceName>,
     /// The UDP frontends that each Service has.
     udp: HashMap<ServiceName, Vec<FrontendAddress>>,
+    counters: Counters,
     /// `route_localnet` could not be set, and that was said.
     warned: bool,
 }
@@ -82,7 +84,16 @@ impl FamilyRules {
             state: None,
             refused: BTreeSet::new(),
             udp: HashMap::new(),
+            counters: Counters::default(),
             warned: false,
+        }
+    }
+
+    /// What rules depend on now.
+    fn wanted(&self) -> Settings {
+        Settings {
+            counters: self.counters.usable(),
+            ..Settings::from(&self.settings)
         }
     }
 
@@ -108,8 +119,7 @@ impl FamilyRules {
         let Some(state) = &self.state else {
             return Ok(true);
         };
-        let stale = state.settings != Settings::from(&self.settings)
-            || state.written.elapsed() >= FULL_PERIOD;
+        let stale = state.settings != self.wanted() || state.written.elapsed() >= FULL_PERIOD;
         let intact = if stale {
             false
         } else if state.applied.endpoints() > LARGE {
@@ -143,13 +153,15 @@ impl FamilyRules {
     /// One pass.
     pub(super) fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> Outcome {
         let started = Instant::now();
-        let settings = Settings::from(&self.settings);
+        let mut settings = self.wanted();
         let known = self
             .state
             .take()
             .filter(|state| state.settings == settings && state.written.elapsed() < FULL_PERIOD);
         if known.is_none() {
             self.allow_localhost(&settings);
+            self.counters.provide(&self.xtables);
+            settings = self.wanted();
         }
         let mut run = Run::new(&self.xtables, std::mem::take(&mut self.refused));
         let mut full = known.is_none();
@@ -229,7 +241,7 @@ impl FamilyRules {
             return;
         }
         let allowed = sysctl::Key::new(["net", "ipv4", "conf", "all", "route_localnet"])
-            .and_then(|key| sysctl::write(&key, "1"));
+            .and_then(|key| sysctl::ensure(&key, "1"));
         if let Err(error) = allowed {
             self.warned = true;
             tracing::warn!(

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// Those of `pkg/proxy/metrics/metrics.go` (Kubernetes 1.36) that every data plane has. (Not here:
-/// the two counters of packets that kube-proxy reads from nfacct.)
+/// the two counters of packets in nfacct, which the kernel has only once mode iptables has run.)
 const KUBE_PROXY: &[&str] = &[
     "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family}",
     "kubeproxy_conntrack_reconciler_sync_duration_seconds_bucket{ip_family}",
@@ -31,6 +31,8 @@ const IPTABLES: &[&str] = &[
     "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family}",
     "kubeproxy_sync_proxy_rules_iptables_total{ip_family,table}",
 ];
+/// What Kubernetes' components have in common. (Requests to the API server show when there are any.)
+const COMPONENT: &[&str] = &["kubernetes_build_info{compiler,git_version,major,minor,platform}"];
 const OURS: &[&str] = &[
     "causeway_check_ports_not_served{}",
     "causeway_drift_repaired_total{}",
@@ -74,8 +76,35 @@ fn shapes(text: &str) -> BTreeSet<String> {
 fn names_and_labels_are_kube_proxys_in_every_mode() {
     for (mode, own) in [(Mode::Nftables, NFTABLES), (Mode::Iptables, IPTABLES)] {
         let shapes = shapes(&Metrics::new().encode(mode).unwrap());
-        let wanted = KUBE_PROXY.iter().chain(own).chain(OURS);
+        let wanted = KUBE_PROXY.iter().chain(own).chain(COMPONENT).chain(OURS);
         assert_eq!(shapes, wanted.map(ToString::to_string).collect(), "{mode}");
+    }
+}
+
+#[test]
+fn requests_to_the_api_server_are_shown_as_kubernetes_clients_do() {
+    let metrics = Metrics::new();
+    let took = std::time::Duration::from_millis(20);
+    for status in [Some(200), Some(200), Some(410), None] {
+        metrics
+            .api_requests
+            .count("10.0.0.1:6443", "GET", status, took);
+    }
+    let text = metrics.encode(Mode::Nftables).unwrap();
+    let requests = "rest_client_requests_total{code=";
+    let rest = ",host=\"10.0.0.1:6443\",method=\"GET\"}";
+    for (code, count) in [("200", 2), ("410", 1), ("<error>", 1)] {
+        let line = format!("{requests}\"{code}\"{rest} {count}");
+        assert!(text.contains(&line), "no {line}");
+    }
+    let duration = "rest_client_request_duration_seconds";
+    let labels = "host=\"10.0.0.1:6443\",verb=\"GET\"";
+    for line in [
+        format!("{duration}_count{{{labels}}} 4"),
+        format!("{duration}_bucket{{le=\"0.005\",{labels}}} 0"),
+        format!("{duration}_bucket{{le=\"0.025\",{labels}}} 4"),
+    ] {
+        assert!(text.contains(&line), "no {line}");
     }
 }
 
