@@ -1,7 +1,9 @@
 //! What a change costs.
 
 use causeway_proxy::backend::PassReport;
-use lb_model::Family;
+use lb_model::{Family, ServiceName};
+use nodekit::faulty::Faults;
+use nodekit::xtables::Variant;
 
 use crate::proxy::{each_variant, rules};
 use crate::world::{Proxy, World, at, node_port, node_port_service, service};
@@ -32,9 +34,15 @@ fn a_change_writes_the_lines_of_its_service() {
         for (family, report) in &report.families {
             let rules = &report.restore.as_ref().unwrap().rules;
             // Each port: two ways in, two rules of what is external, three of the choice, four of
-            // the endpoints; and what always is there, with one way to node ports an address.
-            let addresses = if *family == Family::V4 { 2 } else { 1 };
-            assert_eq!(rules["nat"], 19 * 2 * (2 + 2 + 3 + 4) + 4 + addresses);
+            // the endpoints; and what always is there, with one way to node ports an address. Where
+            // localhost is one, a way in that counts.
+            let (addresses, counted) = if *family == Family::V4 {
+                (2, 1)
+            } else {
+                (1, 0)
+            };
+            let port = 2 + counted + 2 + 3 + 4;
+            assert_eq!(rules["nat"], 19 * 2 * port + 4 + addresses);
         }
         // One endpoint for another: each of two ports rewrites its choice, makes an endpoint and
         // removes one; all in one table.
@@ -60,6 +68,70 @@ fn a_change_writes_the_lines_of_its_service() {
         let report = proxy.sync(&mut world);
         wrote(&report, 2 * (1 + 3 + 3) + 2, 0, 2 * (1 + 4));
         assert_eq!(bed.client.tcp(at(Family::V6, 20)).unwrap().pod, 3);
+    });
+}
+
+/// Where iptables-nft runs, so many at once are written in two parts.
+const MANY: u8 = 240;
+
+#[test]
+fn many_changes_at_once_are_written_in_parts() {
+    each_variant(|bed, variant| {
+        let mut world = World::empty();
+        for n in 1..=MANY {
+            world.serve(bed, &node_port_service(n), &[1, 2]);
+        }
+        let mut proxy = Proxy::start(bed, &world, variant);
+        proxy.sync(&mut world);
+        for n in 1..=MANY {
+            world.endpoints(bed, &node_port_service(n), &[1, 3]);
+        }
+        let report = proxy.sync(&mut world);
+        let parts = match variant {
+            Variant::Nft => 2,
+            Variant::Legacy => 1,
+        };
+        for family in report.families.values() {
+            assert!(!family.full, "{report:?}");
+            assert_eq!(family.transactions, parts, "{report:?}");
+        }
+        assert!(!proxy.drifted(bed));
+        for n in [1, MANY] {
+            let reached = (0..20).map(|_| bed.client.tcp(at(Family::V6, n)).unwrap().pod);
+            assert!(reached.into_iter().all(|pod| pod != 2));
+        }
+    });
+}
+
+/// What is wrong with the last part makes everything be written anew, and waits alone.
+#[test]
+fn a_part_that_is_refused_takes_nothing_with_it() {
+    each_variant(|bed, variant| {
+        let mut world = World::empty();
+        for n in 1..=MANY {
+            world.serve(bed, &node_port_service(n), &[1, 2]);
+        }
+        let faults = Faults::default();
+        let mut proxy = Proxy::start_faulty(bed, &world, variant, &faults);
+        proxy.sync(&mut world);
+        // The last one in the order of names.
+        faults.refuse_input("default/s99:", true);
+        for n in 1..=MANY {
+            world.endpoints(bed, &node_port_service(n), &[1, 3]);
+        }
+        let report = proxy.try_sync(&mut world);
+        for family in report.families.values() {
+            assert!(family.full, "{report:?}");
+            let failed: Vec<&str> = family.failed.keys().map(ServiceName::as_str).collect();
+            assert_eq!(failed, ["default/s99"]);
+        }
+        faults.heal();
+        proxy.sync(&mut world);
+        assert!(!proxy.drifted(bed));
+        for n in [1, 99, MANY] {
+            let reached = (0..20).map(|_| bed.client.tcp(at(Family::V4, n)).unwrap().pod);
+            assert!(reached.into_iter().all(|pod| pod != 2));
+        }
     });
 }
 

@@ -13,7 +13,8 @@ use crate::backend::{BackendError, FamilyReport, RestoreReport};
 /// How many refused inputs a pass bears: then it is not the Services that are wrong.
 const MOST_REFUSALS: u64 = 64;
 
-/// Rules in one part of a large first write.
+/// Rules in one part of a large write by iptables-nft, whose time grows with the square of an input's
+/// chains: 500 Services of 10 endpoints changed at once took it 5.5 s in one piece, 1.3 s in parts.
 const PART: usize = 2000;
 
 /// One pass on its way into the kernel.
@@ -56,18 +57,24 @@ impl<'a> Run<'a> {
     ) -> bool {
         let good = services.iter().filter(|one| !self.refused.contains(*one));
         let good: Vec<ServiceName> = good.cloned().collect();
-        let input = difference(desired, applied, &good);
-        match self.apply(&input) {
-            Fate::Done => {
-                input.commit(desired.settings, applied);
-                self.refused_ones(desired, applied, services);
-                true
-            }
-            Fate::Blamed(..) | Fate::Refused(_) | Fate::Lost(_) => {
-                self.restore.partial_failures += 1;
-                false
+        // Legacy iptables writes a whole table with every input: better all at once.
+        let most = match self.xtables.variant() {
+            Variant::Nft => PART,
+            Variant::Legacy => usize::MAX,
+        };
+        let mut rest = good.iter();
+        while !rest.as_slice().is_empty() {
+            let input = part(desired, applied, &mut rest, most);
+            match self.apply(&input) {
+                Fate::Done => input.commit(desired.settings, applied),
+                Fate::Blamed(..) | Fate::Refused(_) | Fate::Lost(_) => {
+                    self.restore.partial_failures += 1;
+                    return false;
+                }
             }
         }
+        self.refused_ones(desired, applied, services);
+        true
     }
 
     /// Writes everything; gives what the kernel has then, if that is known.
@@ -357,9 +364,22 @@ impl<'a> Run<'a> {
 
 /// What leads from `applied` to the desired rules of `services`.
 fn difference(desired: &Desired<'_>, applied: &Applied, services: &[ServiceName]) -> Input {
+    part(desired, applied, &mut services.iter(), usize::MAX)
+}
+
+/// The same of the first ones of `services`, until there are `most` rules.
+fn part<'a>(
+    desired: &Desired<'_>,
+    applied: &Applied,
+    services: &mut impl Iterator<Item = &'a ServiceName>,
+    most: usize,
+) -> Input {
     let mut restore = Restore::partial(desired.settings, applied);
     for service in services {
         restore.add(service, &desired.rules(service));
+        if restore.rules() >= most {
+            break;
+        }
     }
     restore.finish()
 }
