@@ -5,6 +5,9 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "deploy/container.rs"]
+mod container;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
