@@ -5,6 +5,7 @@ mod pages;
 mod server;
 mod state;
 mod status;
+mod zpages;
 
 pub use check_ports::{CheckPorts, Told, serve_check_ports};
 pub use pages::{Pages, healthz_pages, metrics_pages};

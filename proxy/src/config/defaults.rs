@@ -19,7 +19,8 @@ impl KubeProxyConfiguration {
     pub fn with_defaults(&self) -> Self {
         let mut all = self.clone();
         share_with_nftables(&mut all);
-        fill_text(&mut all.mode, "auto");
+        // Left empty: kube-proxy, which this may be given back to, knows no "auto".
+        fill_text(&mut all.mode, "");
         fill_text(&mut all.hostname_override, "");
         fill_text(&mut all.bind_address, "0.0.0.0");
         let (any, own) = if all

@@ -97,7 +97,7 @@ async fn run(server: Server, wanted: watch::Receiver<CheckPorts>, told: Told) {
     let Server { service, address } = server;
     let name = service.to_string();
     let key = (service, Family::of(address.ip()));
-    let pages: Pages = Arc::new(move |_path| {
+    let pages: Pages = Arc::new(move |_path, _headers| {
         let endpoints = wanted.borrow().checks.get(&key)?.local_endpoints;
         let healthy = told.health.livez().1;
         let (namespace, name) = name.split_once('/').unwrap_or_default();

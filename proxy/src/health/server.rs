@@ -140,7 +140,7 @@ fn answer(request: &Request<Incoming>, pages: &Pages) -> Result<Response<Full<By
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n"));
     }
-    let page = pages(request.uri().path());
+    let page = pages(request.uri().path(), request.headers());
     Ok(page.unwrap_or_else(|| plain(StatusCode::NOT_FOUND, "404 page not found\n")))
 }
 

@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use lb_model::{Complaint, Family, ServiceName};
 use serde_json::Value;
 
+use super::zpages::{Flagz, Statusz};
 use crate::config::Mode;
 use crate::metrics::family_name;
 
@@ -139,8 +140,34 @@ impl Status {
     /// One line for each field of the configuration in effect.
     pub fn flagz(&self) -> String {
         let mut text = format!("\ncauseway-proxy flagz\n{WARNING}\n");
-        write_fields(&mut text, "", &self.lock().config);
+        for (field, value) in self.flagz_object().flags {
+            text.push_str(&format!("{field}={value}\n"));
+        }
         text
+    }
+
+    /// The same for programs.
+    pub(super) fn flagz_object(&self) -> Flagz {
+        let mut flags = BTreeMap::new();
+        collect_fields(&mut flags, "", &self.lock().config);
+        Flagz { flags }
+    }
+
+    /// What is the same about every component, for programs.
+    pub(super) fn statusz_object(&self) -> Statusz {
+        Statusz {
+            start_time: self.started,
+            uptime_seconds: self.up(),
+            go_version: "",
+            binary_version: env!("CARGO_PKG_VERSION"),
+            paths: PATHS,
+        }
+    }
+
+    /// Since when it runs, in seconds.
+    fn up(&self) -> u64 {
+        let up = Timestamp::now().duration_since(self.started).as_secs();
+        u64::try_from(up).unwrap_or(0)
     }
 
     /// How things are, for people. `updated`: when everything about each family was last in the
@@ -155,9 +182,8 @@ impl Status {
     fn write(&self, updated: &BTreeMap<Family, Timestamp>, out: &mut String) -> fmt::Result {
         let inner = self.lock();
         let families: Vec<_> = inner.families.iter().copied().map(family_name).collect();
-        let up = Timestamp::now().duration_since(self.started).as_secs();
         writeln!(out, "Started: {}", self.started)?;
-        writeln!(out, "Up: {up} s")?;
+        writeln!(out, "Up: {} s", self.up())?;
         writeln!(out, "Binary version: {}", env!("CARGO_PKG_VERSION"))?;
         writeln!(out, "Node: {}", self.node_name)?;
         writeln!(out, "Mode: {} ({})", inner.mode, families.join(", "))?;
@@ -189,10 +215,7 @@ impl Status {
                 writeln!(out, "  {object}: {line}")?;
             }
         }
-        writeln!(
-            out,
-            "Paths: /configz /flagz /healthz /metrics /metrics/slis /proxyMode /statusz"
-        )
+        writeln!(out, "Paths: {}", PATHS.join(" "))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -202,15 +225,28 @@ impl Status {
 
 const WARNING: &str = "Warning: This page is for people; its format may change at any time.\n";
 
-fn write_fields(out: &mut String, path: &str, value: &Value) {
-    match value {
+/// What else is served there.
+const PATHS: &[&str] = &[
+    "/configz",
+    "/flagz",
+    "/healthz",
+    "/metrics",
+    "/metrics/slis",
+    "/proxyMode",
+    "/statusz",
+];
+
+fn collect_fields(out: &mut BTreeMap<String, String>, path: &str, value: &Value) {
+    let text = match value {
         Value::Object(fields) => {
             for (name, field) in fields {
                 let dot = if path.is_empty() { "" } else { "." };
-                write_fields(out, &format!("{path}{dot}{name}"), field);
+                collect_fields(out, &format!("{path}{dot}{name}"), field);
             }
+            return;
         }
-        Value::String(text) => out.push_str(&format!("{path}={text}\n")),
-        other => out.push_str(&format!("{path}={other}\n")),
-    }
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    out.insert(path.to_owned(), text);
 }

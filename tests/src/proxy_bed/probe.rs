@@ -71,12 +71,25 @@ pub fn get(
     server: SocketAddr,
     path: &str,
 ) -> anyhow::Result<(String, String, String)> {
+    get_as(netns, server, path, "*/*")
+}
+
+/// As [`get`], for who accepts these media types.
+///
+/// # Errors
+/// As [`get`].
+pub fn get_as(
+    netns: &NetNs,
+    server: SocketAddr,
+    path: &str,
+    accept: &str,
+) -> anyhow::Result<(String, String, String)> {
     let text = netns.run(|| -> std::io::Result<String> {
         let mut stream = TcpStream::connect(server)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: {server}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
         )?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;

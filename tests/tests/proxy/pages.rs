@@ -3,7 +3,9 @@
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
 
-use causeway_tests::proxy_bed::{Bed, NODE_NAME, PORTS, get, objects, wait_for, wait_until};
+use causeway_tests::proxy_bed::{
+    Bed, NODE_NAME, PORTS, get, get_as, objects, wait_for, wait_until,
+};
 use netns_lab::apiserver::{Deletion, Resource};
 use serde_json::{Value, json};
 
@@ -99,6 +101,11 @@ fn metrics_count_what_happens() {
     assert!(value("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}") >= 2.0);
     assert!(value("kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}") > 1e9);
     assert!(value("causeway_sync_last_operations") >= 1.0);
+    let (_, _, text) = get(&bed.netns, metrics(), "/metrics").unwrap();
+    assert!(
+        text.contains("\nrest_client_requests_total{code=\"200\",host=\"127.0.0.1:"),
+        "{text}"
+    );
     assert_eq!(
         value("kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"}"),
         0.0
@@ -141,6 +148,69 @@ fn mode_and_configuration_are_shown() {
     assert!(flags.contains("\nclusterCIDR=10.240.0.0/12\n"), "{flags}");
     let slis = get(&bed.netns, metrics(), "/metrics/slis").unwrap().2;
     assert!(slis.contains("kubernetes_healthcheck{name=\"proxier\",type=\"livez\"} 1"));
+}
+
+/// As kube-proxy gives them to programs that ask for them.
+#[test]
+fn status_and_flags_are_objects_for_programs() {
+    let bed = Bed::new().unwrap();
+    let _proxy = bed.proxy(&["--cluster-cidr=10.240.0.0/12"]).unwrap();
+    wait_until("an answer", PATIENCE, || {
+        get(&bed.netns, metrics(), "/healthz").is_ok()
+    })
+    .unwrap();
+    let ask = |path: &str, accept: &str| get_as(&bed.netns, metrics(), path, accept).unwrap();
+    let object = |path: &str, version: &str, kind: &str| {
+        let accept = format!("application/json;v={version};g=config.k8s.io;as={kind}");
+        let (status, headers, body) = ask(path, &accept);
+        assert!(status.contains("200"), "{status}");
+        assert!(
+            headers.contains("content-type: application/json"),
+            "{headers}"
+        );
+        let deprecated = headers.contains("warning: 299 - \"this version");
+        assert_eq!(deprecated, version == "v1alpha1", "{headers}");
+        let object: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            object["apiVersion"],
+            json!(format!("config.k8s.io/{version}"))
+        );
+        assert_eq!(object["kind"], json!(kind));
+        assert_eq!(object["metadata"], json!({"name": "causeway-proxy"}));
+        object
+    };
+    for version in ["v1alpha1", "v1beta1"] {
+        let status = object("/statusz", version, "Statusz");
+        assert!(
+            status["startTime"].as_str().unwrap().ends_with('Z'),
+            "{status}"
+        );
+        assert!(status["uptimeSeconds"].is_u64(), "{status}");
+        assert!(status["binaryVersion"].is_string(), "{status}");
+        assert!(
+            status["paths"]
+                .as_array()
+                .unwrap()
+                .contains(&json!("/metrics"))
+        );
+        let flags = object("/flagz", version, "Flagz");
+        assert_eq!(flags["flags"]["clusterCIDR"], json!("10.240.0.0/12"));
+        assert_eq!(flags["flags"]["conntrack.maxPerCore"], json!("32768"));
+    }
+    let yaml = "application/yaml;v=v1beta1;g=config.k8s.io;as=Flagz";
+    let (_, headers, body) = ask("/flagz", yaml);
+    assert!(
+        headers.contains("content-type: application/yaml"),
+        "{headers}"
+    );
+    assert!(body.contains("clusterCIDR: 10.240.0.0/12"), "{body}");
+    let (status, ..) = ask("/statusz", "application/json");
+    assert!(status.contains("406"), "{status}");
+    let (status, _, text) = ask("/statusz", "text/plain");
+    assert!(
+        status.contains("200") && text.contains("\nMode: nftables"),
+        "{text}"
+    );
 }
 
 #[test]
