@@ -119,6 +119,39 @@ pub fn udp(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<Seen> {
     ask_udp(&udp_socket(from, to, patience)?)
 }
 
+/// An ICMP echo to the address of `to` from the calling thread's namespace; who answers it is not
+/// known.
+///
+/// # Errors
+/// As [`tcp`]; an unreachable port counts as refused.
+pub fn ping(to: SocketAddr, patience: Duration) -> Result<Seen> {
+    let output = Command::new("ping")
+        .args([
+            "-n",
+            "-c",
+            "1",
+            "-W",
+            &format!("{:.1}", patience.as_secs_f32()),
+        ])
+        .arg(to.ip().to_string())
+        .env("LC_ALL", "C")
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
+    Err(if output.status.success() {
+        return Ok(Seen {
+            pod: 0,
+            port: 0,
+            client: to.ip(),
+        });
+    } else if said.contains("port unreachable") {
+        ErrorKind::ConnectionRefused.into()
+    } else if said.contains("filtered") || said.contains("prohibited") {
+        ErrorKind::PermissionDenied.into()
+    } else {
+        ErrorKind::TimedOut.into()
+    })
+}
+
 fn connect(to: SocketAddr, patience: Duration) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     let anywhere: IpAddr = match Family::of(to.ip()) {

@@ -114,12 +114,12 @@ fn packets(case: &Case, world: &World) -> Vec<Packet> {
     let mut packets = Vec::new();
     for from in &case.from {
         for to in &case.to {
-            for transport in &case.protocols {
+            for protocol in case.protocols.iter().filter_map(|one| one.protocol()) {
                 packets.push(Packet {
                     source: source(*from, *to),
                     interface: interface(*from),
                     destination: to.ip(),
-                    protocol: transport.protocol(),
+                    protocol,
                     port: to.port(),
                     source_is_node: *from == Who::Node,
                     destination_is_node_port_address: served.contains(&to.ip()),

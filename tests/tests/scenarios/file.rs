@@ -140,14 +140,18 @@ pub(crate) enum Transport {
     Tcp,
     Udp,
     Sctp,
+    /// ICMP echo, whose port means nothing.
+    Ping,
 }
 
 impl Transport {
-    pub(crate) const fn protocol(self) -> Protocol {
+    /// `None`: no Service has ports of it, so that the walkers leave it out.
+    pub(crate) const fn protocol(self) -> Option<Protocol> {
         match self {
-            Self::Tcp => Protocol::Tcp,
-            Self::Udp => Protocol::Udp,
-            Self::Sctp => Protocol::Sctp,
+            Self::Tcp => Some(Protocol::Tcp),
+            Self::Udp => Some(Protocol::Udp),
+            Self::Sctp => Some(Protocol::Sctp),
+            Self::Ping => None,
         }
     }
 }

@@ -78,6 +78,7 @@ scenarios! {
     node_port
     node_port_addresses
     other_proxy
+    ping
     protocols
     publish_not_ready
     sctp

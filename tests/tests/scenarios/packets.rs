@@ -250,6 +250,7 @@ impl Sender<'_> {
     fn ask(&self, patience: Duration) -> io::Result<Seen> {
         match self.transport {
             Transport::Udp => packet_bed::udp(self.host.towards(self.to), self.to, patience),
+            Transport::Ping => packet_bed::ping(self.to, patience),
             _ => packet_bed::tcp(self.to, patience),
         }
     }
