@@ -5,6 +5,7 @@
 //! written before it is counted, and what is gone is taken out after it stopped being counted.
 //! One endpoint more or less is a few entries, whatever the number of endpoints.
 
+mod aims;
 mod applied;
 mod networks;
 mod tracks;
@@ -12,6 +13,7 @@ mod wanted;
 
 use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey};
 
+pub use aims::{Aims, Word};
 pub use applied::{Applied, Step};
 pub use networks::{Change, Unserved, network};
 pub use tracks::Lifetimes;

@@ -38,7 +38,7 @@ plain! {
     crate::ClientKey: 16 + 4;
     crate::Connected: 8 + 20 + 20;
     crate::SocketRules: 16 + 16 + 4;
-    crate::Settings: 2 + 2 + 4 + 4;
+    crate::Settings: 2 + 2 + 4 + 4 + 8;
     crate::Event: 8 + 8 + 4 + 20 + 20 + 20;
     crate::Track: 8 + 8 + 8 + 40 + 4 + 4;
 }

@@ -11,15 +11,16 @@
 mod bytes;
 mod events;
 mod packets;
+pub mod prefilter;
 mod sockets;
 
 pub use bytes::Plain;
 pub use events::Event;
-pub use packets::{ClientKey, Interface, PodNetwork, Settings, Track, Tuple};
+pub use packets::{ClientKey, Interface, PodNetwork, Settings, Stage, Track, Tuple};
 pub use sockets::{Connected, SocketRules};
 
 /// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Names of the maps, also of their pins.
 pub mod maps {
@@ -56,6 +57,12 @@ pub mod maps {
     pub const CLIENTS: &str = "clients";
     /// One entry: [`crate::Settings`].
     pub const SETTINGS: &str = "settings";
+    /// Bits of frontends and of networks of Services: see [`crate::prefilter`].
+    pub const AIMS: &str = "aims";
+    /// The generation in which each cell was marked last: see [`crate::prefilter`].
+    pub const MARKS: &str = "marks";
+    /// One entry: the generation now.
+    pub const GENERATION: &str = "generation";
     /// Cookie of a UDP socket to [`crate::Connected`].
     pub const CONNECTED_UDP: &str = "connected_udp";
     /// Cookie of a TCP socket to [`crate::Connected`].

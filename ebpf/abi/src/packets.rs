@@ -105,6 +105,32 @@ impl Track {
     pub const RESET: u32 = 4;
 }
 
+/// How far a TCP connection has come, by the flags of its two directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nobody has said that it is done.
+    Open,
+    /// One side has.
+    Closing,
+    /// Both have, or one has reset it.
+    Closed,
+}
+
+impl Stage {
+    /// By [`Track::flags`] of either direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(one: u32, other: u32) -> Self {
+        if (one | other) & Track::RESET != 0 || one & other & Track::FINISHED != 0 {
+            Self::Closed
+        } else if (one | other) & Track::FINISHED != 0 {
+            Self::Closing
+        } else {
+            Self::Open
+        }
+    }
+}
+
 /// A client of a frontend with affinity whose packets are translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
@@ -128,14 +154,35 @@ pub struct Settings {
     pub udp_seconds: u32,
     /// How long one that was not answered is, in seconds.
     pub udp_unanswered_seconds: u32,
+    /// Interfaces whose packets begin with the IP header, each by the bit of its index modulo 64:
+    /// theirs do not meet the prefilter.
+    pub no_ethernet: [u32; 2],
 }
 
 impl Settings {
+    /// The bit of an interface in [`Settings::no_ethernet`]: its word, and the bit as a word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bit(interface: u32) -> (bool, u32) {
+        (interface & 32 != 0, 1 << (interface & 31))
+    }
+
+    /// Whether packets of this interface, or of another one with the same bit, begin with the IP
+    /// header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_lack_ethernet(&self, interface: u32) -> bool {
+        let [low, high] = self.no_ethernet;
+        let (upper, bit) = Self::bit(interface);
+        (if upper { high } else { low }) & bit != 0
+    }
+
     /// Above the kernel's default range of ports; and longer than the kernel's own timeouts.
     pub const DEFAULT: Self = Self {
         first_port: 61_000,
         last_port: 65_535,
         udp_seconds: 180,
         udp_unanswered_seconds: 30,
+        no_ethernet: [0; 2],
     };
 }

@@ -7,20 +7,25 @@
 
 #![no_std]
 
+mod begin;
 mod bind;
 pub mod checksum;
 mod choice;
 mod connect;
+mod onward;
 pub mod packet;
+pub mod prefilter;
 pub mod refusal;
 pub mod rewrite;
 mod socket;
 mod track;
 
+pub use begin::begin;
 pub use bind::may_bind;
 pub use connect::{Sockets, believed, close, connect};
+pub use onward::{Hop, Routes, Verdict, Way, Work, find_way};
 pub use socket::{Aim, Answer, Kernel, Socket, Tables, send};
-pub use track::{Added, Hop, PacketTables, Routes, Verdict, Way, answer_to, begin, follow, way};
+pub use track::{Added, PacketTables, answer_to, follow};
 
 #[cfg(test)]
 mod tests;

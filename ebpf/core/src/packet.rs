@@ -96,8 +96,14 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn begins(&self) -> bool {
-        let kind = self.flags & (Self::FIN | Self::SYN | Self::RST | Self::ACK);
-        self.tuple.protocol != TCP || kind == Self::SYN
+        self.tuple.protocol != TCP || Self::is_first(self.flags)
+    }
+
+    /// Whether these flags are those of the first packet of a TCP connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_first(flags: u8) -> bool {
+        flags & (Self::FIN | Self::SYN | Self::RST | Self::ACK) == Self::SYN
     }
 }
 

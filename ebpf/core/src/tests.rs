@@ -14,6 +14,7 @@ extern crate std;
 
 mod arithmetic;
 mod packets;
+mod prefilter;
 mod sockets;
 
 #[derive(Default)]

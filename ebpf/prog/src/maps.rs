@@ -5,10 +5,12 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use causeway_ebpf_abi::prefilter::{AIM_WORDS, MARKS, mark_of};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
     FrontendKey, Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
 };
+use causeway_ebpf_core::prefilter::Prefilter;
 use causeway_ebpf_core::{Added, PacketTables, Tables};
 
 use crate::packets::Room;
@@ -72,6 +74,15 @@ static CLIENTS_MAP: LruHashMap<ClientKey, Affinity> = LruHashMap::pinned(SOCKETS
 
 #[map(name = "settings")]
 static SETTINGS_MAP: Array<Settings> = Array::pinned(1, 0);
+
+#[map(name = "aims")]
+static AIMS_MAP: Array<u64> = Array::pinned(AIM_WORDS, 0);
+
+#[map(name = "marks")]
+static MARKS_MAP: Array<u32> = Array::pinned(MARKS, 0);
+
+#[map(name = "generation")]
+static GENERATION_MAP: Array<u32> = Array::pinned(1, 0);
 
 /// For the packet that a processor is at; nobody else sees it.
 #[map(name = "room")]
@@ -161,6 +172,11 @@ impl PacketTables for Maps {
     }
     #[inline(always)]
     fn add_track(&self, key: &Tuple, value: &Track) -> Added {
+        // Before anybody can meet it.
+        if let Some(mark) = MARKS_MAP.get_ptr_mut(mark_of(key)) {
+            // SAFETY: whoever else marks it writes the same, or one more.
+            unsafe { *mark = self.generation() };
+        }
         match TRACKS_MAP.insert(key, value, NEW) {
             Ok(()) => Added::New,
             Err(EXISTS) => Added::Exists,
@@ -201,4 +217,27 @@ impl PacketTables for Maps {
             .filter(|settings| settings.last_port != 0);
         written.copied().unwrap_or(Settings::DEFAULT)
     }
+}
+
+impl Prefilter for Maps {
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        GENERATION_MAP.get(0).copied().unwrap_or(0)
+    }
+    #[inline(always)]
+    fn mark(&self, cell: u32) -> u32 {
+        MARKS_MAP.get(cell).copied().unwrap_or(0)
+    }
+    #[inline(always)]
+    fn aims(&self, word: u32) -> u64 {
+        AIMS_MAP.get(word).copied().unwrap_or(u64::MAX)
+    }
+}
+
+/// Whether packets of an interface may begin with the IP header.
+#[inline(always)]
+pub fn may_lack_ethernet(interface: u32) -> bool {
+    SETTINGS_MAP
+        .get(0)
+        .is_none_or(|settings| settings.may_lack_ethernet(interface))
 }

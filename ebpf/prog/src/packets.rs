@@ -7,10 +7,13 @@ mod routes;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use causeway_ebpf_abi::{Counter, Interface, Tuple};
+use causeway_ebpf_abi::{Address, Counter, Interface, Tuple};
 use causeway_ebpf_core::packet::{self, Family, Flow, Found, ICMP_HEADER, UDP};
+use causeway_ebpf_core::prefilter::{may_concern_v4, may_concern_v6};
 use causeway_ebpf_core::rewrite::{self, Addresses, Quote};
-use causeway_ebpf_core::{PacketTables as _, Tables as _, Verdict, answer_to, begin, follow, way};
+use causeway_ebpf_core::{
+    PacketTables as _, Tables as _, Verdict, Work, answer_to, begin, find_way, follow,
+};
 
 use crate::maps::{self, Maps};
 use crate::socket::ThisMachine;
@@ -29,13 +32,19 @@ const ETHERNET: u32 = 14;
 pub struct Room {
     flow: Flow,
     about: Flow,
-    becomes: Tuple,
+    work: Work,
 }
 
 #[classifier]
 pub fn packets(context: TcContext) -> i32 {
     let buffer = &Buffer(context.skb.skb);
-    let (Some(family), Some(room)) = (buffer.family(), maps::room()) else {
+    let Some(family) = buffer.family() else {
+        return GO_ON;
+    };
+    if !may_concern(buffer, family) {
+        return GO_ON;
+    }
+    let Some(room) = maps::room() else {
         return GO_ON;
     };
     match packet::parse(buffer, family, &mut room.flow) {
@@ -48,6 +57,23 @@ pub fn packets(context: TcContext) -> i32 {
     }
 }
 
+/// Whether the packet is one for us, as far as a few steps can tell. Almost every one is not.
+#[inline(always)]
+fn may_concern(buffer: &Buffer, family: Family) -> bool {
+    if maps::may_lack_ethernet(buffer.interface()) {
+        return true;
+    }
+    // One that is not in one piece so far takes the longer way.
+    match family {
+        Family::V4 => buffer
+            .head()
+            .is_none_or(|words| may_concern_v4(&Maps, words)),
+        Family::V6 => buffer
+            .head()
+            .is_none_or(|words| may_concern_v6(&Maps, words)),
+    }
+}
+
 #[inline(always)]
 fn left(why: Counter) -> i32 {
     Maps.count(why);
@@ -56,43 +82,43 @@ fn left(why: Counter) -> i32 {
 
 #[inline(always)]
 fn came(buffer: &Buffer, room: &mut Room) -> i32 {
-    let Room { flow, becomes, .. } = room;
-    if follow(&Maps, &ThisMachine, flow, becomes) {
-        return done(send(buffer, flow, becomes));
-    }
-    if !flow.begins() {
+    let Room { flow, work, .. } = room;
+    let verdict = if follow(&Maps, &ThisMachine, flow, work) {
+        Verdict::Follow
+    } else if flow.begins() {
+        first(buffer, flow, work)
+    } else {
         return GO_ON;
-    }
-    match first(buffer, flow, becomes) {
-        Verdict::Pass => GO_ON,
-        Verdict::Drop => DROP,
+    };
+    let verdict = match verdict {
+        Verdict::Follow => along(buffer, flow.family, work),
+        decided => decided,
+    };
+    match verdict {
+        Verdict::Pass | Verdict::Follow => GO_ON,
+        Verdict::Drop | Verdict::TooBig => DROP,
         Verdict::Refuse => done(answer::refuse(buffer, flow)),
-        Verdict::Translate => done(send(buffer, flow, becomes)),
+        Verdict::Translate => done(send(buffer, flow, work)),
     }
 }
 
 // What is not needed at the same time is in functions of its own, for the same reason.
 
 #[inline(never)]
-fn first(buffer: &Buffer, flow: &Flow, becomes: &mut Tuple) -> Verdict {
-    begin(
-        &Maps,
-        &ThisMachine,
-        buffer,
-        buffer.interface(),
-        flow,
-        becomes,
-    )
+fn first(buffer: &Buffer, flow: &Flow, work: &mut Work) -> Verdict {
+    let ingress = buffer.interface();
+    begin(&Maps, &ThisMachine, buffer, ingress, flow, work)
 }
 
 #[inline(never)]
-fn send(buffer: &Buffer, flow: &Flow, becomes: &Tuple) -> Result<i32, Failed> {
-    let at = place(buffer)?;
-    let Some(hop) = way(&Maps, buffer, buffer.interface(), flow.family, becomes) else {
-        return Ok(DROP);
-    };
-    rewrite_flow(buffer, at, flow, becomes)?;
-    Ok(buffer.leave(&hop))
+fn along(buffer: &Buffer, family: Family, work: &mut Work) -> Verdict {
+    find_way(&Maps, buffer, buffer.interface(), family, work)
+}
+
+#[inline(never)]
+fn send(buffer: &Buffer, flow: &Flow, work: &Work) -> Result<i32, Failed> {
+    rewrite_flow(buffer, place(buffer)?, flow, &work.becomes)?;
+    Ok(buffer.leave(&work.hop))
 }
 
 #[inline(never)]
@@ -100,18 +126,17 @@ fn icmp_came(buffer: &Buffer, room: &mut Room) -> Result<i32, Failed> {
     let Room {
         flow: error,
         about,
-        becomes: answer,
+        work,
     } = room;
-    if !packet::quoted(buffer, error, about) || !answer_to(&Maps, about, answer) {
+    if !packet::quoted(buffer, error, about) || !answer_to(&Maps, about, work) {
         return Ok(GO_ON);
     }
-    let at = place(buffer)?;
-    let Some(hop) = way(&Maps, buffer, buffer.interface(), error.family, answer) else {
+    if along(buffer, error.family, work) != Verdict::Translate {
         return Ok(DROP);
-    };
-    rewrite_error(buffer, at, error, about, answer)?;
+    }
+    rewrite_error(buffer, place(buffer)?, error, about, &work.becomes)?;
     Maps.count(Counter::ErrorTranslated);
-    Ok(buffer.leave(&hop))
+    Ok(buffer.leave(&work.hop))
 }
 
 /// A packet that was changed in part goes nowhere.
@@ -129,6 +154,9 @@ fn done(result: Result<i32, Failed>) -> i32 {
 /// Where the IP header is.
 #[inline(always)]
 fn place(buffer: &Buffer) -> Result<u32, Failed> {
+    if !maps::may_lack_ethernet(buffer.interface()) {
+        return Ok(ETHERNET);
+    }
     match Maps.interface(buffer.interface()) {
         Some(interface) if interface.flags & Interface::NO_ETHERNET != 0 => Ok(0),
         Some(_) => Ok(ETHERNET),
@@ -147,46 +175,47 @@ fn rewrite_flow(buffer: &Buffer, at: u32, flow: &Flow, becomes: &Tuple) -> Resul
     let transport = at + flow.transport;
     let checksum = transport + checksum;
     let addresses = Addresses::of(flow, &becomes.source, &becomes.destination);
-    write_addresses(buffer, at, flow.family, &addresses, checksum, flags)?;
+    let difference = addresses.difference(flow.family);
+    buffer.replace(checksum, difference, flags | PSEUDO_HEADER)?;
+    match flow.family {
+        Family::V4 => buffer.write(at + 8, &addresses.v4())?,
+        Family::V6 => write_v6(buffer, at, &addresses, difference)?,
+    }
     let ports = rewrite::ports_difference(&flow.tuple, becomes);
     buffer.replace(checksum, ports, flags)?;
     buffer.write(transport, &rewrite::ports(becomes))
 }
 
-/// Writes a packet's own header, and what the addresses change in the checksum behind it.
+/// What changes in an IPv6 header is all in its end.
+#[repr(C, align(4))]
+struct V6End {
+    gap: [u8; 6],
+    hops: [u8; 2],
+    source: Address,
+    destination: Address,
+}
+
+/// Writes an IPv6 header, of which the addresses make this difference.
 #[inline(always)]
-fn write_addresses(
+fn write_v6(
     buffer: &Buffer,
     at: u32,
-    family: Family,
     addresses: &Addresses<'_>,
-    checksum: u32,
-    flags: u64,
+    difference: u16,
 ) -> Result<(), Failed> {
-    match family {
-        Family::V4 => {
-            buffer.write(at + 8, &addresses.v4())?;
-            buffer.replace(
-                checksum,
-                addresses.difference(family),
-                flags | PSEUDO_HEADER,
-            )
-        }
-        Family::V6 => {
-            let (hops, grown) = addresses.v6_hops();
-            let difference = addresses.difference(family);
-            buffer.write(at + 6, &hops)?;
-            let [source, destination] = addresses.v6();
-            buffer.write(at + 8, source)?;
-            buffer.write(at + 24, destination)?;
-            buffer.replace(checksum, difference, flags | PSEUDO_HEADER)?;
-            // The kernel takes the last for a change of the packet's sum, as it is with IPv4, where
-            // the header's checksum takes the addresses back.
-            buffer.grow(difference);
-            buffer.grow(grown);
-            Ok(())
-        }
-    }
+    let (hops, grown) = addresses.v6_hops();
+    let [source, destination] = addresses.v6();
+    let end = V6End {
+        gap: [0; 6],
+        hops,
+        source: *source,
+        destination: *destination,
+    };
+    buffer.write_end(at + 6, &end, size_of_val(&end.gap))?;
+    // The kernel takes what was replaced in the checksum for a change of the packet's sum, as it is
+    // with IPv4, where the header's checksum takes the addresses back.
+    buffer.grow(u32::from(difference) + u32::from(grown));
+    Ok(())
 }
 
 /// What the error quotes becomes the packet that its receiver once sent.
@@ -219,6 +248,10 @@ fn rewrite_error(
     match about.family {
         // It has no pseudo header.
         Family::V4 => buffer.write(at + 8, &addresses.v4()),
-        Family::V6 => write_addresses(buffer, at, about.family, &addresses, checksum, 0),
+        Family::V6 => {
+            let difference = addresses.difference(about.family);
+            buffer.replace(checksum, difference, PSEUDO_HEADER)?;
+            write_v6(buffer, at, &addresses, difference)
+        }
     }
 }

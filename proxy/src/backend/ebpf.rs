@@ -18,6 +18,7 @@ mod namespaces;
 mod packets;
 mod pinned;
 mod pins;
+mod prefilter;
 mod pressure;
 mod remainder;
 mod rules;
@@ -31,9 +32,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lb_model::{Family, Frontend, LocalDetector, Model, Protocol, ServiceName};
-use lb_plan::bpf::{Applied, Lifetimes, Node, Step, Unserved, is_taken, wanted};
+use lb_plan::bpf::{Applied, Lifetimes, Node, Operation, Step, Unserved, is_taken, wanted};
 
 use super::conntrack::Serving;
 use super::plane::{DataPlane, PlaneSettings};
@@ -74,6 +76,8 @@ pub struct Options {
     pub snat_ports: RangeInclusive<u16>,
     /// How long connections are remembered.
     pub lifetimes: Lifetimes,
+    /// How often those that are over are looked for.
+    pub sweep: Duration,
 }
 
 /// Entries of the map of connections, unless the command line says otherwise.
@@ -81,6 +85,9 @@ pub const DEFAULT_TRACKS: u32 = 262_144;
 /// The ports of masqueraded connections, unless the command line says otherwise: above the
 /// kernel's own (`net.ipv4.ip_local_port_range`).
 pub const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
+
+/// How often connections that are over are looked for, unless a test says otherwise.
+const DEFAULT_SWEEP: Duration = Duration::from_secs(10);
 
 impl Default for Options {
     fn default() -> Self {
@@ -93,6 +100,7 @@ impl Default for Options {
             tracks: DEFAULT_TRACKS,
             snat_ports: DEFAULT_SNAT_PORTS,
             lifetimes: Lifetimes::default(),
+            sweep: DEFAULT_SWEEP,
         }
     }
 }
@@ -306,12 +314,25 @@ impl EbpfBackend {
             self.apply(step)?;
             self.full = false;
         }
+        if self.packets.bits.is_due() {
+            let (frontends, networks) = (self.applied.keys(), self.unserved.networks());
+            self.packets.bits.settle(frontends, networks)?;
+        }
         Ok(())
     }
 
     fn apply(&mut self, step: Step) -> Result<(), Error> {
         for operation in &step.operations {
-            if let Err(error) = self.sockets.apply(*operation) {
+            let bits = &mut self.packets.bits;
+            let applied = match operation {
+                Operation::SetFrontend(key, _) => bits.frontend(key),
+                Operation::DeleteFrontend(_) => {
+                    bits.forget();
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            if let Err(error) = applied.and_then(|()| self.sockets.apply(*operation)) {
                 self.applied.fail(step);
                 return Err(error);
             }

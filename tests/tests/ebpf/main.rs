@@ -20,6 +20,7 @@ mod node;
 mod outside;
 mod places;
 mod restart;
+mod tracks;
 #[path = "../nftables/world.rs"]
 #[expect(dead_code, reason = "shared with the data planes that need more of it")]
 mod world;

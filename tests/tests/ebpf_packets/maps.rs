@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
+use causeway_ebpf_abi::prefilter::{FIRST_GENERATION, Folded, aim};
 use causeway_ebpf_abi::{
     Address, Backend, Counter, Frontend, FrontendKey, Interface, MemberKey, Plain, Settings,
     SlotKey, Track, Tuple, maps,
@@ -56,6 +57,8 @@ impl Plane {
         plane.program().load().unwrap();
         let mut settings: Array<_, Entry<Settings>> = plane.map(maps::SETTINGS);
         settings.set(0, Entry(Settings::DEFAULT), 0).unwrap();
+        let mut generation: Array<_, u32> = plane.map(maps::GENERATION);
+        generation.set(0, FIRST_GENERATION, 0).unwrap();
         plane
     }
 
@@ -144,6 +147,10 @@ impl Plane {
                 protocol,
                 view: FrontendKey::INSIDE,
             };
+            let (word, bit) = aim(Folded::of(&key.address), key.port, key.protocol);
+            let mut aims: Array<_, u64> = self.map(maps::AIMS);
+            let before = aims.get(&word, 0).unwrap();
+            aims.set(word, before | bit, 0).unwrap();
             self.insert(maps::FRONTENDS, key, frontend);
         }
     }

@@ -137,6 +137,11 @@ impl Applied {
         applied
     }
 
+    /// The keys of all frontends that are there, or may be.
+    pub fn keys(&self) -> impl Iterator<Item = &FrontendKey> {
+        self.placed.keys().chain(self.torn.keys())
+    }
+
     /// What brings a Service to what is wanted of it, nothing when it is removed.
     ///
     /// An address that another Service has is taken over: the model gives it to one at a time.
@@ -161,8 +166,10 @@ impl Applied {
     /// Takes away what no Service has: to be called once every Service was planned.
     pub fn sweep(&mut self) -> Step {
         let mut step = Step::default();
-        let known = self.placed.keys().chain(self.torn.keys());
-        let mut unowned: Vec<_> = known.filter(|k| !self.owners.contains_key(*k)).collect();
+        let mut unowned: Vec<_> = self
+            .keys()
+            .filter(|k| !self.owners.contains_key(*k))
+            .collect();
         unowned.sort_unstable();
         unowned.dedup();
         for key in unowned {

@@ -101,6 +101,11 @@ impl Unserved {
         changes
     }
 
+    /// The networks that are in the map.
+    pub fn networks(&self) -> impl Iterator<Item = &PodNetwork> {
+        self.applied.keys()
+    }
+
     /// All of [`Unserved::changes`] is in the map.
     pub fn commit(&mut self) {
         for key in std::mem::take(&mut self.touched) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use causeway_ebpf_abi::Track;
+use causeway_ebpf_abi::{Stage, Track};
 
 use super::UDP;
 
@@ -60,14 +60,11 @@ impl Lifetimes {
                 self.udp_unanswered
             };
         }
-        let finished = |track: &Track| track.flags & Track::FINISHED != 0;
-        let reset = (one.flags | other.flags) & Track::RESET != 0;
-        match (finished(one), finished(other)) {
-            (true, true) => self.closed,
-            _ if reset => self.closed,
-            (true, false) | (false, true) => self.closing,
-            _ if answered => self.established,
-            _ => self.opening,
+        match Stage::of(one.flags, other.flags) {
+            Stage::Closed => self.closed,
+            Stage::Closing => self.closing,
+            Stage::Open if answered => self.established,
+            Stage::Open => self.opening,
         }
     }
 }

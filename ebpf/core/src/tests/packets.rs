@@ -1,20 +1,19 @@
-//! What becomes of packets, with maps and routes that a test makes.
+//! What becomes of packets.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use causeway_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
-    FrontendKey, Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
-    UNSERVED_DROPPED, UNSERVED_REFUSED, mapped,
+    Address, Backend, Counter, Frontend, FrontendKey, Settings, Track, Tuple, UNSERVED_DROPPED,
+    UNSERVED_REFUSED, mapped,
 };
 use proptest::prelude::*;
 
-use crate::packet::{Family, Flow, TCP, UDP};
-use crate::{
-    Added, Hop, Kernel, PacketTables, Routes, Tables, Verdict, Way, answer_to, begin, follow,
-};
+use crate::packet::{Flow, TCP, UDP};
+use crate::{Verdict, Work, answer_to};
+use world::World;
+
+mod world;
 
 extern crate std;
 
@@ -26,202 +25,6 @@ const SECOND: u64 = 1_000_000_000;
 const VIP: Address = mapped([192, 0, 2, 1]);
 const CLIENT: Address = mapped([203, 0, 113, 5]);
 const NODE: Address = mapped([10, 244, 1, 1]);
-
-#[derive(Default)]
-struct World {
-    frontends: BTreeMap<FrontendKey, Frontend>,
-    backends: BTreeMap<SlotKey, Backend>,
-    tracks: RefCell<BTreeMap<Tuple, Track>>,
-    clients: RefCell<BTreeMap<ClientKey, Affinity>>,
-    unserved: BTreeMap<Address, u32>,
-    counted: RefCell<Vec<Counter>>,
-    now: Cell<u64>,
-    random: Cell<u32>,
-    /// How many tracks fit in.
-    room: Option<usize>,
-    /// A track that another processor adds at the moment that this one looks for a port.
-    other_processor: RefCell<Option<(Tuple, Track)>>,
-    lost: Cell<bool>,
-}
-
-impl Tables for World {
-    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
-        self.frontends.get(key).copied()
-    }
-    fn backend(&self, key: &SlotKey) -> Option<Backend> {
-        self.backends.get(key).copied()
-    }
-    fn is_member(&self, key: &MemberKey) -> bool {
-        let set = |slot: &SlotKey| slot.set == key.set;
-        self.backends
-            .iter()
-            .any(|(slot, backend)| set(slot) && *backend == key.backend)
-    }
-    fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
-        None
-    }
-    fn set_affinity(&self, _: &AffinityKey, _: &Affinity) {}
-    fn flow(&self, _: &FlowKey) -> Option<Backend> {
-        None
-    }
-    fn set_flow(&self, _: &FlowKey, _: &Backend) {}
-    fn original(&self, _: &ReverseKey) -> Option<Original> {
-        None
-    }
-    fn set_original(&self, _: &ReverseKey, _: &Original) -> bool {
-        false
-    }
-    fn count(&self, what: Counter) {
-        self.counted.borrow_mut().push(what);
-    }
-    fn tell(&self, _: &Event) {}
-}
-
-impl PacketTables for World {
-    fn with_track<T>(&self, key: &Tuple, act: impl FnOnce(&mut Track) -> T) -> Option<T> {
-        self.tracks.borrow_mut().get_mut(key).map(act)
-    }
-    fn add_track(&self, key: &Tuple, value: &Track) -> Added {
-        if let Some((tuple, track)) = self.other_processor.borrow_mut().take() {
-            self.tracks.borrow_mut().insert(tuple, track);
-        }
-        let mut tracks = self.tracks.borrow_mut();
-        if tracks.contains_key(key) {
-            return Added::Exists;
-        }
-        if self.room.is_some_and(|room| tracks.len() >= room) {
-            return Added::Full;
-        }
-        tracks.insert(*key, *value);
-        Added::New
-    }
-    fn remove_track(&self, key: &Tuple) {
-        self.tracks.borrow_mut().remove(key);
-    }
-    fn interface(&self, index: u32) -> Option<Interface> {
-        let interface = |v4| Interface {
-            v4,
-            v6: [0; 16],
-            flags: 0,
-        };
-        match index {
-            OUTSIDE => Some(interface(VIP)),
-            INSIDE => Some(interface(NODE)),
-            _ => None,
-        }
-    }
-    fn is_pod(&self, address: &Address) -> bool {
-        address.starts_with(&mapped([10, 244, 0, 0])[..14])
-    }
-    fn unserved(&self, address: &Address) -> Option<u32> {
-        self.unserved.get(address).copied()
-    }
-    fn client(&self, key: &ClientKey) -> Option<Affinity> {
-        self.clients.borrow().get(key).copied()
-    }
-    fn set_client(&self, key: &ClientKey, value: &Affinity) {
-        self.clients.borrow_mut().insert(*key, *value);
-    }
-    fn settings(&self) -> Settings {
-        Settings::DEFAULT
-    }
-}
-
-impl Kernel for World {
-    fn random(&self) -> u32 {
-        // Another one each time.
-        let random = self.random.get();
-        self.random
-            .set(random.wrapping_mul(2_654_435_761).wrapping_add(0x9e37_79b9));
-        random
-    }
-    fn now(&self) -> u64 {
-        self.now.get()
-    }
-    fn node(&self) -> u64 {
-        0
-    }
-}
-
-impl Routes for World {
-    fn way(&self, _: u32, _: Family, tuple: &Tuple) -> Way {
-        if self.lost.get() {
-            return Way::None;
-        }
-        let interface = if self.is_pod(&tuple.destination) {
-            INSIDE
-        } else {
-            OUTSIDE
-        };
-        Way::Out(Hop {
-            interface,
-            family: 2,
-            address: [0; 4],
-        })
-    }
-}
-
-impl World {
-    fn with(flags: u32, backends: u8) -> Self {
-        let mut world = Self::default();
-        world.serve(FrontendKey::INSIDE, flags, backends);
-        world
-    }
-
-    fn serve(&mut self, view: u8, flags: u32, backends: u8) {
-        let set = u32::from(view) + 1;
-        for protocol in [TCP, UDP] {
-            let key = FrontendKey {
-                address: VIP,
-                port: 80,
-                protocol,
-                view,
-            };
-            let frontend = Frontend {
-                set,
-                count: backends.into(),
-                affinity_seconds: 0,
-                flags: flags | Frontend::PACKETS,
-            };
-            self.frontends.insert(key, frontend);
-        }
-        for slot in 0..backends {
-            let key = SlotKey {
-                set,
-                slot: slot.into(),
-            };
-            self.backends.insert(key, pod(slot));
-        }
-    }
-
-    /// What becomes of a packet that came outside.
-    fn takes(&self, flow: &Flow) -> (Verdict, Tuple) {
-        self.takes_at(OUTSIDE, flow)
-    }
-
-    fn takes_at(&self, ingress: u32, flow: &Flow) -> (Verdict, Tuple) {
-        let mut becomes = Flow::EMPTY.tuple;
-        let verdict = if follow(self, self, flow, &mut becomes) {
-            Verdict::Translate
-        } else if flow.begins() {
-            begin(self, self, self, ingress, flow, &mut becomes)
-        } else {
-            Verdict::Pass
-        };
-        (verdict, becomes)
-    }
-
-    fn translates(&self, flow: &Flow) -> Tuple {
-        let (verdict, becomes) = self.takes(flow);
-        assert_eq!(verdict, Verdict::Translate);
-        becomes
-    }
-
-    fn counted(&self, what: Counter) -> usize {
-        let counted = self.counted.borrow();
-        counted.iter().filter(|one| **one == what).count()
-    }
-}
 
 fn pod(number: u8) -> Backend {
     Backend {
@@ -445,6 +248,9 @@ fn nothing_half_done_stays_where_there_is_no_room_or_no_way() {
         assert!(world.tracks.borrow().is_empty());
     }
     let world = World::with(0, 1);
+    world.narrow.set(true);
+    assert_eq!(world.takes(&syn()).0, Verdict::TooBig);
+    assert_eq!(world.counted(Counter::TooBig), 1);
     world.lost.set(true);
     assert_eq!(world.takes(&syn()).0, Verdict::Pass);
     assert_eq!(world.counted(Counter::NotForwarded), 1);
@@ -488,9 +294,9 @@ proptest! {
             let answer = of(becomes.reversed(), Flow::SYN | Flow::ACK);
             let (verdict, back) = world.takes_at(INSIDE, &answer);
             prop_assert_eq!((verdict, back), (Verdict::Translate, flow.tuple.reversed()));
-            let mut told = Flow::EMPTY.tuple;
+            let mut told = Work::EMPTY;
             prop_assert!(answer_to(&world, &of(*becomes, 0), &mut told));
-            prop_assert_eq!(told, flow.tuple.reversed());
+            prop_assert_eq!(told.becomes, flow.tuple.reversed());
         }
         prop_assert_eq!(world.tracks.borrow().len(), 2 * flows.len());
     }

@@ -10,6 +10,8 @@ use aya_ebpf::helpers::generated::{
 };
 use causeway_ebpf_core::packet::{Family, Packet};
 
+use super::ETHERNET;
+
 /// `PACKET_HOST` (linux/if_packet.h): its Ethernet address is this machine's.
 const TO_THIS_MACHINE: u32 = 0;
 /// `BPF_HDR_START_NET`: bytes count from the IP header on.
@@ -83,6 +85,20 @@ impl Buffer {
         unsafe { (*self.0).ifindex }
     }
 
+    /// The packet's first words from the IP header on, behind an Ethernet header; none where they
+    /// are fewer, or elsewhere in memory.
+    #[inline(always)]
+    pub(super) fn head<const N: usize>(&self) -> Option<&[u32; N]> {
+        // SAFETY: the verifier checks every access to the context; and that nothing is read but
+        // between the two addresses that it says, which may not be aligned: a processor that can't
+        // read so gets a program that reads bytes.
+        unsafe {
+            let (data, end) = ((*self.0).data as usize, (*self.0).data_end as usize);
+            let words = data + ETHERNET as usize;
+            (words + size_of::<[u32; N]>() <= end).then(|| &*(words as *const [u32; N]))
+        }
+    }
+
     /// Bytes from the link's header on.
     #[inline(always)]
     pub(super) fn read_all<const N: usize>(&self, offset: u32) -> Result<[u8; N], Failed> {
@@ -105,6 +121,17 @@ impl Buffer {
         done(unsafe { bpf_skb_store_bytes(self.0, offset, from, size_of::<T>() as u32, 0) })
     }
 
+    /// Writes all of `value` but its first bytes.
+    #[inline(always)]
+    pub(super) fn write_end<T>(&self, offset: u32, value: &T, but: usize) -> Result<(), Failed> {
+        let size = size_of::<T>().saturating_sub(but) as u32;
+        // SAFETY: from there on, `value` has so many bytes.
+        done(unsafe {
+            let from = from_ref(value).byte_add(but).cast();
+            bpf_skb_store_bytes(self.0, offset, from, size, 0)
+        })
+    }
+
     /// What it covers has grown: so does the checksum there.
     #[inline(always)]
     pub(super) fn replace(&self, offset: u32, difference: u16, flags: u64) -> Result<(), Failed> {
@@ -114,9 +141,9 @@ impl Buffer {
 
     /// The whole packet's sum has grown, where the interface computed it.
     #[inline(always)]
-    pub(super) fn grow(&self, difference: u16) {
+    pub(super) fn grow(&self, difference: u32) {
         // SAFETY: takes numbers. It fails where there is no such sum.
-        let _ = unsafe { bpf_csum_update(self.0, u32::from(difference)) };
+        let _ = unsafe { bpf_csum_update(self.0, difference) };
     }
 
     /// Makes it so long, in bytes from the link's header on. What was left to be done to its

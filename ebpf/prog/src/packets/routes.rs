@@ -23,7 +23,7 @@ const TOO_BIG: i64 = BPF_FIB_LKUP_RET_FRAG_NEEDED as i64;
 
 impl Routes for Buffer {
     #[inline(always)]
-    fn way(&self, ingress: u32, family: Family, tuple: &Tuple) -> Way {
+    fn way(&self, ingress: u32, family: Family, tuple: &Tuple, hop: &mut Hop) -> Way {
         // SAFETY: integers, of which zero is a value.
         let mut asked: bpf_fib_lookup = unsafe { core::mem::zeroed() };
         asked.l4_protocol = tuple.protocol;
@@ -45,14 +45,20 @@ impl Routes for Buffer {
         }
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: takes the structure and its size.
-        match unsafe { lookup(self.0.cast(), from_mut(&mut asked), size, 0) } {
-            FOUND | FOUND_UNSEEN => Way::Out(Hop {
-                interface: asked.ifindex,
-                family: u32::from(asked.family),
+        let status = unsafe { lookup(self.0.cast(), from_mut(&mut asked), size, 0) };
+        match status {
+            FOUND | FOUND_UNSEEN => {
+                hop.interface = asked.ifindex;
+                hop.family = u32::from(asked.family);
                 // SAFETY: whatever the kernel wrote there are words.
-                address: unsafe { asked.__bindgen_anon_4.ipv6_dst },
-            }),
-            TOO_BIG => Way::TooBig,
+                hop.address = unsafe { asked.__bindgen_anon_4.ipv6_dst };
+                Way::Out
+            }
+            TOO_BIG => {
+                // SAFETY: with this answer it is a number.
+                hop.mtu = u32::from(unsafe { asked.__bindgen_anon_1.mtu_result });
+                Way::TooBig
+            }
             _ => Way::None,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use causeway_ebpf_abi::Interface;
+use causeway_ebpf_abi::{Interface, Settings};
 use lb_model::{Family, LocalDetector};
 use lb_plan::bpf::address;
 use nodekit::route::{Address, Error, Handle, Link, Scope};
@@ -60,6 +60,20 @@ impl Scene {
                 .collect(),
             here: addresses.iter().map(|one| one.address.ip()).collect(),
         }
+    }
+}
+
+impl Scene {
+    /// [`Settings::no_ethernet`].
+    pub(super) fn no_ethernet(&self) -> [u32; 2] {
+        let mut all = [0; 2];
+        for (index, (_, interface)) in &self.interfaces {
+            if interface.flags & Interface::NO_ETHERNET != 0 {
+                let (upper, bit) = Settings::bit(*index);
+                all[usize::from(upper)] |= bit;
+            }
+        }
+        all
     }
 }
 
@@ -166,5 +180,6 @@ mod tests {
             ]
         );
         assert_eq!(scene.here.len(), 7);
+        assert_eq!(scene.no_ethernet(), [1 << 5, 0]);
     }
 }

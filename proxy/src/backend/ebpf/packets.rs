@@ -25,14 +25,13 @@ use nodekit::route::{Changes, Waker};
 
 use super::entries::Entry;
 use super::interfaces::Scene;
+use super::prefilter::Bits;
 use super::sockets::{failed, gone, take};
 use super::sweep::Tracks;
 use super::{Error, Options, pins};
 
 /// The program's name, and the beginning of its pins'.
 const PROGRAM: &str = "packets";
-/// How often connections that are over are looked for.
-const SWEEP: Duration = Duration::from_secs(10);
 
 type Networks = LpmTrie<MapData, Address, u32>;
 
@@ -42,14 +41,18 @@ pub(super) struct Packets {
     hooks: Arc<Mutex<Hooks>>,
     pub(super) tracks: Tracks,
     unserved: Networks,
+    /// What packets may aim at.
+    pub(super) bits: Bits,
     keeper: Option<Keeper>,
     pins: PathBuf,
     lifetimes: Lifetimes,
+    sweep: Duration,
 }
 
 /// Where the program is.
 struct Hooks {
     program: SchedClassifier,
+    settings: Array<MapData, Entry<Settings>>,
     interfaces: aya::maps::HashMap<MapData, u32, Entry<Interface>>,
     pods: Networks,
     detectors: BTreeMap<Family, LocalDetector>,
@@ -73,18 +76,11 @@ impl Packets {
     /// Loads the program out of `ebpf`, and takes its maps. It is attached to nothing yet.
     pub(super) fn load(ebpf: &mut Ebpf, options: &Options) -> Result<Self, Error> {
         let program = load(ebpf, &options.pins).map_err(at_program)?;
-        let mut settings: Array<_, Entry<Settings>> = take(ebpf, maps::SETTINGS)?;
-        let (first_port, last_port) = (*options.snat_ports.start(), *options.snat_ports.end());
-        let wanted = Settings {
-            first_port,
-            last_port,
-            ..Settings::DEFAULT
-        };
-        settings
-            .set(0, Entry(wanted), 0)
-            .map_err(failed(maps::SETTINGS))?;
-        let hooks = Hooks {
+        let settings: Array<_, Entry<Settings>> = take(ebpf, maps::SETTINGS)?;
+        let Entry(before) = settings.get(&0, 0).map_err(failed(maps::SETTINGS))?;
+        let mut hooks = Hooks {
             program,
+            settings,
             interfaces: take(ebpf, maps::INTERFACES)?,
             pods: take(ebpf, maps::PODS)?,
             detectors: BTreeMap::new(),
@@ -93,13 +89,22 @@ impl Packets {
             whole: false,
             pins: options.pins.clone(),
         };
+        hooks.set(Settings {
+            first_port: *options.snat_ports.start(),
+            last_port: *options.snat_ports.end(),
+            // Of where an earlier daemon's program is.
+            no_ethernet: before.no_ethernet,
+            ..Settings::DEFAULT
+        })?;
         Ok(Self {
             hooks: Arc::new(Mutex::new(hooks)),
             tracks: Tracks::open(&options.pins, options.lifetimes)?,
             unserved: take(ebpf, maps::UNSERVED)?,
+            bits: Bits::adopt(ebpf)?,
             keeper: None,
             pins: options.pins.clone(),
             lifetimes: options.lifetimes,
+            sweep: options.sweep,
         })
     }
 
@@ -111,6 +116,10 @@ impl Packets {
     /// Changes it.
     pub(super) fn set_unserved(&mut self, changes: &[Change]) -> Result<(), Error> {
         for (key, wanted) in changes {
+            match wanted {
+                Some(_) => self.bits.network(key)?,
+                None => self.bits.forget(),
+            }
             set(&mut self.unserved, key, *wanted).map_err(failed(maps::UNSERVED))?;
         }
         Ok(())
@@ -135,7 +144,7 @@ impl Packets {
         lock(&self.hooks).follow()?;
         let hooks = Arc::clone(&self.hooks);
         let tracks = Tracks::open(&self.pins, self.lifetimes)?;
-        let keeper = Keeper::start(changes, hooks, tracks)?;
+        let keeper = Keeper::start(changes, hooks, tracks, self.sweep)?;
         self.keeper = Some(keeper);
         Ok(())
     }
@@ -195,6 +204,8 @@ impl Hooks {
         });
         let networks: Vec<IpNetwork> = networks.collect();
         set_pods(&mut self.pods, &networks).map_err(failed(maps::PODS))?;
+        // Before the program meets a packet of them.
+        self.tell_ethernet(scene)?;
         let mut result = Ok(());
         for (index, (name, interface)) in &scene.interfaces {
             match self.see_to(*index, name, interface) {
@@ -206,6 +217,24 @@ impl Hooks {
         }
         self.forget(scene)?;
         result
+    }
+
+    /// Says to the program which interfaces' packets have no Ethernet header.
+    fn tell_ethernet(&mut self, scene: &Scene) -> Result<(), Error> {
+        let Entry(before) = self.settings.get(&0, 0).map_err(failed(maps::SETTINGS))?;
+        let no_ethernet = scene.no_ethernet();
+        if no_ethernet == before.no_ethernet {
+            return Ok(());
+        }
+        self.set(Settings {
+            no_ethernet,
+            ..before
+        })
+    }
+
+    fn set(&mut self, settings: Settings) -> Result<(), Error> {
+        let written = self.settings.set(0, Entry(settings), 0);
+        written.map_err(failed(maps::SETTINGS))
     }
 
     fn see_to(&mut self, index: u32, name: &str, interface: &Interface) -> Result<(), Error> {
@@ -330,6 +359,7 @@ impl Keeper {
         changes: Changes,
         hooks: Arc<Mutex<Hooks>>,
         mut tracks: Tracks,
+        sweep: Duration,
     ) -> Result<Self, Error> {
         let waker = changes.waker().map_err(Error::Interfaces)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -341,15 +371,15 @@ impl Keeper {
                 if changed && let Err(error) = lock(&hooks).follow() {
                     tracing::warn!(%error, "packets of an interface are not translated");
                 }
-                if swept.elapsed() >= SWEEP {
+                if swept.elapsed() >= sweep {
                     if let Err(error) = tracks.sweep() {
                         tracing::warn!(%error, "connections that are over stay");
                     }
                     swept = Instant::now();
                 }
-                changed = changes.wait(SWEEP).unwrap_or_else(|error| {
+                changed = changes.wait(sweep).unwrap_or_else(|error| {
                     tracing::warn!(%error, "new interfaces are found late");
-                    std::thread::sleep(SWEEP);
+                    std::thread::sleep(sweep);
                     true
                 });
             }

@@ -10,6 +10,7 @@ use lb_model::Protocol;
 use lb_plan::bpf::Lifetimes;
 
 use super::entries::{Entry, ip, monotonic};
+use super::prefilter::Marks;
 use super::sockets::{failed, gone, is_missing};
 use super::{Error, pins};
 use crate::backend::conntrack::Serving;
@@ -18,6 +19,7 @@ use crate::backend::conntrack::Serving;
 #[derive(Debug)]
 pub(super) struct Tracks {
     map: HashMap<MapData, Entry<Tuple>, Entry<Track>>,
+    marks: Marks,
     lifetimes: Lifetimes,
 }
 
@@ -29,13 +31,16 @@ impl Tracks {
         let map = data.and_then(HashMap::try_from);
         Ok(Self {
             map: map.map_err(failed(maps::TRACKS))?,
+            marks: Marks::open(pins)?,
             lifetimes,
         })
     }
 
-    /// Takes away what is over.
+    /// Takes away what is over, and marks what stays for the prefilter: nobody else may do that at
+    /// the same time.
     pub(super) fn sweep(&mut self) -> Result<(), Error> {
         let now = monotonic();
+        let generation = self.marks.now()?;
         for (tuple, track) in self.all()? {
             let other = self.get(&track.becomes.reversed())?;
             let over = |one: &Track, other: Option<&Track>| {
@@ -49,9 +54,11 @@ impl Tracks {
                 };
             if is_over {
                 self.remove(&tuple)?;
+            } else {
+                self.marks.mark(&tuple, generation)?;
             }
         }
-        Ok(())
+        self.marks.end(generation)
     }
 
     /// Takes away the UDP flows to whom does not serve (any more); how many there were.

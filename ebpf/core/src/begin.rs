@@ -1,0 +1,286 @@
+//! The first packet of a connection: who gets it, and how the answers find back.
+
+use causeway_ebpf_abi::{
+    Address, Affinity, ClientKey, Counter, Frontend, FrontendKey, Interface, Settings, Track,
+    UNSERVED_DROPPED, UNSERVED_REFUSED,
+};
+
+use crate::packet::{Family, Flow};
+use crate::track::{Added, PacketTables, make_room};
+use crate::{Kernel, Routes, Verdict, Way, Work, choice};
+
+/// How many ports are tried for a connection.
+const TRIES: u32 = 16;
+
+/// Decides about the first packet of a connection that came by the interface `ingress`, and what it
+/// becomes.
+#[inline(always)]
+pub fn begin(
+    tables: &impl PacketTables,
+    kernel: &impl Kernel,
+    routes: &impl Routes,
+    ingress: u32,
+    flow: &Flow,
+    work: &mut Work,
+) -> Verdict {
+    let Some(inside) = tables.frontend(&aim(flow, FrontendKey::INSIDE)) else {
+        return unserved(tables, ingress, flow);
+    };
+    let Some((frontend, masquerade)) = meant(tables, ingress, flow, inside) else {
+        return Verdict::Pass;
+    };
+    if let Some(verdict) = ends(tables, &frontend) {
+        return verdict;
+    }
+    let key = ClientKey {
+        address: flow.tuple.source,
+        set: frontend.set,
+    };
+    let Some(backend) = choice::choose(tables, kernel, &Remembered { tables, key }, &frontend)
+    else {
+        tables.count(Counter::Torn);
+        return Verdict::Pass;
+    };
+    work.becomes = flow.tuple;
+    work.becomes.destination = backend.address;
+    work.becomes.destination_port = backend.port;
+    translate(tables, kernel, routes, ingress, flow, work, masquerade)
+}
+
+#[inline(always)]
+const fn aim(flow: &Flow, view: u8) -> FrontendKey {
+    FrontendKey {
+        address: flow.tuple.destination,
+        port: flow.tuple.destination_port,
+        protocol: flow.tuple.protocol,
+        view,
+    }
+}
+
+/// What becomes of a packet that aims at no frontend.
+#[inline(always)]
+fn unserved(tables: &impl PacketTables, ingress: u32, flow: &Flow) -> Verdict {
+    let Some(what) = tables.unserved(&flow.tuple.destination) else {
+        return Verdict::Pass;
+    };
+    if tables.interface(ingress).is_none() {
+        return Verdict::Pass;
+    }
+    match what {
+        UNSERVED_REFUSED => {
+            tables.count(Counter::PacketsRefused);
+            Verdict::Refuse
+        }
+        UNSERVED_DROPPED => {
+            tables.count(Counter::PacketsDropped);
+            Verdict::Drop
+        }
+        _ => Verdict::Pass,
+    }
+}
+
+/// The frontend as the packet's source sees it, and whether its connections go on under the node's
+/// address; none where packets are left to the stack.
+#[inline(always)]
+fn meant(
+    tables: &impl PacketTables,
+    ingress: u32,
+    flow: &Flow,
+    inside: Frontend,
+) -> Option<(Frontend, bool)> {
+    let interface = tables.interface(ingress)?;
+    if inside.flags & Frontend::NODE_ONLY != 0 || is_martian(flow) {
+        return None;
+    }
+    let from_pods = interface.flags & Interface::PODS != 0;
+    let (frontend, masquerade) = if from_pods || tables.is_pod(&flow.tuple.source) {
+        (inside, Frontend::MASQUERADE_PODS)
+    } else if inside.flags & Frontend::OUTSIDE_DIFFERS != 0 {
+        let outside = tables.frontend(&aim(flow, FrontendKey::OUTSIDE))?;
+        (outside, Frontend::MASQUERADE_OTHERS)
+    } else {
+        (inside, Frontend::MASQUERADE_OTHERS)
+    };
+    let ours = frontend.flags & Frontend::PACKETS != 0;
+    ours.then_some((frontend, frontend.flags & masquerade != 0))
+}
+
+/// What becomes of packets to a frontend that sends none on.
+#[inline(always)]
+fn ends(tables: &impl PacketTables, frontend: &Frontend) -> Option<Verdict> {
+    if frontend.flags & Frontend::DROP != 0 {
+        tables.count(Counter::PacketsDropped);
+        return Some(Verdict::Drop);
+    }
+    if frontend.count == 0 {
+        tables.count(Counter::PacketsRefused);
+        return Some(Verdict::Refuse);
+    }
+    None
+}
+
+/// A client, as the map of clients has it.
+struct Remembered<'a, T> {
+    tables: &'a T,
+    key: ClientKey,
+}
+
+impl<T: PacketTables> choice::Client for Remembered<'_, T> {
+    #[inline(always)]
+    fn known(&self) -> Option<Affinity> {
+        self.tables.client(&self.key)
+    }
+    #[inline(always)]
+    fn remember(&self, value: &Affinity) {
+        self.tables.set_client(&self.key, value);
+    }
+}
+
+/// Whether a packet says that it comes from where none can come from (RFC 1122, section 3.2.1.3; RFC
+/// 4291, section 2.5): the stack drops it.
+#[inline(always)]
+fn is_martian(flow: &Flow) -> bool {
+    let [first, second, .., v4, _, _, _] = flow.tuple.source;
+    match flow.family {
+        Family::V4 => v4 == 0 || v4 == 127 || v4 >= 224,
+        // Among them the unspecified address and loopback; multicast; link-local.
+        Family::V6 => first == 0 && second == 0 || first == 0xff || first == 0xfe && second >= 0x80,
+    }
+}
+
+/// Sends a connection to its backend, and remembers both directions.
+#[inline(always)]
+fn translate(
+    tables: &impl PacketTables,
+    kernel: &impl Kernel,
+    routes: &impl Routes,
+    ingress: u32,
+    flow: &Flow,
+    work: &mut Work,
+    masquerade: bool,
+) -> Verdict {
+    match routes.way(ingress, flow.family, &work.becomes, &mut work.hop) {
+        Way::Out => {}
+        Way::None => {
+            tables.count(Counter::NotForwarded);
+            return Verdict::Pass;
+        }
+        Way::TooBig => {
+            tables.count(Counter::TooBig);
+            return Verdict::TooBig;
+        }
+    }
+    let egress = work.hop.interface;
+    let becomes = &mut work.becomes;
+    // Out where it came in, the answer might find a shorter way than through this node.
+    let masquerade = masquerade || egress == ingress || becomes.source == becomes.destination;
+    if masquerade {
+        let Some(address) = address_at(tables, egress, flow.family) else {
+            tables.count(Counter::NotForwarded);
+            return Verdict::Pass;
+        };
+        becomes.source = address;
+    }
+    work.track = Track {
+        seen: kernel.now(),
+        packets: 0,
+        bytes: 0,
+        becomes: flow.tuple.reversed(),
+        flags: Track::ANSWER,
+        zero: 0,
+    };
+    match reserve(tables, kernel, work, masquerade) {
+        Some(Added::New) => {}
+        Some(_) => {
+            tables.count(Counter::Untracked);
+            return Verdict::Drop;
+        }
+        None => {
+            tables.count(Counter::NoPort);
+            return Verdict::Drop;
+        }
+    }
+    remember(tables, flow, work)
+}
+
+/// Remembers the way there, once the way back is.
+#[inline(always)]
+fn remember(tables: &impl PacketTables, flow: &Flow, work: &mut Work) -> Verdict {
+    let track = &mut work.track;
+    track.packets = 1;
+    track.bytes = u64::from(flow.length);
+    track.becomes = work.becomes;
+    track.flags = 0;
+    match tables.add_track(&flow.tuple, track) {
+        Added::New => {
+            tables.count(Counter::Translated);
+            Verdict::Translate
+        }
+        Added::Exists => {
+            // Another processor has just done the same for another packet.
+            tables.remove_track(&work.answer);
+            match tables.with_track(&flow.tuple, |theirs| work.becomes = theirs.becomes) {
+                Some(()) => Verdict::Follow,
+                None => Verdict::Drop,
+            }
+        }
+        Added::Full => {
+            tables.remove_track(&work.answer);
+            tables.count(Counter::Untracked);
+            Verdict::Drop
+        }
+    }
+}
+
+/// The node's address for connections that leave there.
+#[inline(always)]
+fn address_at(tables: &impl PacketTables, interface: u32, family: Family) -> Option<Address> {
+    let interface = tables.interface(interface)?;
+    let address = match family {
+        Family::V4 => interface.v4,
+        Family::V6 => interface.v6,
+    };
+    (address != [0; 16]).then_some(address)
+}
+
+/// Finds a port from which the connection goes on, so that answers are told from those of all
+/// others, and remembers the way back. Its own port, if that may be. What became of the way back;
+/// none where every port that was tried is taken.
+#[inline(always)]
+fn reserve(
+    tables: &impl PacketTables,
+    kernel: &impl Kernel,
+    work: &mut Work,
+    masquerade: bool,
+) -> Option<Added> {
+    let Settings {
+        first_port,
+        last_port,
+        ..
+    } = tables.settings();
+    let Work {
+        becomes,
+        track: back,
+        answer,
+        ..
+    } = work;
+    let keeps = !masquerade || (first_port..=last_port).contains(&becomes.source_port);
+    let ports = u64::from(last_port.saturating_sub(first_port)) + 1;
+    for number in 0..TRIES {
+        if number > 0 || !keeps {
+            let random = (u64::from(kernel.random()) * ports) >> 32;
+            // Below the number of ports.
+            let random = u16::try_from(random & 0xffff).unwrap_or(0);
+            becomes.source_port = first_port.wrapping_add(random);
+        }
+        *answer = becomes.reversed();
+        let mut added = tables.add_track(answer, back);
+        if added == Added::Exists && masquerade && make_room(tables, kernel, answer) {
+            added = tables.add_track(answer, back);
+        }
+        if added != Added::Exists {
+            return Some(added);
+        }
+    }
+    None
+}

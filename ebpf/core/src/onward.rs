@@ -1,0 +1,113 @@
+//! Where a packet goes on, and what becomes of it there.
+
+use causeway_ebpf_abi::{Counter, Track, Tuple};
+
+use crate::Tables;
+use crate::packet::Family;
+
+/// The kernel's routes.
+pub trait Routes {
+    /// The way of a packet that came by the interface `ingress` and shall be one of `tuple`.
+    fn way(&self, ingress: u32, family: Family, tuple: &Tuple, hop: &mut Hop) -> Way;
+}
+
+/// Whether a packet can leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// There, as the hop says.
+    Out,
+    /// Nowhere, or it is the node's own.
+    None,
+    /// Nowhere, since it is larger than the link takes: [`Hop::mtu`].
+    TooBig,
+}
+
+/// The next node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Hop {
+    /// Index of the interface.
+    pub interface: u32,
+    /// The family of the address (AF_INET or AF_INET6).
+    pub family: u32,
+    /// Its address, as it stands in a packet.
+    pub address: [u32; 4],
+    /// How large a packet may be there, in bytes; said with [`Way::TooBig`].
+    pub mtu: u32,
+}
+
+/// What is being made of a packet. The kernel's stack has no room for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Work {
+    /// What it becomes.
+    pub becomes: Tuple,
+    /// Where it leaves.
+    pub hop: Hop,
+    pub(crate) zero: u32,
+    /// A direction that is about to be remembered, and its key.
+    pub(crate) track: Track,
+    pub(crate) answer: Tuple,
+}
+
+impl Work {
+    /// Nothing yet.
+    pub const EMPTY: Self = Self {
+        becomes: Tuple::EMPTY,
+        hop: Hop {
+            interface: 0,
+            family: 0,
+            address: [0; 4],
+            mtu: 0,
+        },
+        zero: 0,
+        track: Track {
+            seen: 0,
+            packets: 0,
+            bytes: 0,
+            becomes: Tuple::EMPTY,
+            flags: 0,
+            zero: 0,
+        },
+        answer: Tuple::EMPTY,
+    };
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes up the stack as it is.
+    Pass,
+    /// It ends here.
+    Drop,
+    /// It ends here, and its sender is told so.
+    Refuse,
+    /// It ends here, and its sender is told how large it may be.
+    TooBig,
+    /// It becomes another one, and leaves.
+    Translate,
+    /// It becomes another one; its way is yet to be found.
+    Follow,
+}
+
+/// What becomes of a packet that is to be another one: where there is no way for that, it ends here.
+#[inline(always)]
+pub fn find_way(
+    tables: &impl Tables,
+    routes: &impl Routes,
+    ingress: u32,
+    family: Family,
+    work: &mut Work,
+) -> Verdict {
+    match routes.way(ingress, family, &work.becomes, &mut work.hop) {
+        Way::Out => Verdict::Translate,
+        Way::None => {
+            tables.count(Counter::NotForwarded);
+            Verdict::Drop
+        }
+        Way::TooBig => {
+            tables.count(Counter::TooBig);
+            Verdict::TooBig
+        }
+    }
+}

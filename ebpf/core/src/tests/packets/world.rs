@@ -1,0 +1,221 @@
+//! Maps and routes that a test makes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use causeway_ebpf_abi::{
+    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
+    FrontendKey, Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
+    mapped,
+};
+
+use super::{INSIDE, NODE, OUTSIDE, VIP, pod};
+use crate::packet::{Family, Flow, TCP, UDP};
+use crate::{
+    Added, Hop, Kernel, PacketTables, Routes, Tables, Verdict, Way, Work, begin, find_way, follow,
+};
+
+extern crate std;
+
+#[derive(Default)]
+pub(super) struct World {
+    pub(super) frontends: BTreeMap<FrontendKey, Frontend>,
+    pub(super) backends: BTreeMap<SlotKey, Backend>,
+    pub(super) tracks: RefCell<BTreeMap<Tuple, Track>>,
+    pub(super) clients: RefCell<BTreeMap<ClientKey, Affinity>>,
+    pub(super) unserved: BTreeMap<Address, u32>,
+    pub(super) counted: RefCell<Vec<Counter>>,
+    pub(super) now: Cell<u64>,
+    pub(super) random: Cell<u32>,
+    /// How many tracks fit in.
+    pub(super) room: Option<usize>,
+    /// A track that another processor adds at the moment that this one looks for a port.
+    pub(super) other_processor: RefCell<Option<(Tuple, Track)>>,
+    pub(super) lost: Cell<bool>,
+    pub(super) narrow: Cell<bool>,
+}
+
+impl Tables for World {
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        self.frontends.get(key).copied()
+    }
+    fn backend(&self, key: &SlotKey) -> Option<Backend> {
+        self.backends.get(key).copied()
+    }
+    fn is_member(&self, key: &MemberKey) -> bool {
+        let set = |slot: &SlotKey| slot.set == key.set;
+        self.backends
+            .iter()
+            .any(|(slot, backend)| set(slot) && *backend == key.backend)
+    }
+    fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
+        None
+    }
+    fn set_affinity(&self, _: &AffinityKey, _: &Affinity) {}
+    fn flow(&self, _: &FlowKey) -> Option<Backend> {
+        None
+    }
+    fn set_flow(&self, _: &FlowKey, _: &Backend) {}
+    fn original(&self, _: &ReverseKey) -> Option<Original> {
+        None
+    }
+    fn set_original(&self, _: &ReverseKey, _: &Original) -> bool {
+        false
+    }
+    fn count(&self, what: Counter) {
+        self.counted.borrow_mut().push(what);
+    }
+    fn tell(&self, _: &Event) {}
+}
+
+impl PacketTables for World {
+    fn with_track<T>(&self, key: &Tuple, act: impl FnOnce(&mut Track) -> T) -> Option<T> {
+        self.tracks.borrow_mut().get_mut(key).map(act)
+    }
+    fn add_track(&self, key: &Tuple, value: &Track) -> Added {
+        if let Some((tuple, track)) = self.other_processor.borrow_mut().take() {
+            self.tracks.borrow_mut().insert(tuple, track);
+        }
+        let mut tracks = self.tracks.borrow_mut();
+        if tracks.contains_key(key) {
+            return Added::Exists;
+        }
+        if self.room.is_some_and(|room| tracks.len() >= room) {
+            return Added::Full;
+        }
+        tracks.insert(*key, *value);
+        Added::New
+    }
+    fn remove_track(&self, key: &Tuple) {
+        self.tracks.borrow_mut().remove(key);
+    }
+    fn interface(&self, index: u32) -> Option<Interface> {
+        let interface = |v4| Interface {
+            v4,
+            v6: [0; 16],
+            flags: 0,
+        };
+        match index {
+            OUTSIDE => Some(interface(VIP)),
+            INSIDE => Some(interface(NODE)),
+            _ => None,
+        }
+    }
+    fn is_pod(&self, address: &Address) -> bool {
+        address.starts_with(&mapped([10, 244, 0, 0])[..14])
+    }
+    fn unserved(&self, address: &Address) -> Option<u32> {
+        self.unserved.get(address).copied()
+    }
+    fn client(&self, key: &ClientKey) -> Option<Affinity> {
+        self.clients.borrow().get(key).copied()
+    }
+    fn set_client(&self, key: &ClientKey, value: &Affinity) {
+        self.clients.borrow_mut().insert(*key, *value);
+    }
+    fn settings(&self) -> Settings {
+        Settings::DEFAULT
+    }
+}
+
+impl Kernel for World {
+    fn random(&self) -> u32 {
+        // Another one each time.
+        let random = self.random.get();
+        self.random
+            .set(random.wrapping_mul(2_654_435_761).wrapping_add(0x9e37_79b9));
+        random
+    }
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+    fn node(&self) -> u64 {
+        0
+    }
+}
+
+impl Routes for World {
+    fn way(&self, _: u32, _: Family, tuple: &Tuple, hop: &mut Hop) -> Way {
+        if self.lost.get() {
+            return Way::None;
+        }
+        hop.interface = if self.is_pod(&tuple.destination) {
+            INSIDE
+        } else {
+            OUTSIDE
+        };
+        hop.family = 2;
+        if self.narrow.get() {
+            hop.mtu = 1_280;
+            return Way::TooBig;
+        }
+        Way::Out
+    }
+}
+
+impl World {
+    pub(super) fn with(flags: u32, backends: u8) -> Self {
+        let mut world = Self::default();
+        world.serve(FrontendKey::INSIDE, flags, backends);
+        world
+    }
+
+    pub(super) fn serve(&mut self, view: u8, flags: u32, backends: u8) {
+        let set = u32::from(view) + 1;
+        for protocol in [TCP, UDP] {
+            let key = FrontendKey {
+                address: VIP,
+                port: 80,
+                protocol,
+                view,
+            };
+            let frontend = Frontend {
+                set,
+                count: backends.into(),
+                affinity_seconds: 0,
+                flags: flags | Frontend::PACKETS,
+            };
+            self.frontends.insert(key, frontend);
+        }
+        for slot in 0..backends {
+            let key = SlotKey {
+                set,
+                slot: slot.into(),
+            };
+            self.backends.insert(key, pod(slot));
+        }
+    }
+
+    /// What becomes of a packet that came outside.
+    pub(super) fn takes(&self, flow: &Flow) -> (Verdict, Tuple) {
+        self.takes_at(OUTSIDE, flow)
+    }
+
+    pub(super) fn takes_at(&self, ingress: u32, flow: &Flow) -> (Verdict, Tuple) {
+        let mut work = Work::EMPTY;
+        let verdict = if follow(self, self, flow, &mut work) {
+            Verdict::Follow
+        } else if flow.begins() {
+            begin(self, self, self, ingress, flow, &mut work)
+        } else {
+            Verdict::Pass
+        };
+        let verdict = match verdict {
+            Verdict::Follow => find_way(self, self, ingress, flow.family, &mut work),
+            decided => decided,
+        };
+        (verdict, work.becomes)
+    }
+
+    pub(super) fn translates(&self, flow: &Flow) -> Tuple {
+        let (verdict, becomes) = self.takes(flow);
+        assert_eq!(verdict, Verdict::Translate);
+        becomes
+    }
+
+    pub(super) fn counted(&self, what: Counter) -> usize {
+        let counted = self.counted.borrow();
+        counted.iter().filter(|one| **one == what).count()
+    }
+}
