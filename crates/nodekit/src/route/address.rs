@@ -130,7 +130,7 @@ impl Handle {
     }
 
     fn put_address(&mut self, verb: &str, address: &Address, flags: u16) -> Result<(), Error> {
-        let what = format!(
+        let what = format_args!(
             "{verb} address {} on link number {}",
             address.address, address.link
         );
@@ -143,7 +143,7 @@ impl Handle {
     /// # Errors
     /// [`Error`].
     pub fn delete_address(&mut self, link: u32, address: IpNetwork) -> Result<(), Error> {
-        let what = format!("delete address {address} from link number {link}");
+        let what = format_args!("delete address {address} from link number {link}");
         let message = Message::DelAddress(Address::new(link, address).message());
         self.socket.request_message(&what, 0, &message)
     }

@@ -238,7 +238,7 @@ impl Handle {
     fn put_route(&mut self, verb: &str, route: &Route, flags: u16) -> Result<(), Error> {
         let message = Message::NewRoute(route.message(route.natural_scope()));
         self.socket
-            .request_message(&format!("{verb} route {route}"), flags, &message)
+            .request_message(&format_args!("{verb} route {route}"), flags, &message)
     }
 
     /// Deletes the first route that agrees in all that is given, metrics included. `ESRCH` when there is none.
@@ -248,7 +248,7 @@ impl Handle {
     pub fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
         let mut message = route.message(route.scope.map_or(ANY_SCOPE, u8::from));
         message.header.protocol = RouteProtocol::Unspec;
-        let what = format!("delete route {route}");
+        let what = format_args!("delete route {route}");
         self.socket
             .request_message(&what, 0, &Message::DelRoute(message))
     }
@@ -259,7 +259,7 @@ impl Handle {
     /// # Errors
     /// [`Error`].
     pub fn route_to(&mut self, destination: IpAddr) -> Result<Route, Error> {
-        let what = format!("look up the route to {destination}");
+        let what = format_args!("look up the route to {destination}");
         let mut query = RouteMessage::default();
         query.header.address_family = family(destination);
         query.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };

@@ -1,5 +1,6 @@
 //! Links (network devices): look them up, change and delete them.
 
+use std::fmt::Display;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
@@ -113,7 +114,7 @@ pub fn index_of(name: &str) -> Result<Option<u32>, Error> {
     match if_nametoindex(name) {
         Ok(index) => Ok(Some(index)),
         Err(Errno::ENODEV) => Ok(None),
-        Err(errno) => Err(Error::socket(&format!("find link {name}"), errno)),
+        Err(errno) => Err(Error::socket(&format_args!("find link {name}"), errno)),
     }
 }
 
@@ -140,7 +141,7 @@ impl Handle {
         query
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
-        self.one_link(&format!("look up link {name}"), query)
+        self.one_link(&format_args!("look up link {name}"), query)
     }
 
     /// The link of an index. `ENODEV` when there is none.
@@ -150,15 +151,15 @@ impl Handle {
     pub fn link_by_index(&mut self, index: u32) -> Result<Link, Error> {
         let mut query = LinkMessage::default();
         query.header.index = index;
-        self.one_link(&format!("look up link number {index}"), query)
+        self.one_link(&format_args!("look up link number {index}"), query)
     }
 
-    fn one_link(&mut self, what: &str, mut query: LinkMessage) -> Result<Link, Error> {
+    fn one_link(&mut self, what: &dyn Display, mut query: LinkMessage) -> Result<Link, Error> {
         query.attributes.push(without_statistics());
         let answer = self
             .socket
-            .get_one_message(&what, &Message::GetLink(query))?;
-        link_of(answer).ok_or_else(|| Error::malformed(&what, "an answer that is no link"))
+            .get_one_message(what, &Message::GetLink(query))?;
+        link_of(answer).ok_or_else(|| Error::malformed(what, "an answer that is no link"))
     }
 
     /// Changes a link in one message. `ENODEV` when there is none of the index.
@@ -209,7 +210,7 @@ impl Handle {
             let settings = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)]);
             attributes.push(LinkAttribute::AfSpecUnspec(vec![settings]));
         }
-        let what = format!("change link number {index} ({change:?})");
+        let what = format_args!("change link number {index} ({change:?})");
         self.socket
             .request_message(&what, 0, &Message::SetLink(message))
     }
@@ -254,7 +255,7 @@ impl Handle {
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(data)),
         ]));
-        let what = format!("set bridge port {name} to {port:?}");
+        let what = format_args!("set bridge port {name} to {port:?}");
         self.socket
             .request_message(&what, 0, &Message::NewLink(message))
     }
@@ -267,7 +268,7 @@ impl Handle {
     pub fn delete_link(&mut self, index: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        let what = format!("delete link number {index}");
+        let what = format_args!("delete link number {index}");
         self.socket
             .request_message(&what, 0, &Message::DelLink(message))
     }
@@ -294,7 +295,7 @@ impl Handle {
             let mut message = LinkMessage::default();
             message.header.index = *index;
             message.attributes.push(LinkAttribute::Group(group));
-            let what = format!("put link number {index} into group {group}");
+            let what = format_args!("put link number {index} into group {group}");
             let set = Message::SetLink(message);
             match self.socket.request_message(&what, 0, &set) {
                 Err(error) if error.errno() != Some(Errno::ENODEV) => return Err(error),
@@ -303,7 +304,7 @@ impl Handle {
         }
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::Group(group));
-        let what = format!("delete links number {links:?} as group {group}");
+        let what = format_args!("delete links number {links:?} as group {group}");
         self.socket
             .request_message(&what, 0, &Message::DelLink(message))
     }
@@ -317,7 +318,7 @@ impl Handle {
         message
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
-        let what = format!("delete link {name}");
+        let what = format_args!("delete link {name}");
         self.socket
             .request_message(&what, 0, &Message::DelLink(message))
     }

@@ -118,7 +118,7 @@ impl Handle {
     }
 
     fn put_neighbour(&mut self, verb: &str, of: &Neighbour, flags: u16) -> Result<(), Error> {
-        let what = format!("{verb} neighbour {} on link number {}", of.address, of.link);
+        let what = format_args!("{verb} neighbour {} on link number {}", of.address, of.link);
         self.socket
             .request_message(&what, flags, &Message::NewNeighbour(of.message()))
     }
@@ -128,7 +128,7 @@ impl Handle {
     /// # Errors
     /// [`Error`].
     pub fn delete_neighbour(&mut self, link: u32, address: IpAddr) -> Result<(), Error> {
-        let what = format!("delete neighbour {address} on link number {link}");
+        let what = format_args!("delete neighbour {address} on link number {link}");
         self.socket
             .request_message(&what, 0, &Message::DelNeighbour(key(link, address)))
     }

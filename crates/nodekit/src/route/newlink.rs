@@ -1,6 +1,7 @@
 //! Links that are made: veth pairs, bridges, VXLAN devices. One message each, so that no other
 //! process ever sees a half-made one.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -12,6 +13,11 @@ use netlink_packet_route::link::{
 
 use super::{Error, Handle, Mac};
 use crate::netlink::{NLM_F_CREATE, NLM_F_EXCL};
+
+/// Queues of each direction that an end of a veth pair has. Kernels from 5.15 on use one, too, where
+/// nothing is said, but make one for each processor first, and wait for all processors when they take
+/// the others away again, at both ends (`veth_init_queues`).
+const QUEUES: u32 = 1;
 
 /// One end of a veth pair to make.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +46,10 @@ impl<'a> VethEnd<'a> {
 
     fn message(&self, up: bool) -> LinkMessage {
         let mut message = base(Some(self.name), self.mac, self.mtu, up);
+        message.attributes.extend([
+            LinkAttribute::NumTxQueues(QUEUES),
+            LinkAttribute::NumRxQueues(QUEUES),
+        ]);
         message
             .attributes
             .extend(self.netns.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
@@ -121,7 +131,7 @@ impl Handle {
     /// # Errors
     /// [`Error`].
     pub fn create_veth(&mut self, pair: &VethPair<'_>) -> Result<(), Error> {
-        let what = format!("make veth pair {} and {}", pair.near.name, pair.far.name);
+        let what = format_args!("make veth pair {} and {}", pair.near.name, pair.far.name);
         let mut near = pair.near.message(pair.near_up);
         near.attributes
             .extend(pair.near_master.map(LinkAttribute::Controller));
@@ -139,7 +149,7 @@ impl Handle {
             .vlan_filtering
             .map(|on| InfoData::Bridge(vec![InfoBridge::VlanFiltering(on)]));
         self.create(
-            &format!("make bridge {}", bridge.name),
+            &format_args!("make bridge {}", bridge.name),
             message,
             InfoKind::Bridge,
             data,
@@ -162,7 +172,7 @@ impl Handle {
             IpAddr::V4(address) => InfoVxlan::Local(address),
             IpAddr::V6(address) => InfoVxlan::Local6(address),
         }));
-        let what = format!("make VXLAN device {} of network {}", vxlan.name, vxlan.vni);
+        let what = format_args!("make VXLAN device {} of network {}", vxlan.name, vxlan.vni);
         self.create(&what, message, InfoKind::Vxlan, Some(InfoData::Vxlan(data)))
     }
 
@@ -172,13 +182,13 @@ impl Handle {
     /// [`Error`]; `EOPNOTSUPP` on a kernel without `ifb`.
     pub fn create_ifb(&mut self, ifb: &NewIfb<'_>) -> Result<(), Error> {
         let message = base(Some(ifb.name), ifb.mac, ifb.mtu, ifb.up);
-        let what = format!("make intermediate functional block {}", ifb.name);
+        let what = format_args!("make intermediate functional block {}", ifb.name);
         self.create(&what, message, InfoKind::Ifb, None)
     }
 
     fn create(
         &mut self,
-        what: &str,
+        what: &dyn Display,
         mut message: LinkMessage,
         kind: InfoKind,
         data: Option<InfoData>,
@@ -188,7 +198,7 @@ impl Handle {
         message.attributes.push(LinkAttribute::LinkInfo(info));
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.socket
-            .request_message(&what, flags, &Message::NewLink(message))
+            .request_message(what, flags, &Message::NewLink(message))
     }
 }
 

@@ -66,7 +66,7 @@ impl Handle {
     /// # Errors
     /// [`Error`]; `EINVAL` for a bucket without any depth, `ENOENT` on a kernel without `tbf`.
     pub fn add_token_bucket(&mut self, link: u32, bucket: &TokenBucket) -> Result<(), Error> {
-        let what = format!("limit link number {link} to {} bytes/s", bucket.rate);
+        let what = format_args!("limit link number {link} to {} bytes/s", bucket.rate);
         let place = Place {
             link,
             handle: BUCKET_HANDLE,
@@ -88,7 +88,7 @@ impl Handle {
     /// # Errors
     /// [`Error`]; `ENOENT` on a kernel without it.
     pub fn add_ingress(&mut self, link: u32) -> Result<(), Error> {
-        let what = format!("hook what link number {link} receives");
+        let what = format_args!("hook what link number {link} receives");
         let place = Place {
             link,
             handle: INGRESS_HANDLE,
@@ -107,7 +107,7 @@ impl Handle {
     /// # Errors
     /// [`Error`]; `ENODEV` when there is no such link.
     pub fn qdisc(&mut self, link: u32, side: Side) -> Result<Option<Qdisc>, Error> {
-        let what = format!("look up the discipline of what link number {link} has {side:?}");
+        let what = format_args!("look up the discipline of what link number {link} has {side:?}");
         let place = Place {
             link,
             parent: side.parent(),
@@ -135,7 +135,7 @@ impl Handle {
     /// # Errors
     /// [`Error`].
     pub fn delete_qdisc(&mut self, link: u32, side: Side) -> Result<(), Error> {
-        let what = format!("take away the discipline of what link number {link} has {side:?}");
+        let what = format_args!("take away the discipline of what link number {link} has {side:?}");
         let place = Place {
             link,
             parent: side.parent(),

@@ -45,7 +45,7 @@ impl Handle {
     /// [`Error`]; `EINVAL` without the hook, `ENODEV` without the links, `ENOENT` on a kernel
     /// without `u32` or `mirred`.
     pub fn redirect_received(&mut self, from: u32, to: u32) -> Result<(), Error> {
-        let what = format!("redirect what link number {from} receives to link number {to}");
+        let what = format_args!("redirect what link number {from} receives to link number {to}");
         let place = Place {
             link: from,
             handle: 0,
@@ -72,7 +72,7 @@ impl Handle {
     /// # Errors
     /// [`Error`].
     pub fn redirects_of_received(&mut self, link: u32) -> Result<Vec<u32>, Error> {
-        let what = format!("list the filters of what link number {link} receives");
+        let what = format_args!("list the filters of what link number {link} receives");
         let place = Place {
             link,
             parent: INGRESS_HANDLE,

@@ -1,6 +1,8 @@
 //! The header that all messages of traffic control begin with (`struct tcmsg`,
 //! linux/rtnetlink.h), and the attributes they share.
 
+use std::fmt::Display;
+
 use super::Error;
 use crate::netlink::{AttrWriter, Attrs, Message, attrs};
 
@@ -34,9 +36,12 @@ impl Place {
     }
 
     /// A message's place and attributes.
-    pub(super) fn read<'a>(what: &str, message: &Message<'a>) -> Result<(Self, Attrs<'a>), Error> {
+    pub(super) fn read<'a>(
+        what: &dyn Display,
+        message: &Message<'a>,
+    ) -> Result<(Self, Attrs<'a>), Error> {
         let Some((header, rest)) = message.payload.split_first_chunk::<HEADER>() else {
-            return Err(Error::malformed(&what, "a message shorter than its header"));
+            return Err(Error::malformed(what, "a message shorter than its header"));
         };
         let field = |at: usize| {
             let bytes = header.get(at..).and_then(<[u8]>::first_chunk);
@@ -53,8 +58,8 @@ impl Place {
 }
 
 /// The bytes of a message.
-pub(super) fn finished(what: &str, writer: AttrWriter) -> Result<Vec<u8>, Error> {
+pub(super) fn finished(what: &dyn Display, writer: AttrWriter) -> Result<Vec<u8>, Error> {
     writer
         .finish()
-        .map_err(|error| Error::malformed(&what, &error.to_string()))
+        .map_err(|error| Error::malformed(what, &error.to_string()))
 }

@@ -98,7 +98,7 @@ impl Handle {
                 LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(new.vlan)])),
             ]),
         ];
-        let what = format!("make VLAN device {} of VLAN {}", new.name, new.vlan);
+        let what = format_args!("make VLAN device {} of VLAN {}", new.name, new.vlan);
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.socket
             .request_message(&what, flags, &Message::NewLink(message))
@@ -138,7 +138,7 @@ impl Handle {
             LinkAttribute::LinkInfo(info),
         ];
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        let what = format!("ask for {what}");
+        let what = format_args!("ask for {what}");
         let answer = self
             .socket
             .request_message(&what, flags, &Message::NewLink(message));
@@ -165,7 +165,7 @@ impl Handle {
             LinkInfo::Kind(InfoKind::Bridge),
             LinkInfo::Data(data),
         ]));
-        let what = format!("set VLAN filtering of bridge number {bridge} to {on}");
+        let what = format_args!("set VLAN filtering of bridge number {bridge} to {on}");
         self.socket
             .request_message(&what, 0, &Message::NewLink(message))
     }
@@ -175,7 +175,7 @@ impl Handle {
     /// # Errors
     /// [`Error`]; `EOPNOTSUPP` for what is no port, or on a kernel without VLAN filtering.
     pub fn add_port_vlans(&mut self, port: u32, vlans: PortVlans) -> Result<(), Error> {
-        let what = format!("put port number {port} into {vlans:?}");
+        let what = format_args!("put port number {port} into {vlans:?}");
         let message = bridge_message(port, vlans.attributes());
         self.socket
             .request_message(&what, 0, &Message::SetLink(message))
@@ -186,7 +186,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::add_port_vlans`].
     pub fn delete_port_vlans(&mut self, port: u32, vlans: PortVlans) -> Result<(), Error> {
-        let what = format!("take port number {port} out of {vlans:?}");
+        let what = format_args!("take port number {port} out of {vlans:?}");
         let message = bridge_message(port, vlans.attributes());
         match self
             .socket
@@ -202,7 +202,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::add_port_vlans`].
     pub fn add_bridge_vlan(&mut self, bridge: u32, vlan: u16) -> Result<(), Error> {
-        let what = format!("put bridge number {bridge} into VLAN {vlan}");
+        let what = format_args!("put bridge number {bridge} into VLAN {vlan}");
         let mut attributes = vec![AfSpecBridge::Flags(BridgeFlag::LowerDev)];
         attributes.extend(PortVlans::tagged(vlan, vlan).attributes());
         let message = bridge_message(bridge, attributes);
