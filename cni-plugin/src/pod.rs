@@ -154,6 +154,8 @@ pub(crate) fn delete_pod_end(pod: &NetNs, ifname: &str) -> Result<(), Error> {
 #[derive(Debug)]
 pub(crate) struct Inside<'a> {
     pub(crate) ips: &'a [IpConfig],
+    /// The Ethernet address that it was made with; none: a random one.
+    pub(crate) mac: Option<Mac>,
     /// The addresses bring the routes to their subnets.
     pub(crate) subnet_routes: bool,
     /// Through this link where they name none.
@@ -166,35 +168,52 @@ pub(crate) struct Inside<'a> {
 /// The pod's end, with the connection to the kernel that it was set up by.
 #[derive(Debug)]
 pub(crate) struct PodEnd {
-    /// As it was before it was set up.
-    pub(crate) link: Link,
+    index: u32,
+    pub(crate) mac: Option<Mac>,
     route: Handle,
 }
 
 /// Sets up the pod's end inside the namespace: settings, addresses, link, routes.
 pub(crate) fn configure(pod: &NetNs, ifname: &str, wanted: &Inside<'_>) -> Result<PodEnd, Error> {
-    let inside = || {
-        let mut route = Handle::open().map_err(failure::kernel)?;
-        let link = route.link_by_name(ifname).map_err(failure::kernel)?;
-        if wanted.ips.iter().any(|ip| ip.address.address().is_ipv6()) {
-            prepare_ipv6(ifname, link.ipv6, wanted.dad)?;
-        }
-        Ok(PodEnd { link, route })
-    };
-    let mut end = pod.visit(inside).map_err(failure::namespace)??;
+    let found = pod.visit(|| PodEnd::find(ifname, wanted));
+    let mut end = found.map_err(failure::namespace)??;
     // The connection stays the namespace's.
     end.set_up(wanted)?;
     Ok(end)
 }
 
 impl PodEnd {
+    /// The end in the calling thread's namespace. The kernel is only asked to describe it where
+    /// that tells something new.
+    fn find(ifname: &str, wanted: &Inside<'_>) -> Result<Self, Error> {
+        let mut route = Handle::open().map_err(failure::kernel)?;
+        let ipv6 = wanted.ips.iter().any(|ip| ip.address.address().is_ipv6());
+        if let (Some(mac), false) = (wanted.mac, ipv6)
+            && let Some(index) = index_of(ifname).map_err(failure::kernel)?
+        {
+            let mac = Some(mac);
+            return Ok(Self { index, mac, route });
+        }
+        let Link {
+            index,
+            mac,
+            ipv6: settings,
+            ..
+        } = route.link_by_name(ifname).map_err(failure::kernel)?;
+        if ipv6 {
+            prepare_ipv6(ifname, settings, wanted.dad)?;
+        }
+        Ok(Self { index, mac, route })
+    }
+
     fn set_up(&mut self, wanted: &Inside<'_>) -> Result<(), Error> {
-        let Self { link, route } = self;
+        let Self { index, route, .. } = self;
+        let index = *index;
         for ip in wanted.ips {
             let address = Address {
                 nodad: !wanted.dad,
                 noprefixroute: !wanted.subnet_routes,
-                ..Address::new(link.index, to_network(ip.address)?)
+                ..Address::new(index, to_network(ip.address)?)
             };
             route.add_address(&address).map_err(failure::kernel)?;
         }
@@ -206,18 +225,16 @@ impl PodEnd {
             arp_notify: true,
             ..LinkChange::default()
         };
-        route
-            .change_link(link.index, &change)
-            .map_err(failure::kernel)?;
+        route.change_link(index, &change).map_err(failure::kernel)?;
         if wanted.dad && wanted.ips.iter().any(|ip| ip.address.address().is_ipv6()) {
-            settle(route, link.index)?;
+            settle(route, index)?;
         }
         for ip in wanted.ips {
             await_own(route, ip.address.address())?;
         }
         for said in &wanted.routes {
             let through = Route {
-                link: said.link.or(Some(link.index)),
+                link: said.link.or(Some(index)),
                 ..said.clone()
             };
             route.add_route(&through).map_err(failure::kernel)?;
@@ -231,11 +248,11 @@ impl PodEnd {
     /// the Ethernet address to what it is has the kernel send it again.
     pub(crate) fn announce(&mut self) -> Result<(), Error> {
         let again = LinkChange {
-            mac: self.link.mac,
+            mac: self.mac,
             ..LinkChange::default()
         };
         self.route
-            .change_link(self.link.index, &again)
+            .change_link(self.index, &again)
             .map_err(failure::kernel)
     }
 }
@@ -271,13 +288,13 @@ pub(crate) fn await_own(route: &mut Handle, address: IpAddr) -> Result<(), Error
 
 /// Waits until the bridge takes frames from the host's end. Kernels from 6.8 on see to it when
 /// they are asked; older ones do in a moment. A bridge with a spanning tree takes half a minute,
-/// which nobody waits for.
-pub(crate) fn await_port(host: &mut Handle, end: &HostEnd) -> Result<(), Error> {
+/// which nobody waits for. Gives the end as it is then.
+pub(crate) fn await_port(host: &mut Handle, end: &HostEnd) -> Result<Link, Error> {
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
         let link = host.link_by_name(&end.name).map_err(failure::kernel)?;
         if link.port_enabled || Instant::now() >= deadline {
-            return Ok(());
+            return Ok(link);
         }
         thread::sleep(Duration::from_millis(1));
     }

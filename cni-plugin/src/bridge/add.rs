@@ -85,22 +85,30 @@ impl<'a> Target<'a> {
                 pod::delete_host_end(&mut route, &undo_end)
             },
         )?;
-        let link = rollback.step(Step::Pod, || self.connect(&mut route, &end, &plan))?;
+        let made = rollback.step(Step::Pod, || {
+            self.connect(&mut route, &end, &plan, pair.mac)
+        })?;
         let mut above = None;
         if network.gateway {
             above = rollback.step(Step::Gateway, || {
-                self.be_gateway(&mut route, &bridge, &plan, link.mac)
+                self.be_gateway(&mut route, &bridge, &plan, made.mac)
             })?;
         }
-        self.program(rollback, &mut route, &plan, link.mac)?;
-        let limiter = self.limit(rollback, &mut route, &end)?;
-        let mut result = self.result(&bridge, &end, &link, above.as_ref(), plan);
+        self.program(rollback, &mut route, &plan, made.mac)?;
+        let limiter = self.limit(rollback, &mut route, &made.port)?;
+        let mut result = self.result(&bridge, &end, &made, above.as_ref(), plan);
         result.interfaces.extend(limiter);
         Ok(result)
     }
 
     /// The pod's end and the bridge's port, as they shall be, announced to the network.
-    fn connect(&self, route: &mut Handle, end: &HostEnd, plan: &Plan) -> Result<Link, Error> {
+    fn connect(
+        &self,
+        route: &mut Handle,
+        end: &HostEnd,
+        plan: &Plan,
+        mac: Option<Mac>,
+    ) -> Result<Made, Error> {
         let network = self.network;
         // The routes of a node's own links are ours to make.
         pod::switch_off(&end.name, "accept_ra")?;
@@ -108,17 +116,24 @@ impl<'a> Target<'a> {
         let routes = plan.routes.iter().map(|said| pod::meant(said, &plan.ips));
         let wanted = Inside {
             ips: &plan.ips,
+            mac,
             subnet_routes: true,
             routes: routes.collect::<Result<_, _>>()?,
             dad: network.dad,
             up: !network.pod_down,
         };
         let mut inside = pod::configure(self.pod, &self.attachment.ifname, &wanted)?;
-        if !plan.ips.is_empty() {
-            pod::await_port(route, end)?;
+        let port = if plan.ips.is_empty() {
+            route.link_by_name(&end.name).map_err(failure::kernel)?
+        } else {
+            let port = pod::await_port(route, end)?;
             inside.announce()?;
-        }
-        Ok(inside.link)
+            port
+        };
+        Ok(Made {
+            port,
+            mac: inside.mac,
+        })
     }
 
     /// The node as the pods' gateway; gives the interface above the bridge that it is by, if any.
@@ -179,14 +194,13 @@ impl<'a> Target<'a> {
         &self,
         rollback: &mut Rollback<'a>,
         route: &mut Handle,
-        end: &HostEnd,
+        port: &Link,
     ) -> Result<Option<Interface>, Error> {
         let Some(limits) = &self.network.limits else {
             return Ok(None);
         };
-        let port = route.link_by_name(&end.name).map_err(failure::kernel)?;
         let network = self.call.config.name();
-        bandwidth::shape(rollback, route, &port, limits, network, self.attachment)
+        bandwidth::shape(rollback, route, port, limits, network, self.attachment)
     }
 
     fn reserve(&self, rollback: &mut Rollback<'a>) -> Result<Plan, Error> {
@@ -220,7 +234,7 @@ impl<'a> Target<'a> {
         &self,
         bridge: &Link,
         end: &HostEnd,
-        link: &Link,
+        made: &Made,
         above: Option<&Link>,
         plan: Plan,
     ) -> Success {
@@ -240,8 +254,8 @@ impl<'a> Target<'a> {
         };
         let mut interfaces = vec![
             interface(&bridge.name, bridge.mac, bridge.mtu, String::new()),
-            interface(&end.name, Some(end.mac), link.mtu, String::new()),
-            interface(&link.name, link.mac, link.mtu, sandbox),
+            interface(&end.name, Some(end.mac), made.port.mtu, String::new()),
+            interface(&self.attachment.ifname, made.mac, made.port.mtu, sandbox),
         ];
         interfaces
             .extend(above.map(|link| interface(&link.name, link.mac, link.mtu, String::new())));
@@ -258,6 +272,14 @@ impl<'a> Target<'a> {
             dns,
         }
     }
+}
+
+/// What the pair turned out to be.
+struct Made {
+    /// The host's end.
+    port: Link,
+    /// The pod's end's Ethernet address.
+    mac: Option<Mac>,
 }
 
 /// What the pod shall have.

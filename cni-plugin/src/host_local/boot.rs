@@ -16,6 +16,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::store::read_short;
+
 /// By how much a file must be older than the boot: the kernel reckons the time of boot back from
 /// a clock that may since have been set.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -38,7 +40,7 @@ impl Boot {
 
     /// A boot as two files tell it. One that cannot be told is never taken for a new one.
     pub(super) fn told_by(id: impl AsRef<Path>, stat: impl Into<PathBuf>) -> Self {
-        let id = fs::read_to_string(id).unwrap_or_default();
+        let id = read_short(id.as_ref()).unwrap_or_default();
         Self {
             id: id.trim().to_owned(),
             stat: stat.into(),

@@ -27,14 +27,7 @@ pub(super) struct Claim<'a> {
 impl<'a> Claim<'a> {
     pub(super) fn new(store: &'a Store, by: &'a Attachment) -> Result<Self, Error> {
         let path = store.index.scratch();
-        // A broken attempt's may be a reservation by now: it must not be written over.
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(failed("remove", &path)(error));
-            }
-            _ => {}
-        }
-        let mut file = store.index.open(&path)?;
+        let (mut file, length) = store.index.reuse(&path)?;
         let mut claim = Self {
             store,
             by,
@@ -45,6 +38,10 @@ impl<'a> Claim<'a> {
         let content = Reservation::content(by);
         file.write_all(content.as_bytes())
             .map_err(failed("write", &path))?;
+        let written = u64::try_from(content.len()).unwrap_or_default();
+        if length > written {
+            file.set_len(written).map_err(failed("write", &path))?;
+        }
         let meta = file.metadata().map_err(failed("inspect", &path))?;
         claim.written = index::written(&meta);
         Ok(claim)

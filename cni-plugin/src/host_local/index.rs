@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cni_types::Error;
@@ -13,15 +13,16 @@ use cni_types::Error;
 use super::boot::Boot;
 use super::config::NOTES;
 use super::reservation::Reservation;
-use super::store::failed;
+use super::store::{failed, read_short};
 
 /// The index of one network's reservations.
 ///
-/// A holder's entry, named `id:ifname`, is a symbolic link that leads nowhere: its text is the
-/// entry, which costs no block on the disk and is read by one call. Further entries of a holder,
-/// where reservations have a file each or are very many, are at `id:ifname:1` and so on.
+/// A holder's entry is a file of one line, named `id:ifname`. Further entries of a holder, where
+/// reservations have a file each or are very many, are at `id:ifname:1` and so on. A file that is no
+/// longer needed becomes the next one's: file systems look for a place for a new file as long as for
+/// everything else here together, and without a journal much longer.
 ///
-/// The file `seen` has the modification time that the reservations' folder had when the index was
+/// The file `sealed` has the modification time that the reservations' folder had when the index was
 /// right, and the boot in which that was. Whoever reserves or releases changes that time.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -38,8 +39,14 @@ pub(super) struct Entry {
     pub(super) addresses: Vec<IpAddr>,
 }
 
-/// How many addresses stand in one entry: a link's text is below 4096 bytes.
+/// How many addresses stand in one entry.
 const ADDRESSES_OF_ENTRY: usize = 64;
+
+/// More than an entry has, in bytes.
+const LONGEST_ENTRY: u64 = 4096;
+
+/// What the index was last right for stands in this file.
+const SEAL: &str = "sealed";
 
 /// What the index was last right for.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,14 +61,16 @@ pub(super) enum State {
     Unknown,
 }
 
-/// The time of a file's last change of content, in the form that entries and `seen` have.
+/// The time of a file's last change of content, in the form that entries and the seal have.
 pub(super) fn written(meta: &fs::Metadata) -> String {
     format!("{:020}.{:09}", meta.mtime(), meta.mtime_nsec())
 }
 
 impl Entry {
+    /// Behind the line may stand what is left of a longer one.
     fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split(' ');
+        let (line, _) = text.split_once('\n')?;
+        let mut words = line.split(' ');
         let written = words.next()?.to_owned();
         let addresses = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
         Some(Self { written, addresses })
@@ -73,7 +82,28 @@ impl Entry {
             text.push(' ');
             text.push_str(&address.to_string());
         }
+        text.push('\n');
         text
+    }
+
+    /// What stands at a path; `None` where nothing is. What is no entry has no addresses.
+    fn read(path: &Path) -> io::Result<Option<Self>> {
+        let nothing = Self {
+            written: String::new(),
+            addresses: Vec::new(),
+        };
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_file() => {}
+            Ok(_) => return Ok(Some(nothing)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let mut text = Vec::new();
+        File::open(path)?
+            .take(LONGEST_ENTRY)
+            .read_to_end(&mut text)?;
+        let entry = Self::parse(&String::from_utf8_lossy(&text));
+        Ok(Some(entry.unwrap_or(nothing)))
     }
 }
 
@@ -90,20 +120,38 @@ impl Index {
         &self.boot
     }
 
-    /// A file that is nobody's reservation yet; the lock makes it ours alone.
+    /// A file that is nobody's reservation, no longer or not yet; the lock makes it ours alone.
     pub(super) fn scratch(&self) -> PathBuf {
         self.folder.join("new")
+    }
+
+    /// A file that is nobody's entry.
+    fn spare(&self) -> PathBuf {
+        self.folder.join("spare")
+    }
+
+    /// Opens a file of the index that has no other name, in place of whatever else is there: what
+    /// it has is of no use any more. Its length comes with it.
+    pub(super) fn reuse(&self, path: &Path) -> Result<(File, u64), Error> {
+        match fs::symlink_metadata(path) {
+            // Another name could be a reservation's, or in somebody's copy of the folder.
+            Ok(meta) if meta.is_file() && meta.nlink() == 1 => {
+                return Ok((self.open(path)?, meta.len()));
+            }
+            Ok(_) => fs::remove_file(path).map_err(failed("remove", path))?,
+            Err(_) => {}
+        }
+        Ok((self.open(path)?, 0))
     }
 
     /// Opens a file of the index for writing, and makes the folder for it where needed.
     pub(super) fn open(&self, path: &Path) -> Result<File, Error> {
         // Not truncated: ext4 writes a truncated file to the disk as it is closed.
         let open = || {
-            OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(path)
+            // For reading, too: that way a fifo in its place does not wait for a reader.
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(false).read(true).write(true);
+            options.open(path)
         };
         let opened = match open() {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -128,8 +176,8 @@ impl Index {
 
     /// Whether the index can be relied on, and if not, why.
     pub(super) fn state(&self) -> Result<State, Error> {
-        let seen = fs::read_to_string(self.folder.join("seen")).unwrap_or_default();
-        let (modified, boot) = seen.split_once(' ').unwrap_or_default();
+        let seal = read_short(&self.folder.join(SEAL)).unwrap_or_default();
+        let (modified, boot) = seal.split_once(' ').unwrap_or_default();
         Ok(if self.boot.is_after(boot) {
             State::OtherBoot
         } else if self.boot.is_unnoted(boot) {
@@ -143,7 +191,7 @@ impl Index {
 
     /// Says that the index is right now.
     pub(super) fn seal(&self) -> Result<(), Error> {
-        let path = self.folder.join("seen");
+        let path = self.folder.join(SEAL);
         let mut file = self.open(&path)?;
         // Always as long as before, and taken for wrong if half of it is written.
         let text = format!("{} {}", self.modified()?, self.boot.id());
@@ -166,15 +214,9 @@ impl Index {
         let mut addresses = Vec::new();
         for number in 0.. {
             let path = self.path_of(id, ifname, number);
-            match fs::read_link(&path) {
-                Ok(text) => addresses.extend(
-                    text.to_str()
-                        .and_then(Entry::parse)
-                        .map(|entry| entry.addresses)
-                        .unwrap_or_default(),
-                ),
-                Err(error) if error.kind() == ErrorKind::NotFound => break,
-                Err(error) => return Err(failed("read", &path)(error)),
+            match Entry::read(&path).map_err(failed("read", &path))? {
+                Some(entry) => addresses.extend(entry.addresses),
+                None => break,
             }
         }
         Ok(addresses)
@@ -183,9 +225,10 @@ impl Index {
     /// Every entry that can be read, whosever it is.
     pub(super) fn all(&self) -> Vec<Entry> {
         let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let texts = files.filter_map(|file| fs::read_link(file.path()).ok());
-        texts
-            .filter_map(|text| Entry::parse(text.to_str()?))
+        // Nothing else has a colon in its name.
+        let entries = files.filter(|file| file.file_name().to_string_lossy().contains(':'));
+        entries
+            .filter_map(|file| Entry::read(&file.path()).ok().flatten())
             .collect()
     }
 
@@ -197,17 +240,19 @@ impl Index {
         written: &str,
         addresses: &[IpAddr],
     ) -> Result<(), Error> {
+        let spare = self.spare();
         let mut number = 0;
         for chunk in addresses.chunks(ADDRESSES_OF_ENTRY) {
-            loop {
-                let path = self.path_of(id, ifname, number);
+            let (mut file, _) = self.reuse(&spare)?;
+            let text = Entry::text(written, chunk);
+            file.write_all(text.as_bytes())
+                .map_err(failed("write", &spare))?;
+            let mut path = self.path_of(id, ifname, number);
+            while fs::symlink_metadata(&path).is_ok() {
                 number += 1;
-                match symlink(Entry::text(written, chunk), &path) {
-                    Ok(()) => break,
-                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                    Err(error) => return Err(failed("make", &path)(error)),
-                }
+                path = self.path_of(id, ifname, number);
             }
+            fs::rename(&spare, &path).map_err(failed("make", &path))?;
         }
         Ok(())
     }
@@ -216,7 +261,7 @@ impl Index {
     pub(super) fn remove(&self, id: &str, ifname: Option<&str>) -> Result<(), Error> {
         for number in 0.. {
             let path = self.path_of(id, ifname, number);
-            match fs::remove_file(&path) {
+            match fs::rename(&path, self.spare()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => break,
                 Err(error) => return Err(failed("remove", &path)(error)),
@@ -284,10 +329,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let index = index(dir.path());
         index.seal().unwrap();
-        let seen = dir.path().join(".causeway/seen");
-        let text = fs::read_to_string(&seen).unwrap();
+        let seal = dir.path().join(".causeway/sealed");
+        let text = fs::read_to_string(&seal).unwrap();
         for length in 0..text.len() {
-            fs::write(&seen, &text[..length]).unwrap();
+            fs::write(&seal, &text[..length]).unwrap();
             assert_eq!(index.state().unwrap(), State::Unknown, "{length}");
         }
     }

@@ -20,6 +20,25 @@ pub(crate) struct Store {
     _lock: File,
 }
 
+/// The file that is locked during each change.
+const LOCK: &str = "lock";
+
+/// Opened for reading, too: that way a fifo in its place does not wait for a reader.
+fn open_lock(folder: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true);
+    options.open(folder.join(LOCK))
+}
+
+/// The text of a file of less than a hundred bytes; a longer one is cut. One read, where
+/// [`fs::read_to_string`] asks for the length first and for more afterwards.
+pub(super) fn read_short(path: &Path) -> io::Result<String> {
+    let mut text = [0; 100];
+    let length = File::open(path)?.read(&mut text)?;
+    let text = text.get(..length).unwrap_or_default();
+    Ok(String::from_utf8_lossy(text).into_owned())
+}
+
 pub(super) fn failed<'a>(
     action: &'static str,
     path: &'a Path,
@@ -35,30 +54,32 @@ pub(super) fn failed<'a>(
 impl Store {
     /// Opens the folder, making it where needed, and waits for its lock.
     pub(crate) fn create(folder: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
-        Self::lock(folder, Boot::current())
+        let lock = match open_lock(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
+                open_lock(folder)
+            }
+            opened => opened,
+        };
+        Self::lock(folder, lock, Boot::current())
     }
 
     /// Opens the folder and waits for its lock; `None` where there never was a reservation.
     pub(crate) fn open(folder: &Path) -> Result<Option<Self>, Error> {
-        if folder.is_dir() {
-            Self::lock(folder, Boot::current()).map(Some)
-        } else {
-            Ok(None)
+        match open_lock(folder) {
+            Err(error)
+                if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) =>
+            {
+                Ok(None)
+            }
+            lock => Self::lock(folder, lock, Boot::current()).map(Some),
         }
     }
 
-    fn lock(folder: &Path, boot: Boot) -> Result<Self, Error> {
-        let path = folder.join("lock");
-        // The reference takes flock(2) on the same file, and File::lock is flock(2).
-        // Opened for reading, too: that way a fifo in its place does not wait for a reader.
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path);
+    fn lock(folder: &Path, lock: io::Result<File>, boot: Boot) -> Result<Self, Error> {
+        let path = folder.join(LOCK);
         let lock = lock.map_err(failed("open", &path))?;
+        // The reference takes flock(2) on the same file, and File::lock is flock(2).
         lock.lock().map_err(failed("lock", &path))?;
         Ok(Self {
             folder: folder.to_owned(),
@@ -231,8 +252,14 @@ impl Store {
         self.index.rebuild(&kept)
     }
 
+    /// Frees an address. Its file becomes the next reservation's, if there is none for that yet.
     fn remove(&self, address: IpAddr) -> Result<(), Error> {
         let path = self.file_of(address);
+        let next = self.index.scratch();
+        // Renaming one name of a file to another one of it would leave both.
+        if fs::symlink_metadata(&next).is_err() && fs::rename(&path, &next).is_ok() {
+            return Ok(());
+        }
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(failed("remove", &path)(error))
@@ -294,6 +321,8 @@ fn read_plain(path: &Path) -> Result<Vec<u8>, String> {
 mod anything;
 #[cfg(test)]
 mod reboots;
+#[cfg(test)]
+mod reuse;
 
 #[cfg(test)]
 mod tests {

@@ -34,7 +34,7 @@ pub(crate) fn add(
     let pod = call.open_netns(netns)?;
     let mut rollback = Rollback::new(before);
     attach(call, &network, attachment, &pod, &mut rollback)
-        .map(|done| done.result(netns))
+        .map(|done| done.result(netns, &attachment.ifname))
         .map_err(|reason| rollback.roll_back(reason))
 }
 
@@ -42,6 +42,7 @@ pub(crate) fn add(
 struct Attached {
     end: HostEnd,
     link: Link,
+    mac: Option<Mac>,
     given: Success,
 }
 
@@ -79,37 +80,55 @@ fn attach<'a>(
             pod::delete_host_end(&mut route, &undo_end)
         },
     )?;
-    let link = rollback.step(Step::Pod, || {
+    let mac = rollback.step(Step::Pod, || {
         pod::switch_off(&end.name, "accept_ra")?;
         // By an address that it first looks for itself, the node could not look for the pod.
         pod::switch_off(&end.name, "accept_dad")?;
         let wanted = Inside {
             ips: &given.ips,
+            mac: pair.mac,
             // By those the pod would look for its neighbours on the link, where there are none.
             subnet_routes: false,
             routes: pod_routes(&given)?,
             dad: false,
             up: true,
         };
-        pod::configure(pod, &attachment.ifname, &wanted).map(|end| end.link)
+        pod::configure(pod, &attachment.ifname, &wanted).map(|end| end.mac)
     })?;
-    rollback.step(Step::Gateway, || {
+    let link = rollback.step(Step::Gateway, || {
         be_gateway(&mut route, &end, &given.ips, &pod::alias_of(call))
     })?;
+    program(call, network, attachment, &given.ips, rollback)?;
+    Ok(Attached {
+        end,
+        link,
+        mac,
+        given,
+    })
+}
+
+/// Everything that the attachment has in nf_tables or iptables.
+fn program<'a>(
+    call: &'a Call,
+    network: &'a Network,
+    attachment: &'a Attachment,
+    ips: &[IpConfig],
+    rollback: &mut Rollback<'a>,
+) -> Result<(), Error> {
     if let Some(masquerade) = &network.masquerade {
-        let addresses: Vec<_> = given.ips.iter().map(|ip| ip.address).collect();
+        let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
         masquerade.add_rules(rollback, call, attachment, &addresses)?;
     }
-    let entries = entries(call, network, attachment, &given.ips);
-    if !entries.is_empty() {
-        let (owner, keys) = (entries.owner().clone(), entries.keys());
-        rollback.step_with_undo(
-            Step::Tables,
-            || Tables::open()?.add(&entries),
-            move || Tables::open()?.remove(&owner, &keys).map(drop),
-        )?;
+    let entries = entries(call, network, attachment, ips);
+    if entries.is_empty() {
+        return Ok(());
     }
-    Ok(Attached { end, link, given })
+    let (owner, keys) = (entries.owner().clone(), entries.keys());
+    rollback.step_with_undo(
+        Step::Tables,
+        || Tables::open()?.add(&entries),
+        move || Tables::open()?.remove(&owner, &keys).map(drop),
+    )
 }
 
 /// What the attachment has in nf_tables.
@@ -168,13 +187,13 @@ fn pod_routes(given: &Success) -> Result<Vec<Route>, Error> {
     Ok(routes)
 }
 
-/// The host's end with the gateways' addresses and the routes to the pod.
+/// The host's end with the gateways' addresses and the routes to the pod; gives the end.
 fn be_gateway(
     route: &mut Handle,
     end: &HostEnd,
     ips: &[IpConfig],
     alias: &str,
-) -> Result<(), Error> {
+) -> Result<Link, Error> {
     let link = route.link_by_name(&end.name).map_err(failure::kernel)?;
     let change = LinkChange {
         alias: Some(alias),
@@ -199,12 +218,17 @@ fn be_gateway(
         route.replace_route(&to_pod).map_err(failure::kernel)?;
         forwarding::enable(gateway)?;
     }
-    Ok(())
+    Ok(link)
 }
 
 impl Attached {
-    fn result(self, netns: &Path) -> Success {
-        let Self { end, link, given } = self;
+    fn result(self, netns: &Path, ifname: &str) -> Success {
+        let Self {
+            end,
+            link,
+            mac,
+            given,
+        } = self;
         let interface = |name: &str, mac: Option<Mac>, sandbox: String| Interface {
             name: name.to_owned(),
             mac: mac.map(|mac| mac.to_string()).unwrap_or_default(),
@@ -220,7 +244,7 @@ impl Attached {
         Success {
             interfaces: vec![
                 interface(&end.name, Some(end.mac), String::new()),
-                interface(&link.name, link.mac, sandbox),
+                interface(ifname, mac, sandbox),
             ],
             ips: ips.collect(),
             ..given

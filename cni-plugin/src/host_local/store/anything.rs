@@ -24,7 +24,7 @@ fn thing() -> impl Strategy<Value = Thing> {
         2 => vec(any::<u8>(), 0..40).prop_map(Thing::Bytes),
         1 => "[a-c\r\n]{0,8}".prop_map(|text| Thing::Bytes(text.into_bytes())),
         1 => Just(Thing::Folder),
-        1 => "(10\\.0\\.0\\.[2-7]|seen|/dev/null)".prop_map(Thing::Link),
+        1 => "(10\\.0\\.0\\.[2-7]|sealed|/dev/null)".prop_map(Thing::Link),
     ]
 }
 
@@ -33,7 +33,7 @@ fn name() -> impl Strategy<Value = String> {
         4 => (2..8_u8).prop_map(|last| format!("10.0.0.{last}")),
         1 => Just("fd00::2".to_owned()),
         1 => Just("last_reserved_ip.0".to_owned()),
-        1 => "\\.causeway/(seen|new|h0:eth0|h0:|h1:eth0:1)",
+        1 => "\\.causeway/(sealed|new|spare|h0:eth0|h0:|h1:eth0:1)",
     ]
 }
 

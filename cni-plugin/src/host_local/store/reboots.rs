@@ -23,7 +23,7 @@ fn boot(dir: &Path, number: u8, start: u64) -> Boot {
 fn in_boot(dir: &Path, number: u8, start: u64) -> Store {
     let folder = dir.join("net");
     fs::create_dir_all(&folder).unwrap();
-    Store::lock(&folder, boot(dir, number, start)).unwrap()
+    Store::lock(&folder, open_lock(&folder), boot(dir, number, start)).unwrap()
 }
 
 fn attachment(id: &str) -> Attachment {
@@ -115,7 +115,7 @@ fn a_boot_that_cannot_be_told_frees_nothing() {
     reserve(&in_boot(dir, 1, START), "a", &["10.0.0.2"]);
     theirs(dir, "10.0.0.3", "old", 1);
     let folder = dir.join("net");
-    let store = Store::lock(&folder, Boot::told_by("/none", "/none")).unwrap();
+    let store = Store::lock(&folder, open_lock(&folder), Boot::told_by("/none", "/none")).unwrap();
     assert_eq!(store.held_by(&attachment("a")).unwrap().len(), 1);
     drop(store);
     assert_eq!(reserved(dir).len(), 2);
@@ -126,10 +126,10 @@ fn a_broken_seal_frees_nothing_of_this_boot() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     reserve(&in_boot(dir, 2, START), "a", &["10.0.0.2"]);
-    let seen = dir.join("net/.causeway/seen");
-    let text = fs::read(&seen).unwrap();
+    let seal = dir.join("net/.causeway/sealed");
+    let text = fs::read(&seal).unwrap();
     for length in 0..=text.len() {
-        fs::write(&seen, &text[..length]).unwrap();
+        fs::write(&seal, &text[..length]).unwrap();
         let store = in_boot(dir, 2, START);
         assert_eq!(
             store.held_by(&attachment("a")).unwrap().len(),
