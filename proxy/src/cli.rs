@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use lb_plan::bpf::{MAGLEV_SIZES, Maglev};
 use serde_json::Value;
 
 use crate::backend::ebpf;
@@ -50,6 +51,21 @@ pub struct Flags {
     /// net.ipv4.ip_local_port_range.
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = ports)]
     pub ebpf_snat_ports: RangeInclusive<u16>,
+    /// Mode ebpf: how packets of a new client from outside get their endpoint: any one, or by Maglev
+    /// hashing, so that every node of the cluster gives the same one.
+    #[arg(long, value_name = "CHOICE", default_value = "random")]
+    pub ebpf_backend_choice: BackendChoice,
+    /// Mode ebpf: places in each frontend's Maglev table, a prime; a hundred for each endpoint keep
+    /// the shares even.
+    #[arg(long, value_name = "PLACES", default_value_t = Maglev::SIZE, value_parser = places)]
+    pub ebpf_maglev_table_size: u32,
+    /// Mode ebpf: the seed of Maglev hashing, the same on every node of the cluster.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub ebpf_maglev_seed: u64,
+    /// Mode ebpf: how many frontends have a Maglev table at most; clients of the others get any
+    /// endpoint.
+    #[arg(long, value_name = "NUMBER", default_value_t = Maglev::LIMIT)]
+    pub ebpf_maglev_tables: usize,
     /// Mode ebpf: UDP sockets that connect to a Service are connected to an endpoint, and get an error
     /// when it leaves; otherwise their packets are translated one by one.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
@@ -73,6 +89,15 @@ pub struct Flags {
     /// The flags that set fields, in the order of [`FLAGS`].
     #[arg(skip)]
     pub fields: Vec<Given>,
+}
+
+/// How packets of a new client from outside get their endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum BackendChoice {
+    /// Any endpoint.
+    Random,
+    /// The same one on every node.
+    Maglev,
 }
 
 /// Something else than running as the proxy.
@@ -147,6 +172,14 @@ impl Flags {
             guard_node_ports: self.ebpf_guard_node_ports,
             tracks: self.ebpf_tracks,
             snat_ports: self.ebpf_snat_ports.clone(),
+            maglev: match self.ebpf_backend_choice {
+                BackendChoice::Random => None,
+                BackendChoice::Maglev => Some(Maglev {
+                    size: self.ebpf_maglev_table_size,
+                    seed: self.ebpf_maglev_seed,
+                    limit: self.ebpf_maglev_tables,
+                }),
+            },
             ..ebpf::Options::default()
         }
     }
@@ -175,6 +208,15 @@ impl Flags {
             .collect();
         Ok(flags)
     }
+}
+
+/// A size that a Maglev table may have.
+fn places(said: &str) -> Result<u32, String> {
+    let place = said.parse().ok().filter(|size| MAGLEV_SIZES.contains(size));
+    place.ok_or_else(|| {
+        let sizes: Vec<String> = MAGLEV_SIZES.iter().map(u32::to_string).collect();
+        format!("one of {} is accepted", sizes.join(", "))
+    })
 }
 
 /// A range of ports.
@@ -316,6 +358,30 @@ mod tests {
     }
 
     #[test]
+    fn how_backends_are_chosen_is_said_by_flags() {
+        let said = |flags: &[&str]| {
+            let words = ["causeway-proxy"].iter().chain(flags);
+            Flags::read(words).unwrap().ebpf().maglev
+        };
+        let seed = "--ebpf-maglev-seed=7";
+        assert_eq!(said(&[]), None);
+        assert_eq!(said(&[seed]), None);
+        let choice = "--ebpf-backend-choice=maglev";
+        assert_eq!(said(&[choice]), Some(Maglev::default()));
+        let flags = [
+            "--ebpf-maglev-table-size=251",
+            "--ebpf-maglev-tables=3",
+            seed,
+        ];
+        let maglev = Maglev {
+            size: 251,
+            seed: 7,
+            limit: 3,
+        };
+        assert_eq!(said(&[&flags[..], &[choice]].concat()), Some(maglev));
+    }
+
+    #[test]
     fn an_unknown_flag_or_value_is_refused_by_name() {
         let refused = |flag: &str| {
             Flags::read(["causeway-proxy", flag])
@@ -326,6 +392,8 @@ mod tests {
             ("--no-such-flag", "--no-such-flag"),
             ("--ebpf-snat-ports=65535-61000", "the lower one first"),
             ("--ebpf-tracks=10", "1024"),
+            ("--ebpf-maglev-table-size=16384", "16381"),
+            ("--ebpf-backend-choice=best", "maglev"),
             ("--conntrack-min=many", "a whole number"),
             ("--profiling=maybe", "true or false"),
             ("--feature-gates=A", "Name=true"),

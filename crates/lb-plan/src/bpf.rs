@@ -7,14 +7,16 @@
 
 mod aims;
 mod applied;
+mod maglev;
 mod networks;
 mod tracks;
 mod wanted;
 
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey};
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Row, RowKey, SlotKey};
 
 pub use aims::{Aims, Word};
 pub use applied::{Applied, Step};
+pub use maglev::{Maglev, SIZES as MAGLEV_SIZES};
 pub use networks::{Change, Unserved, network};
 pub use tracks::Lifetimes;
 pub use wanted::{Node, Wanted, address, is_taken, wanted};
@@ -23,7 +25,7 @@ pub use wanted::{Node, Wanted, address, is_taken, wanted};
 const UDP: u8 = lb_model::Protocol::Udp.number();
 
 /// A change of one entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Write a slot.
     SetBackend(SlotKey, Backend),
@@ -33,6 +35,10 @@ pub enum Operation {
     AddMember(MemberKey),
     /// It doesn't any more; it may be gone.
     DeleteMember(MemberKey),
+    /// Write a row of a Maglev table.
+    SetRow(RowKey, Box<Row>),
+    /// Take a row away; it may be gone.
+    DeleteRow(RowKey),
     /// Write a frontend.
     SetFrontend(FrontendKey, Frontend),
     /// Take a frontend away; it may be gone.

@@ -23,7 +23,9 @@ macro_rules! plain {
 
 plain! {
     crate::FrontendKey: 16 + 2 + 1 + 1;
-    crate::Frontend: 4 * 4;
+    crate::Frontend: 6 * 4;
+    crate::RowKey: 4 + 4;
+    crate::Row: 2 * 1_024;
     crate::SlotKey: 4 + 4;
     crate::Backend: 16 + 2 + 2;
     crate::MemberKey: 4 + 20;
@@ -38,7 +40,7 @@ plain! {
     crate::ClientKey: 16 + 4;
     crate::Connected: 8 + 20 + 20;
     crate::SocketRules: 16 + 16 + 4;
-    crate::Settings: 2 + 2 + 4 + 4 + 8;
+    crate::Settings: 2 + 2 + 4 + 4 + 8 + 8;
     crate::Event: 8 + 8 + 4 + 20 + 20 + 20;
     crate::Track: 8 + 8 + 8 + 40 + 4 + 4;
 }

@@ -10,17 +10,19 @@
 
 mod bytes;
 mod events;
+mod maglev;
 mod packets;
 pub mod prefilter;
 mod sockets;
 
 pub use bytes::Plain;
 pub use events::Event;
+pub use maglev::{Row, RowKey};
 pub use packets::{ClientKey, Interface, PodNetwork, Settings, Stage, Track, Tuple};
 pub use sockets::{Connected, SocketRules};
 
 /// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Names of the maps, also of their pins.
 pub mod maps {
@@ -57,6 +59,8 @@ pub mod maps {
     pub const CLIENTS: &str = "clients";
     /// One entry: [`crate::Settings`].
     pub const SETTINGS: &str = "settings";
+    /// [`crate::RowKey`] to [`crate::Row`]: Maglev tables.
+    pub const ROWS: &str = "rows";
     /// Bits of frontends and of networks of Services: see [`crate::prefilter`].
     pub const AIMS: &str = "aims";
     /// The generation in which each cell was marked last: see [`crate::prefilter`].
@@ -124,6 +128,11 @@ pub struct Frontend {
     pub affinity_seconds: u32,
     /// [`Frontend::NODE_ONLY`] and the other constants, or-ed.
     pub flags: u32,
+    /// The Maglev table by which packets' clients get a slot; 0: they get any. At every moment it
+    /// is whole, and names no slot but those that are counted.
+    pub table: u32,
+    /// How many places the table has.
+    pub places: u32,
 }
 
 impl Frontend {

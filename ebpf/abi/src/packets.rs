@@ -157,6 +157,8 @@ pub struct Settings {
     /// Interfaces whose packets begin with the IP header, each by the bit of its index modulo 64:
     /// theirs do not meet the prefilter.
     pub no_ethernet: [u32; 2],
+    /// What all nodes' Maglev tables and clients' hashes have in common, the lower half first.
+    pub maglev_seed: [u32; 2],
 }
 
 impl Settings {
@@ -184,5 +186,6 @@ impl Settings {
         udp_seconds: 180,
         udp_unanswered_seconds: 30,
         no_ethernet: [0; 2],
+        maglev_seed: [0; 2],
     };
 }

@@ -1,8 +1,8 @@
 //! The first packet of a connection: who gets it, and how the answers find back.
 
 use causeway_ebpf_abi::{
-    Address, Affinity, ClientKey, Counter, Frontend, FrontendKey, Interface, Settings, Track,
-    UNSERVED_DROPPED, UNSERVED_REFUSED,
+    Address, Affinity, ClientKey, Counter, Frontend, FrontendKey, Interface, Row, RowKey, Settings,
+    Track, Tuple, UNSERVED_DROPPED, UNSERVED_REFUSED,
 };
 
 use crate::packet::{Family, Flow};
@@ -36,8 +36,12 @@ pub fn begin(
         address: flow.tuple.source,
         set: frontend.set,
     };
-    let Some(backend) = choice::choose(tables, kernel, &Remembered { tables, key }, &frontend)
-    else {
+    let client = Remembered {
+        tables,
+        key,
+        packet: &flow.tuple,
+    };
+    let Some(backend) = choice::choose(tables, kernel, &client, &frontend) else {
         tables.count(Counter::Torn);
         return Verdict::Pass;
     };
@@ -123,6 +127,7 @@ fn ends(tables: &impl PacketTables, frontend: &Frontend) -> Option<Verdict> {
 struct Remembered<'a, T> {
     tables: &'a T,
     key: ClientKey,
+    packet: &'a Tuple,
 }
 
 impl<T: PacketTables> choice::Client for Remembered<'_, T> {
@@ -133,6 +138,16 @@ impl<T: PacketTables> choice::Client for Remembered<'_, T> {
     #[inline(always)]
     fn remember(&self, value: &Affinity) {
         self.tables.set_client(&self.key, value);
+    }
+    #[inline(always)]
+    fn slot(&self, frontend: &Frontend) -> Option<u32> {
+        if frontend.table == 0 {
+            return None;
+        }
+        let seed = self.tables.settings().maglev_seed;
+        let (row, place) = Row::of(choice::place(frontend, self.packet, seed));
+        let table = frontend.table;
+        self.tables.slot_at(&RowKey { table, row }, place)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which backend a client gets.
 
-use causeway_ebpf_abi::{Affinity, Backend, Frontend, MemberKey, SlotKey};
+use causeway_ebpf_abi::{Affinity, Backend, Frontend, MemberKey, SlotKey, Tuple};
 
 use crate::{Kernel, Tables};
 
@@ -12,6 +12,8 @@ pub(crate) trait Client {
     fn known(&self) -> Option<Affinity>;
     /// It belongs there from now on.
     fn remember(&self, value: &Affinity);
+    /// The slot that the frontend's table has for it.
+    fn slot(&self, frontend: &Frontend) -> Option<u32>;
 }
 
 /// The client's own backend, or any.
@@ -23,12 +25,12 @@ pub(crate) fn choose(
     frontend: &Frontend,
 ) -> Option<Backend> {
     if frontend.affinity_seconds == 0 {
-        return any(tables, kernel, frontend);
+        return any(tables, kernel, client, frontend);
     }
     let now = kernel.now();
     let backend = match client.known() {
         Some(known) if is_good(tables, frontend, &known, now) => known.backend,
-        _ => any(tables, kernel, frontend)?,
+        _ => any(tables, kernel, client, frontend)?,
     };
     client.remember(&Affinity {
         seen: now,
@@ -55,12 +57,44 @@ pub(crate) fn has(tables: &impl Tables, frontend: &Frontend, backend: Backend) -
 }
 
 #[inline(always)]
-fn any(tables: &impl Tables, kernel: &impl Kernel, frontend: &Frontend) -> Option<Backend> {
-    // Multiply and shift: as even as the remainder, and no division that could be by zero.
-    let slot = (u64::from(kernel.random()) * u64::from(frontend.count)) >> 32;
+fn any(
+    tables: &impl Tables,
+    kernel: &impl Kernel,
+    client: &impl Client,
+    frontend: &Frontend,
+) -> Option<Backend> {
+    let by_table = client.slot(frontend);
     tables.backend(&SlotKey {
         set: frontend.set,
-        // Below the count, which is 32 bits.
-        slot: u32::try_from(slot).unwrap_or(0),
+        slot: by_table.unwrap_or_else(|| below(frontend.count, kernel.random())),
     })
+}
+
+/// One of so many numbers, each for as many `hash`es as any other.
+#[inline(always)]
+const fn below(count: u32, hash: u32) -> u32 {
+    // Multiply and shift: as even as the remainder, and no division that could be by zero.
+    ((hash as u64 * count as u64) >> 32) as u32
+}
+
+/// Where the table has its slot for the client of a packet: the same on every node, whichever of
+/// their addresses the packet aims at.
+#[inline(always)]
+pub(crate) fn place(frontend: &Frontend, packet: &Tuple, seed: [u32; 2]) -> u32 {
+    let [low, high] = seed;
+    let (halves, _) = packet.source.as_chunks::<8>();
+    let ports = u64::from(packet.source_port) << 16 | u64::from(packet.destination_port);
+    let mut hash = u64::from(high) << 32 | u64::from(low);
+    for half in halves {
+        hash = mix(hash ^ u64::from_be_bytes(*half));
+    }
+    hash = mix(hash ^ u64::from(packet.protocol) << 32 ^ ports);
+    // Its upper half.
+    below(frontend.places, (hash >> 32) as u32)
+}
+
+#[inline(always)]
+const fn mix(number: u64) -> u64 {
+    let number = (number ^ number >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    (number ^ number >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
 }

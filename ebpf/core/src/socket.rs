@@ -173,6 +173,11 @@ impl<T: Tables> Client for Namespace<'_, T> {
     fn remember(&self, value: &Affinity) {
         self.tables.set_affinity(&self.key, value);
     }
+    /// A call's own port is not known yet.
+    #[inline(always)]
+    fn slot(&self, _: &Frontend) -> Option<u32> {
+        None
+    }
 }
 
 /// The backend of this socket's network namespace.

@@ -130,6 +130,8 @@ fn maps(set: u32, count: u8, affinity_seconds: u32) -> Maps {
         count: count.into(),
         affinity_seconds,
         flags: Frontend::SOCKETS,
+        table: 0,
+        places: 0,
     };
     maps.frontends.insert(AIM, frontend);
     for slot in 0..count {

@@ -1,6 +1,8 @@
 //! What is remembered of connections whose packets are translated.
 
-use causeway_ebpf_abi::{Address, Affinity, ClientKey, Interface, Settings, Stage, Track, Tuple};
+use causeway_ebpf_abi::{
+    Address, Affinity, ClientKey, Interface, RowKey, Settings, Stage, Track, Tuple,
+};
 
 use crate::packet::{Flow, TCP};
 use crate::{Kernel, Tables, Work};
@@ -30,6 +32,8 @@ pub trait PacketTables: Tables {
     fn client(&self, key: &ClientKey) -> Option<Affinity>;
     /// A client belongs there from now on.
     fn set_client(&self, key: &ClientKey, value: &Affinity);
+    /// The slot that a place in a row of a Maglev table names.
+    fn slot_at(&self, key: &RowKey, place: u32) -> Option<u32>;
     /// What holds for all packets.
     fn settings(&self) -> Settings;
 }

@@ -8,7 +8,8 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use causeway_ebpf_abi::prefilter::{AIM_WORDS, MARKS, mark_of};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
-    FrontendKey, Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
+    FrontendKey, Interface, MemberKey, Original, ReverseKey, Row, RowKey, Settings, SlotKey, Track,
+    Tuple,
 };
 use causeway_ebpf_core::prefilter::Prefilter;
 use causeway_ebpf_core::{Added, PacketTables, Tables};
@@ -74,6 +75,9 @@ static CLIENTS_MAP: LruHashMap<ClientKey, Affinity> = LruHashMap::pinned(SOCKETS
 
 #[map(name = "settings")]
 static SETTINGS_MAP: Array<Settings> = Array::pinned(1, 0);
+
+#[map(name = "rows")]
+static ROWS_MAP: HashMap<RowKey, Row> = HashMap::pinned(Row::ALL, BPF_F_NO_PREALLOC);
 
 #[map(name = "aims")]
 static AIMS_MAP: Array<u64> = Array::pinned(AIM_WORDS, 0);
@@ -209,6 +213,11 @@ impl PacketTables for Maps {
     #[inline(always)]
     fn set_client(&self, key: &ClientKey, value: &Affinity) {
         let _ = CLIENTS_MAP.insert(key, value, 0);
+    }
+    #[inline(always)]
+    fn slot_at(&self, key: &RowKey, place: u32) -> Option<u32> {
+        // SAFETY: as for the frontends.
+        unsafe { ROWS_MAP.get(key) }?.slot(place)
     }
     #[inline(always)]
     fn settings(&self) -> Settings {

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_model::{Family, Frontend, LocalDetector, Model, Protocol, ServiceName};
-use lb_plan::bpf::{Applied, Lifetimes, Node, Operation, Step, Unserved, is_taken, wanted};
+use lb_plan::bpf::{Applied, Lifetimes, Maglev, Node, Operation, Step, Unserved, is_taken, wanted};
 
 use super::conntrack::Serving;
 use super::plane::{DataPlane, PlaneSettings};
@@ -74,6 +74,8 @@ pub struct Options {
     pub tracks: u32,
     /// The ports that masqueraded connections get.
     pub snat_ports: RangeInclusive<u16>,
+    /// Clients from outside get their backend by a table that all nodes have; `None`: any.
+    pub maglev: Option<Maglev>,
     /// How long connections are remembered.
     pub lifetimes: Lifetimes,
     /// How often those that are over are looked for.
@@ -99,6 +101,7 @@ impl Default for Options {
             guard_node_ports: true,
             tracks: DEFAULT_TRACKS,
             snat_ports: DEFAULT_SNAT_PORTS,
+            maglev: None,
             lifetimes: Lifetimes::default(),
             sweep: DEFAULT_SWEEP,
         }
@@ -211,9 +214,11 @@ impl EbpfBackend {
     pub fn open(options: &Options, settings: Vec<PlaneSettings>) -> Result<Self, BackendError> {
         let (sockets, packets) = Sockets::open(options).map_err(refused)?;
         let left = settings.iter().cloned().map(Into::into).collect();
+        let mut applied = sockets.adopt().map_err(refused)?;
+        applied.spread_by(options.maglev);
         let mut backend = Self {
             remainder: Remainder::open(left)?,
-            applied: sockets.adopt().map_err(refused)?,
+            applied,
             unserved: Unserved::adopt(packets.unserved().map_err(refused)?),
             sockets,
             packets,
@@ -332,7 +337,7 @@ impl EbpfBackend {
                 }
                 _ => Ok(()),
             };
-            if let Err(error) = applied.and_then(|()| self.sockets.apply(*operation)) {
+            if let Err(error) = applied.and_then(|()| self.sockets.apply(operation)) {
                 self.applied.fail(step);
                 return Err(error);
             }

@@ -14,6 +14,7 @@ mod counts;
 mod daemon;
 mod dump;
 mod looks;
+mod maglev;
 mod monitor;
 mod names;
 mod node;

@@ -139,6 +139,8 @@ impl Plane {
             count: u32::try_from(to.len()).unwrap(),
             affinity_seconds,
             flags: flags | Frontend::PACKETS,
+            table: 0,
+            places: 0,
         };
         for protocol in [TCP, UDP] {
             let key = FrontendKey {

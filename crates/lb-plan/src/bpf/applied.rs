@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey};
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Row, RowKey, SlotKey};
 use lb_model::ServiceName;
 
+use super::maglev::Maglev;
 use super::wanted::Wanted;
 use super::{Operation, UDP};
 
@@ -18,6 +19,12 @@ pub struct Applied {
     owned: HashMap<ServiceName, BTreeSet<FrontendKey>>,
     /// The highest number that a set ever had.
     last_set: u32,
+    /// The same of tables.
+    last_table: u32,
+    /// Frontends that have a table.
+    tables: usize,
+    /// How clients are spread over backends; `None`: any gets any.
+    maglev: Option<Maglev>,
     /// What belongs to no frontend, as a kill leaves it.
     stray: Leavings,
 }
@@ -31,6 +38,24 @@ struct Placed {
     flags: u32,
     /// Whether its members are there.
     remembers: bool,
+    table: Option<Table>,
+}
+
+/// A Maglev table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Table {
+    number: u32,
+    places: u32,
+    /// It was found after a restart: nobody knows by which seed it was made.
+    found: bool,
+}
+
+impl Table {
+    fn rows(self) -> impl Iterator<Item = RowKey> {
+        let rows = 0..self.places.div_ceil(Row::PLACES);
+        let table = self.number;
+        rows.map(move |row| RowKey { table, row })
+    }
 }
 
 /// What may still be in the maps of sets that are not used again.
@@ -38,6 +63,7 @@ struct Placed {
 struct Leavings {
     slots: BTreeSet<SlotKey>,
     members: BTreeSet<MemberKey>,
+    rows: BTreeSet<RowKey>,
 }
 
 /// Operations for one Service, to be applied in their order, and then handed back to
@@ -58,12 +84,15 @@ impl Leavings {
             self.slots.insert(placed.slot(slot));
             self.members.insert(placed.member(*backend));
         }
+        self.rows
+            .extend(placed.table.iter().flat_map(|table| table.rows()));
     }
 
     fn deletions(&self) -> impl Iterator<Item = Operation> {
         let slots = self.slots.iter().copied().map(Operation::DeleteBackend);
         let members = self.members.iter().copied().map(Operation::DeleteMember);
-        slots.chain(members)
+        let rows = self.rows.iter().copied().map(Operation::DeleteRow);
+        slots.chain(members).chain(rows)
     }
 }
 
@@ -75,6 +104,7 @@ impl Placed {
             affinity_seconds: 0,
             flags: 0,
             remembers: false,
+            table: None,
         }
     }
 
@@ -85,6 +115,8 @@ impl Placed {
             count: u32::try_from(count).unwrap_or(u32::MAX),
             affinity_seconds: self.affinity_seconds,
             flags: self.flags,
+            table: self.table.map_or(0, |table| table.number),
+            places: self.table.map_or(0, |table| table.places),
         }
     }
 
@@ -110,21 +142,35 @@ impl Applied {
         frontends: impl IntoIterator<Item = (FrontendKey, Frontend)>,
         backends: impl IntoIterator<Item = (SlotKey, Backend)>,
         members: impl IntoIterator<Item = MemberKey>,
+        rows: impl IntoIterator<Item = RowKey>,
     ) -> Self {
         let mut slots: BTreeMap<SlotKey, Backend> = backends.into_iter().collect();
         let members: BTreeSet<MemberKey> = members.into_iter().collect();
+        let mut rows: BTreeSet<RowKey> = rows.into_iter().collect();
         let sets = slots.keys().map(|key| key.set);
         let sets = sets.chain(members.iter().map(|member| member.set));
         let mut applied = Self {
             last_set: sets.max().unwrap_or_default(),
+            last_table: rows.iter().map(|row| row.table).max().unwrap_or_default(),
             ..Self::default()
         };
         for (key, frontend) in frontends {
             let Frontend { set, count, .. } = frontend;
             applied.last_set = applied.last_set.max(set);
             let filled = (0..count).map_while(|slot| slots.remove(&SlotKey { set, slot }));
+            applied.last_table = applied.last_table.max(frontend.table);
+            let table = (frontend.table != 0).then_some(Table {
+                number: frontend.table,
+                places: frontend.places,
+                found: true,
+            });
+            for row in table.into_iter().flat_map(Table::rows) {
+                rows.remove(&row);
+            }
+            applied.tables += usize::from(table.is_some());
             let placed = Placed {
                 set,
+                table,
                 backends: filled.collect(),
                 affinity_seconds: frontend.affinity_seconds,
                 flags: frontend.flags,
@@ -133,8 +179,17 @@ impl Applied {
             applied.placed.insert(key, placed);
         }
         let slots = slots.into_keys().collect();
-        applied.stray = Leavings { slots, members };
+        applied.stray = Leavings {
+            slots,
+            members,
+            rows,
+        };
         applied
+    }
+
+    /// From now on, clients from outside are spread by these tables.
+    pub const fn spread_by(&mut self, maglev: Option<Maglev>) {
+        self.maglev = maglev;
     }
 
     /// The keys of all frontends that are there, or may be.
@@ -184,10 +239,12 @@ impl Applied {
     pub fn commit(&mut self, step: Step) {
         for (key, placed) in step.placed {
             self.torn.remove(&key);
-            match placed {
+            self.tables += usize::from(placed.as_ref().is_some_and(|new| new.table.is_some()));
+            let old = match placed {
                 Some(placed) => self.placed.insert(key, placed),
                 None => self.placed.remove(&key),
             };
+            self.tables -= usize::from(old.is_some_and(|old| old.table.is_some()));
         }
         match step.service {
             Some(service) => self.own(service, step.keys),
@@ -214,12 +271,19 @@ impl Applied {
 
     /// What was stray when it was found may have a use again.
     fn drop_used_stray(&mut self) {
-        let Leavings { slots, members } = &mut self.stray;
+        let Leavings {
+            slots,
+            members,
+            rows,
+        } = &mut self.stray;
         for placed in self.placed.values() {
             let (slot, end) = (placed.slot(0), placed.slot(placed.backends.len()));
             let used: Vec<_> = slots.range(slot..end).copied().collect();
             for slot in used {
                 slots.remove(&slot);
+            }
+            for row in placed.table.into_iter().flat_map(Table::rows) {
+                rows.remove(&row);
             }
             if placed.remembers {
                 for backend in &placed.backends {
@@ -268,6 +332,7 @@ impl Applied {
             affinity_seconds: wanted.affinity_seconds,
             flags: wanted.flags,
             remembers: wanted.remembers(),
+            table: None,
             ..old.clone()
         };
         let mut moves = Moves {
@@ -276,6 +341,12 @@ impl Applied {
             new: &mut new,
         };
         moves.exchange(wanted);
+        if wanted.spread
+            && let Some(maglev) = self.maglev
+        {
+            let may_have_one = old.table.is_some() || self.tables < maglev.tables();
+            moves.spread(maglev, may_have_one, &mut self.last_table);
+        }
         moves.settle(wanted, before.is_none());
         if before.is_none_or(|before| *before != new) {
             let leavings = torn.into_iter().flat_map(Leavings::deletions);
@@ -336,6 +407,39 @@ impl Moves<'_> {
         self.new.backends.truncate(count);
     }
 
+    /// Writes a table for the new slots, if there may be one and the old one does not fit.
+    fn spread(&mut self, maglev: Maglev, may_have_one: bool, last_table: &mut u32) {
+        let backends = &self.new.backends;
+        if !may_have_one || !maglev.takes(backends.len()) {
+            return;
+        }
+        let fits = |table: &Table| !table.found && table.places == maglev.size;
+        if let Some(table) = self.old.table.filter(fits)
+            && self.old.backends == *backends
+        {
+            self.new.table = Some(table);
+            return;
+        }
+        *last_table += 1;
+        let table = Table {
+            number: *last_table,
+            places: maglev.size,
+            found: false,
+        };
+        let slots = maglev.table(backends);
+        let rows = slots.chunks(Row::PLACES as usize).zip(table.rows());
+        let written = rows.map(|(slots, key)| {
+            let mut row = Box::new(Row([0; Row::PLACES as usize]));
+            row.0
+                .iter_mut()
+                .zip(slots)
+                .for_each(|(to, slot)| *to = *slot);
+            Operation::SetRow(key, row)
+        });
+        self.operations.extend(written);
+        self.new.table = Some(table);
+    }
+
     /// Has the frontend count the new slots, and takes away what it doesn't count any more.
     fn settle(&mut self, wanted: &Wanted, fresh: bool) {
         let (before, count) = (self.old.backends.len(), self.new.backends.len());
@@ -344,6 +448,9 @@ impl Moves<'_> {
             self.operations
                 .push(Operation::SetFrontend(wanted.key, frontend));
         }
+        let unused = self.old.table.filter(|_| self.old.table != self.new.table);
+        let rows = unused.into_iter().flat_map(Table::rows);
+        self.operations.extend(rows.map(Operation::DeleteRow));
         for slot in count..before {
             let key = self.old.slot(slot);
             self.operations.push(Operation::DeleteBackend(key));

@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, SlotKey, mapped};
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Row, RowKey, SlotKey, mapped};
 use lb_model::ServiceName;
 use proptest::prelude::*;
 
@@ -12,15 +12,18 @@ struct Maps {
     frontends: BTreeMap<FrontendKey, Frontend>,
     backends: BTreeMap<SlotKey, Backend>,
     members: BTreeMap<MemberKey, ()>,
+    rows: BTreeMap<RowKey, Row>,
 }
 
 impl Maps {
-    fn apply(&mut self, operation: Operation) {
-        match operation {
+    fn apply(&mut self, operation: &Operation) {
+        match operation.clone() {
             Operation::SetBackend(key, backend) => drop(self.backends.insert(key, backend)),
             Operation::DeleteBackend(key) => drop(self.backends.remove(&key)),
             Operation::AddMember(key) => drop(self.members.insert(key, ())),
             Operation::DeleteMember(key) => drop(self.members.remove(&key)),
+            Operation::SetRow(key, row) => drop(self.rows.insert(key, *row)),
+            Operation::DeleteRow(key) => drop(self.rows.remove(&key)),
             Operation::SetFrontend(key, frontend) => drop(self.frontends.insert(key, frontend)),
             Operation::DeleteFrontend(key) => drop(self.frontends.remove(&key)),
         }
@@ -43,6 +46,17 @@ impl Maps {
                 assert!(self.members.contains_key(&MemberKey { set, backend }));
             }
         }
+        if frontend.table != 0 {
+            // Every place of the table names a slot, and every slot has places.
+            let named: BTreeSet<_> = (0..frontend.places)
+                .map(|place| {
+                    let (row, place) = Row::of(place);
+                    let table = frontend.table;
+                    self.rows[&RowKey { table, row }].slot(place).unwrap()
+                })
+                .collect();
+            assert_eq!(named, (0..frontend.count).collect());
+        }
         backends.sort_unstable();
         backends.dedup();
         Some(backends)
@@ -53,7 +67,14 @@ impl Maps {
         let counted: usize = self.frontends.values().map(|f| f.count as usize).sum();
         let remembered = self.frontends.iter().filter(|(key, f)| remembers(key, f));
         let remembered: usize = remembered.map(|(_, f)| f.count as usize).sum();
-        self.backends.len() == counted && self.members.len() == remembered
+        let rows = self
+            .frontends
+            .values()
+            .map(|f| f.places.div_ceil(Row::PLACES));
+        let rows: u32 = rows.sum();
+        self.backends.len() == counted
+            && self.members.len() == remembered
+            && self.rows.len() == rows as usize
     }
 }
 
@@ -88,6 +109,7 @@ fn at(number: u8, backends: &[u8], affinity_seconds: u32) -> Wanted {
         backends,
         affinity_seconds,
         flags: Frontend::SOCKETS,
+        spread: affinity_seconds == 0 && number > 0,
     }
 }
 
@@ -97,9 +119,55 @@ fn name(number: u8) -> ServiceName {
 
 fn run(applied: &mut Applied, maps: &mut Maps, step: Step) -> usize {
     let count = step.operations.len();
-    step.operations.iter().for_each(|op| maps.apply(*op));
+    step.operations.iter().for_each(|op| maps.apply(op));
     applied.commit(step);
     count
+}
+
+/// Tables of two rows, for one frontend or two at a time.
+const SMALL: Option<Maglev> = Some(Maglev {
+    size: 1_021,
+    seed: 7,
+    limit: 2,
+});
+
+fn spread() -> Applied {
+    let mut applied = Applied::default();
+    applied.spread_by(SMALL);
+    applied
+}
+
+#[test]
+fn a_table_stays_as_long_as_its_backends_and_there_are_not_too_many() {
+    let (mut applied, mut maps) = (spread(), Maps::default());
+    let mut tables = |wishes: Vec<Wanted>| -> Vec<u32> {
+        for wish in wishes {
+            let service = name(wish.key.address[15]);
+            let step = applied.plan(&service, vec![wish]);
+            run(&mut applied, &mut maps, step);
+        }
+        maps.frontends
+            .values()
+            .map(|frontend| frontend.table)
+            .collect()
+    };
+    assert_eq!(
+        tables(vec![at(0, &[1], 0), at(1, &[], 0), at(2, &[1, 2], 0)]),
+        [0, 0, 1]
+    );
+    assert_eq!(
+        tables(vec![at(1, &[1, 2], 0), at(3, &[1], 0)]),
+        [0, 2, 1, 0]
+    );
+    assert_eq!(
+        tables(vec![at(1, &[1, 2], 0), at(2, &[1], 0)]),
+        [0, 2, 3, 0]
+    );
+    assert_eq!(
+        tables(vec![at(1, &[1, 2], 30), at(3, &[1], 0)]),
+        [0, 0, 3, 4]
+    );
+    assert!(maps.is_tidy());
 }
 
 #[test]
@@ -154,12 +222,12 @@ proptest! {
     /// In the end there is what was wanted, and nothing else.
     #[test]
     fn no_moment_is_torn(wishes in proptest::collection::vec(wish(), 1..8)) {
-        let (mut applied, mut maps) = (Applied::default(), Maps::default());
+        let (mut applied, mut maps) = (spread(), Maps::default());
         for wanted in wishes {
             let step = applied.plan(&name(1), wanted.clone());
             let before = maps.clone();
             for operation in &step.operations {
-                maps.apply(*operation);
+                maps.apply(operation);
                 for number in 0..4 {
                     let Some(seen) = maps.seen(&key(number)) else { continue };
                     let then = before.seen(&key(number)).unwrap_or_default();
@@ -185,14 +253,16 @@ proptest! {
         wishes in proptest::collection::vec((wish(), 0_usize..40, any::<bool>()), 1..6),
         last in wish(),
     ) {
-        let (mut applied, mut maps) = (Applied::default(), Maps::default());
+        let (mut applied, mut maps) = (spread(), Maps::default());
         for (wanted, cut, killed) in wishes {
             let step = applied.plan(&name(1), wanted);
-            step.operations.iter().take(cut).for_each(|op| maps.apply(*op));
+            step.operations.iter().take(cut).for_each(|op| maps.apply(op));
             let whole = cut >= step.operations.len();
             if killed {
-                let Maps { frontends, backends, members } = maps.clone();
-                applied = Applied::adopt(frontends, backends, members.into_keys());
+                let Maps { frontends, backends, members, rows } = maps.clone();
+                let members = members.into_keys();
+                applied = Applied::adopt(frontends, backends, members, rows.into_keys());
+                applied.spread_by(SMALL);
             } else if whole {
                 applied.commit(step);
             } else {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use causeway_ebpf_abi::{self as maps, Address, Backend, FrontendKey, mapped};
-use lb_model::{Endpoint, Family, Frontend, FrontendAddress, Masquerade, Protocol, Treatment};
+use lb_model::{
+    Endpoint, Family, Frontend, FrontendAddress, FrontendKind, Masquerade, Protocol, Treatment,
+};
 
 /// What a frontend's entries depend on besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,9 @@ pub struct Wanted {
     pub affinity_seconds: u32,
     /// Those of [`causeway_ebpf_abi::Frontend`].
     pub flags: u32,
+    /// Clients from outside come here, and none of them stays with its backend: they are spread by a
+    /// table, where there are tables.
+    pub spread: bool,
 }
 
 impl Wanted {
@@ -132,7 +137,9 @@ pub fn wanted(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
         backends: backends(endpoints),
         affinity_seconds: frontend.affinity.map_or(0, Into::into),
         flags,
+        spread: false,
     };
+    let spread = packets && frontend.kind != FrontendKind::ClusterIp && frontend.affinity.is_none();
     let both = |ip: IpAddr| {
         let outside = outside.map(|local| {
             let silence = if local.is_empty() {
@@ -141,9 +148,15 @@ pub fn wanted(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
                 0
             };
             let flags = maps::Frontend::PACKETS | silence;
-            at(ip, FrontendKey::OUTSIDE, local, flags)
+            Wanted {
+                spread,
+                ..at(ip, FrontendKey::OUTSIDE, local, flags)
+            }
         });
-        let inside = at(ip, FrontendKey::INSIDE, sides.inside, flags);
+        let inside = Wanted {
+            spread: spread && outside.is_none(),
+            ..at(ip, FrontendKey::INSIDE, sides.inside, flags)
+        };
         outside.into_iter().chain([inside])
     };
     match frontend.address {
@@ -172,6 +185,7 @@ fn left(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
         backends: Vec::new(),
         affinity_seconds: 0,
         flags,
+        spread: false,
     };
     match frontend.address {
         address if address.protocol() == Protocol::Sctp => Vec::new(),

@@ -268,6 +268,37 @@ fn sources_that_cannot_be_are_left_to_the_stack() {
 }
 
 proptest! {
+    /// The table's place depends on the client and the port that it aims at, and on nothing that two
+    /// nodes do not have in common.
+    #[test]
+    fn a_table_says_who_gets_a_client(source_port: u16, last: u8, named in 0_u8..3, places in 1_u32..70_000) {
+        let mut world = World::with(0, 3);
+        world.named = named.into();
+        for frontend in world.frontends.values_mut() {
+            (frontend.table, frontend.places) = (9, places);
+        }
+        let mut flow = syn();
+        flow.tuple.source_port = source_port;
+        flow.tuple.source = mapped([203, 0, 113, last]);
+        prop_assert_eq!(world.translates(&flow).destination, pod(named).address);
+        let (table, place) = world.asked.get();
+        prop_assert_eq!(table, 9);
+        prop_assert!(place < places);
+
+        let mut other = World::with(0, 3);
+        other.random.set(77);
+        let mut elsewhere = flow;
+        elsewhere.tuple.destination = mapped([192, 0, 2, 99]);
+        let all: Vec<_> = std::mem::take(&mut world.frontends).into_iter().collect();
+        other.frontends = all.into_iter().map(|(mut key, mut frontend)| {
+            key.address = elsewhere.tuple.destination;
+            frontend.table = 4;
+            (key, frontend)
+        }).collect();
+        other.translates(&elsewhere);
+        prop_assert_eq!(other.asked.get(), (4, place));
+    }
+
     /// Whoever connects, the answer comes back to it from where it aimed at, and so does an error
     /// about what it sent.
     #[test]

@@ -94,6 +94,7 @@ impl Packets {
             last_port: *options.snat_ports.end(),
             // Of where an earlier daemon's program is.
             no_ethernet: before.no_ethernet,
+            maglev_seed: halves(options.maglev.map_or(0, |maglev| maglev.seed)),
             ..Settings::DEFAULT
         })?;
         Ok(Self {
@@ -176,6 +177,15 @@ fn load(ebpf: &mut Ebpf, folder: &Path) -> Result<SchedClassifier, ProgramError>
     let own = SchedClassifier::from_pin(&name);
     drop(fs::remove_file(&name));
     own
+}
+
+/// A number in two, the lower half first.
+const fn halves(number: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
 }
 
 fn lock(hooks: &Mutex<Hooks>) -> MutexGuard<'_, Hooks> {

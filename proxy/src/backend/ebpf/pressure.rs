@@ -6,7 +6,7 @@ use aya::Pod;
 use aya::maps::{LpmTrie, MapData};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Connected, FlowKey, Frontend, FrontendKey,
-    Interface, MemberKey, Original, ReverseKey, SlotKey, Track, Tuple, maps,
+    Interface, MemberKey, Original, ReverseKey, Row, RowKey, SlotKey, Track, Tuple, maps,
 };
 
 use super::Error;
@@ -42,6 +42,7 @@ impl Pressure {
             hash::<Entry<FrontendKey>, Entry<Frontend>>(p, maps::FRONTENDS)?,
             hash::<Entry<SlotKey>, Entry<Backend>>(p, maps::BACKENDS)?,
             hash::<Entry<MemberKey>, u32>(p, maps::MEMBERS)?,
+            hash::<Entry<RowKey>, Entry<Row>>(p, maps::ROWS)?,
             hash::<Entry<AffinityKey>, Entry<Affinity>>(p, maps::AFFINITY)?,
             hash::<Entry<FlowKey>, Entry<Backend>>(p, maps::FLOWS)?,
             hash::<Entry<ReverseKey>, Entry<Original>>(p, maps::REVERSE)?,

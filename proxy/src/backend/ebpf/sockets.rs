@@ -8,7 +8,9 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Plain, SlotKey, maps};
+use causeway_ebpf_abi::{
+    Backend, Frontend, FrontendKey, MemberKey, Plain, Row, RowKey, SlotKey, maps,
+};
 use lb_plan::bpf::{Applied, Operation};
 use nodekit::netns::NetNs;
 
@@ -45,6 +47,7 @@ pub(super) struct Sockets {
     frontends: Map<FrontendKey, Entry<Frontend>>,
     backends: Map<SlotKey, Entry<Backend>>,
     members: Map<MemberKey, u32>,
+    rows: Map<RowKey, Entry<Row>>,
     /// The sockets that were sent to a backend.
     pub(super) connections: Connections,
     /// What the programs heed.
@@ -100,6 +103,7 @@ impl Sockets {
             frontends: take(&mut ebpf, maps::FRONTENDS)?,
             backends: take(&mut ebpf, maps::BACKENDS)?,
             members: take(&mut ebpf, maps::MEMBERS)?,
+            rows: take(&mut ebpf, maps::ROWS)?,
             ebpf,
             cgroup,
             pins: options.pins.clone(),
@@ -112,10 +116,13 @@ impl Sockets {
         let frontends = all(&self.frontends).map_err(failed(maps::FRONTENDS))?;
         let backends = all(&self.backends).map_err(failed(maps::BACKENDS))?;
         let members = all(&self.members).map_err(failed(maps::MEMBERS))?;
+        let rows: Result<Vec<_>, _> = self.rows.keys().collect();
+        let rows = rows.map_err(failed(maps::ROWS))?;
         Ok(Applied::adopt(
             frontends.into_iter().map(|(key, value)| (key, value.0)),
             backends.into_iter().map(|(key, value)| (key, value.0)),
             members.into_iter().map(|(key, _)| key),
+            rows.into_iter().map(|key| key.0),
         ))
     }
 
@@ -125,28 +132,35 @@ impl Sockets {
     }
 
     /// Changes one entry.
-    pub(super) fn apply(&mut self, operation: Operation) -> Result<(), Error> {
+    pub(super) fn apply(&mut self, operation: &Operation) -> Result<(), Error> {
         match operation {
             Operation::SetBackend(key, backend) => self
                 .backends
-                .insert(Entry(key), Entry(backend), 0)
+                .insert(Entry(*key), Entry(*backend), 0)
                 .map_err(failed(maps::BACKENDS)),
             Operation::DeleteBackend(key) => {
-                gone(self.backends.remove(&Entry(key))).map_err(failed(maps::BACKENDS))
+                gone(self.backends.remove(&Entry(*key))).map_err(failed(maps::BACKENDS))
             }
             Operation::AddMember(key) => self
                 .members
-                .insert(Entry(key), 1, 0)
+                .insert(Entry(*key), 1, 0)
                 .map_err(failed(maps::MEMBERS)),
             Operation::DeleteMember(key) => {
-                gone(self.members.remove(&Entry(key))).map_err(failed(maps::MEMBERS))
+                gone(self.members.remove(&Entry(*key))).map_err(failed(maps::MEMBERS))
+            }
+            Operation::SetRow(key, row) => self
+                .rows
+                .insert(Entry(*key), Entry(**row), 0)
+                .map_err(failed(maps::ROWS)),
+            Operation::DeleteRow(key) => {
+                gone(self.rows.remove(&Entry(*key))).map_err(failed(maps::ROWS))
             }
             Operation::SetFrontend(key, frontend) => self
                 .frontends
-                .insert(Entry(key), Entry(frontend), 0)
+                .insert(Entry(*key), Entry(*frontend), 0)
                 .map_err(failed(maps::FRONTENDS)),
             Operation::DeleteFrontend(key) => {
-                gone(self.frontends.remove(&Entry(key))).map_err(failed(maps::FRONTENDS))
+                gone(self.frontends.remove(&Entry(*key))).map_err(failed(maps::FRONTENDS))
             }
         }
     }

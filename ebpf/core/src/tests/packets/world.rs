@@ -6,8 +6,8 @@ use std::vec::Vec;
 
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
-    FrontendKey, Interface, MemberKey, Original, ReverseKey, Settings, SlotKey, Track, Tuple,
-    mapped,
+    FrontendKey, Interface, MemberKey, Original, ReverseKey, Row, RowKey, Settings, SlotKey, Track,
+    Tuple, mapped,
 };
 
 use super::{INSIDE, NODE, OUTSIDE, VIP, pod};
@@ -33,6 +33,9 @@ pub(super) struct World {
     /// A track that another processor adds at the moment that this one looks for a port.
     pub(super) other_processor: RefCell<Option<(Tuple, Track)>>,
     pub(super) lost: Cell<bool>,
+    /// The place that was asked for last, in which table, and the slot that it names.
+    pub(super) asked: Cell<(u32, u32)>,
+    pub(super) named: u32,
     pub(super) narrow: Cell<bool>,
 }
 
@@ -114,6 +117,10 @@ impl PacketTables for World {
     fn set_client(&self, key: &ClientKey, value: &Affinity) {
         self.clients.borrow_mut().insert(*key, *value);
     }
+    fn slot_at(&self, key: &RowKey, place: u32) -> Option<u32> {
+        self.asked.set((key.table, key.row * Row::PLACES + place));
+        Some(self.named)
+    }
     fn settings(&self) -> Settings {
         Settings::DEFAULT
     }
@@ -175,6 +182,8 @@ impl World {
                 count: backends.into(),
                 affinity_seconds: 0,
                 flags: flags | Frontend::PACKETS,
+                table: 0,
+                places: 0,
             };
             self.frontends.insert(key, frontend);
         }
