@@ -80,6 +80,11 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_guard_node_ports: bool,
+    /// Mode ebpf: the metrics page says what went to each Service port: four series for each to which
+    /// something went.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    pub ebpf_service_metrics: bool,
     /// URL of the API server, instead of the one in the kubeconfig.
     #[arg(long, value_name = "URL")]
     pub master: Option<String>,
@@ -141,6 +146,13 @@ pub enum EbpfTask {
         #[arg(long)]
         json: bool,
     },
+    /// Writes what went to each Service port (`-`) and to each of its endpoints, out of the pinned
+    /// maps: connections, refusals, and of translated packets how many, and their bytes.
+    Traffic {
+        /// As JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Writes the clients that stay with their endpoint (session affinity), out of the pinned maps.
     Affinity {
         /// As JSON instead of a table.
@@ -156,6 +168,7 @@ impl EbpfTask {
             Self::Dump { .. } => "dump",
             Self::Sockets { .. } => "sockets",
             Self::Tracks { .. } => "tracks",
+            Self::Traffic { .. } => "traffic",
             Self::Affinity { .. } => "affinity",
         }
     }
@@ -180,6 +193,7 @@ impl Flags {
                     limit: self.ebpf_maglev_tables,
                 }),
             },
+            service_metrics: self.ebpf_service_metrics,
             ..ebpf::Options::default()
         }
     }

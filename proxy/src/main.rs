@@ -69,6 +69,7 @@ fn look(task: &EbpfTask, pins: &Path) -> anyhow::Result<()> {
         EbpfTask::Dump { json } => show(&ebpf::Dump::read(pins)?, json),
         EbpfTask::Sockets { json } => show(&ebpf::HeldSockets::read(pins)?, json),
         EbpfTask::Tracks { json } => show(&ebpf::Tracked::read(pins)?, json),
+        EbpfTask::Traffic { json } => show(&ebpf::TrafficDump::read(pins)?, json),
         EbpfTask::Affinity { json } => show(&ebpf::Clients::read(pins)?, json),
     }
 }

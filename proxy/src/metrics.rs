@@ -82,6 +82,14 @@ struct ByBuild {
     platform: String,
 }
 
+/// Labels `namespace`, `service` and `port`: a Service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByServicePort {
+    namespace: String,
+    service: String,
+    port: String,
+}
+
 /// Label `map`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByMap {

@@ -9,6 +9,7 @@ mod aims;
 mod applied;
 mod maglev;
 mod networks;
+mod ports;
 mod tracks;
 mod wanted;
 
@@ -18,6 +19,7 @@ pub use aims::{Aims, Word};
 pub use applied::{Applied, Step};
 pub use maglev::{Maglev, SIZES as MAGLEV_SIZES};
 pub use networks::{Change, Unserved, network};
+pub use ports::Ports;
 pub use tracks::Lifetimes;
 pub use wanted::{Node, Wanted, address, is_taken, wanted};
 

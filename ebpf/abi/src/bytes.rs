@@ -23,7 +23,7 @@ macro_rules! plain {
 
 plain! {
     crate::FrontendKey: 16 + 2 + 1 + 1;
-    crate::Frontend: 6 * 4;
+    crate::Frontend: 7 * 4;
     crate::RowKey: 4 + 4;
     crate::Row: 2 * 1_024;
     crate::SlotKey: 4 + 4;
@@ -41,6 +41,9 @@ plain! {
     crate::Connected: 8 + 20 + 20;
     crate::SocketRules: 16 + 16 + 4;
     crate::Settings: 2 + 2 + 4 + 4 + 8 + 8;
+    crate::TrafficKey: 4 + 20;
+    crate::Traffic: 4 * 8;
+    crate::PortName: 192;
     crate::Event: 8 + 8 + 4 + 20 + 20 + 20;
     crate::Track: 8 + 8 + 8 + 40 + 4 + 4;
 }

@@ -14,15 +14,17 @@ mod maglev;
 mod packets;
 pub mod prefilter;
 mod sockets;
+mod traffic;
 
 pub use bytes::Plain;
 pub use events::Event;
 pub use maglev::{Row, RowKey};
 pub use packets::{ClientKey, Interface, PodNetwork, Settings, Stage, Track, Tuple};
 pub use sockets::{Connected, SocketRules};
+pub use traffic::{PortName, Traffic, TrafficKey};
 
 /// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Names of the maps, also of their pins.
 pub mod maps {
@@ -73,6 +75,11 @@ pub mod maps {
     pub const CONNECTED_TCP: &str = "connected_tcp";
     /// One entry: [`crate::SocketRules`].
     pub const SOCKET_RULES: &str = "socket_rules";
+    /// [`crate::Frontend::service`] to [`crate::PortName`].
+    pub const SERVICES: &str = "services";
+    /// [`crate::TrafficKey`] to [`crate::Traffic`], for each processor; there once something went
+    /// there.
+    pub const TRAFFIC: &str = "traffic";
     /// One entry: until when somebody watches, in nanoseconds of the monotonic clock; 0: nobody.
     pub const WATCH: &str = "watch";
     /// A ring buffer of [`crate::Event`]: what happens while somebody watches.
@@ -133,6 +140,8 @@ pub struct Frontend {
     pub table: u32,
     /// How many places the table has.
     pub places: u32,
+    /// The number of the Service port, by which is counted what goes there; 0: nobody counts.
+    pub service: u32,
 }
 
 impl Frontend {

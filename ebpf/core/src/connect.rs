@@ -1,7 +1,9 @@
 //! `connect`: the socket is sent to a backend once and for all, and remembered as long as it is
 //! there. When the backend leaves, the daemon finds by that whom to tell.
 
-use causeway_ebpf_abi::{Backend, Connected, Counter, Event, FrontendKey, Original, SocketRules};
+use causeway_ebpf_abi::{
+    Backend, Connected, Counter, Event, FrontendKey, Original, SocketRules, Traffic,
+};
 
 use crate::choice::has;
 use crate::socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, choose, meant, refused};
@@ -44,13 +46,13 @@ const TRIES: u32 = 2;
 
 #[inline(always)]
 fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
-    let mut answer = Answer::NotOurs;
+    let mut sent = None;
     for _ in 0..TRIES {
         let Some(frontend) = meant(tables, kernel, socket, aim) else {
             return Answer::NotOurs;
         };
         if frontend.count == 0 {
-            refused(tables, socket, aim);
+            refused(tables, socket, aim, &frontend);
             return Answer::Refuse;
         }
         let Some(backend) = choose(tables, kernel, socket, &frontend) else {
@@ -58,25 +60,27 @@ fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim)
             return Answer::NotOurs;
         };
         remember(tables, socket, aim, backend);
-        answer = Answer::To(backend);
+        sent = Some((backend, frontend.service));
         // The daemon takes a backend out of its set before it looks who is connected to it. So
         // either it finds this socket, or we find the set without the backend.
         if aim.protocol != UDP || has(tables, &frontend, backend) {
             break;
         }
     }
+    let Some((backend, service)) = sent else {
+        return Answer::NotOurs;
+    };
     let what = match aim.protocol {
         UDP => Counter::ConnectedUdp,
         _ => Counter::Connected,
     };
     tables.count(what);
-    if let Answer::To(backend) = answer {
-        tables.tell(&Event {
-            backend,
-            ..Event::of_socket(what, socket.netns, *aim)
-        });
-    }
-    answer
+    tables.add(service, &backend, &Traffic::CONNECTION);
+    tables.tell(&Event {
+        backend,
+        ..Event::of_socket(what, socket.netns, *aim)
+    });
+    Answer::To(backend)
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use causeway_ebpf_abi::{
     Affinity, AffinityKey, Backend, Counter, Event, FlowKey, Frontend, FrontendKey, MemberKey,
-    Original, ReverseKey, SlotKey,
+    Original, ReverseKey, SlotKey, Traffic,
 };
 
 use crate::choice::{self, Client, has};
@@ -29,6 +29,8 @@ pub trait Tables {
     fn set_original(&self, key: &ReverseKey, value: &Original) -> bool;
     /// One more of these.
     fn count(&self, what: Counter);
+    /// So much more went to a Service port, and to its backend, if that is one.
+    fn add(&self, service: u32, backend: &Backend, more: &Traffic);
     /// Whoever watches hears of it. The time is not in there yet.
     fn tell(&self, event: &Event);
 }
@@ -74,7 +76,7 @@ pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Ai
         return Answer::NotOurs;
     };
     if frontend.count == 0 {
-        refused(tables, socket, aim);
+        refused(tables, socket, aim, &frontend);
         return Answer::Refuse;
     }
     let flow = FlowKey {
@@ -94,6 +96,7 @@ pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Ai
     };
     tables.set_flow(&flow, &backend);
     tables.count(Counter::Sent);
+    tables.add(frontend.service, &backend, &Traffic::CONNECTION);
     tables.tell(&Event {
         backend,
         ..Event::of_socket(Counter::Sent, socket.netns, *aim)
@@ -104,8 +107,9 @@ pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Ai
 
 /// A call aims where nobody is.
 #[inline(always)]
-pub(crate) fn refused(tables: &impl Tables, socket: Socket, aim: &Aim) {
+pub(crate) fn refused(tables: &impl Tables, socket: Socket, aim: &Aim, frontend: &Frontend) {
     tables.count(Counter::Refused);
+    tables.add(frontend.service, &Backend::NONE, &Traffic::REFUSAL);
     tables.tell(&Event::of_socket(Counter::Refused, socket.netns, *aim));
 }
 

@@ -4,7 +4,7 @@ use std::vec::Vec;
 
 use causeway_ebpf_abi::{
     Affinity, AffinityKey, Backend, Connected, Counter, Event, FlowKey, Frontend, FrontendKey,
-    MemberKey, Original, ReverseKey, SlotKey, SocketRules, mapped,
+    MemberKey, Original, ReverseKey, SlotKey, SocketRules, Traffic, mapped,
 };
 use proptest::prelude::*;
 
@@ -29,6 +29,7 @@ struct Maps {
     rules: Option<SocketRules>,
     counted: RefCell<Vec<Counter>>,
     told: RefCell<Vec<Event>>,
+    traffic: RefCell<BTreeMap<(u32, Backend), Traffic>>,
 }
 
 impl Tables for Maps {
@@ -62,6 +63,10 @@ impl Tables for Maps {
     }
     fn count(&self, what: Counter) {
         self.counted.borrow_mut().push(what);
+    }
+    fn add(&self, service: u32, backend: &Backend, more: &Traffic) {
+        let mut traffic = self.traffic.borrow_mut();
+        traffic.entry((service, *backend)).or_default().add(more);
     }
     fn tell(&self, event: &Event) {
         self.told.borrow_mut().push(*event);
@@ -109,6 +114,7 @@ const AIM: Aim = FrontendKey {
     view: FrontendKey::INSIDE,
 };
 const NODE: u64 = 99;
+const SERVICE: u32 = 12;
 const CLIENT: Socket = Socket {
     cookie: 7,
     netns: 3,
@@ -132,6 +138,7 @@ fn maps(set: u32, count: u8, affinity_seconds: u32) -> Maps {
         flags: Frontend::SOCKETS,
         table: 0,
         places: 0,
+        service: SERVICE,
     };
     maps.frontends.insert(AIM, frontend);
     for slot in 0..count {

@@ -8,6 +8,7 @@ mod connections;
 mod maps;
 mod packets;
 mod socket;
+mod traffic;
 mod watch;
 
 #[cfg(not(test))]

@@ -9,13 +9,13 @@ use causeway_ebpf_abi::prefilter::{AIM_WORDS, MARKS, mark_of};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
     FrontendKey, Interface, MemberKey, Original, ReverseKey, Row, RowKey, Settings, SlotKey, Track,
-    Tuple,
+    Traffic, Tuple,
 };
 use causeway_ebpf_core::prefilter::Prefilter;
 use causeway_ebpf_core::{Added, PacketTables, Tables};
 
 use crate::packets::Room;
-use crate::watch;
+use crate::{traffic, watch};
 
 /// Entries of a map unless the daemon says otherwise; memory is taken as entries come.
 const FRONTENDS: u32 = 65_536;
@@ -159,6 +159,10 @@ impl Tables for Maps {
             // SAFETY: this processor's own place; a program is not interrupted by itself.
             unsafe { *count += 1 };
         }
+    }
+    #[inline(always)]
+    fn add(&self, service: u32, backend: &Backend, more: &Traffic) {
+        traffic::add(service, backend, more);
     }
     #[inline(always)]
     fn tell(&self, event: &Event) {

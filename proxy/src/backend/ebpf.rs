@@ -14,7 +14,9 @@ mod entries;
 mod held;
 mod interfaces;
 mod monitor;
+mod names;
 mod namespaces;
+mod options;
 mod packets;
 mod pinned;
 mod pins;
@@ -22,20 +24,20 @@ mod prefilter;
 mod pressure;
 mod remainder;
 mod rules;
+mod services;
 mod sockets;
 mod sweep;
 mod table;
 mod tracked;
+mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use lb_model::{Family, Frontend, LocalDetector, Model, Protocol, ServiceName};
-use lb_plan::bpf::{Applied, Lifetimes, Maglev, Node, Operation, Step, Unserved, is_taken, wanted};
+use lb_model::{Family, LocalDetector, Model, Protocol, ServiceName, ServicePort};
+use lb_plan::bpf::{Applied, Node, Operation, Step, Unserved, is_taken, wanted};
 
 use super::conntrack::Serving;
 use super::plane::{DataPlane, PlaneSettings};
@@ -43,6 +45,7 @@ use super::{BackendError, PassReport};
 use entries::ip;
 use packets::Packets;
 use remainder::Remainder;
+use services::Services;
 use sockets::Sockets;
 
 pub use clients::{Client, Clients, RememberedClient};
@@ -50,63 +53,13 @@ pub use counts::{Counted, Counts};
 pub use dump::Dump;
 pub use held::{HeldSocket, HeldSockets};
 pub use monitor::{Happening, Monitor};
+pub use names::ServicePortName;
+pub use options::{DEFAULT_SNAT_PORTS, DEFAULT_TRACKS, Options};
 pub use pins::DEFAULT_PINS;
 pub use pressure::MapFill;
 pub use sockets::OBJECT;
 pub use tracked::{State, Tracked, TrackedConnection};
-
-/// Where the programs go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// The cgroup whose sockets are translated, those of its descendants included; `None`: the
-    /// root of the first cgroup2 that is mounted.
-    pub cgroup_root: Option<PathBuf>,
-    /// The folder of the pins, on a bpffs.
-    pub pins: PathBuf,
-    /// `connect` of UDP is translated, where the kernel can end such sockets when their endpoint
-    /// leaves; else their packets are.
-    pub connect_udp: bool,
-    /// TCP sockets are ended, too, when their endpoint is removed.
-    pub end_tcp: bool,
-    /// No socket of the node itself may be bound to a node port.
-    pub guard_node_ports: bool,
-    /// How many directions of connections are remembered whose packets are translated.
-    pub tracks: u32,
-    /// The ports that masqueraded connections get.
-    pub snat_ports: RangeInclusive<u16>,
-    /// Clients from outside get their backend by a table that all nodes have; `None`: any.
-    pub maglev: Option<Maglev>,
-    /// How long connections are remembered.
-    pub lifetimes: Lifetimes,
-    /// How often those that are over are looked for.
-    pub sweep: Duration,
-}
-
-/// Entries of the map of connections, unless the command line says otherwise.
-pub const DEFAULT_TRACKS: u32 = 262_144;
-/// The ports of masqueraded connections, unless the command line says otherwise: above the
-/// kernel's own (`net.ipv4.ip_local_port_range`).
-pub const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
-
-/// How often connections that are over are looked for, unless a test says otherwise.
-const DEFAULT_SWEEP: Duration = Duration::from_secs(10);
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            cgroup_root: None,
-            pins: DEFAULT_PINS.into(),
-            connect_udp: true,
-            end_tcp: false,
-            guard_node_ports: true,
-            tracks: DEFAULT_TRACKS,
-            snat_ports: DEFAULT_SNAT_PORTS,
-            maglev: None,
-            lifetimes: Lifetimes::default(),
-            sweep: DEFAULT_SWEEP,
-        }
-    }
-}
+pub use traffic::{TrafficDump, TrafficRow};
 
 /// Why there is no translation at the socket.
 #[derive(Debug, thiserror::Error)]
@@ -184,6 +137,7 @@ pub struct EbpfBackend {
     remainder: Remainder,
     sockets: Sockets,
     packets: Packets,
+    services: Services,
     applied: Applied,
     unserved: Unserved,
     node: Node,
@@ -212,7 +166,7 @@ impl EbpfBackend {
     /// # Errors
     /// The kernel can't do it, or may not be asked to.
     pub fn open(options: &Options, settings: Vec<PlaneSettings>) -> Result<Self, BackendError> {
-        let (sockets, packets) = Sockets::open(options).map_err(refused)?;
+        let (sockets, packets, services) = Sockets::open(options).map_err(refused)?;
         let left = settings.iter().cloned().map(Into::into).collect();
         let mut applied = sockets.adopt().map_err(refused)?;
         applied.spread_by(options.maglev);
@@ -222,6 +176,7 @@ impl EbpfBackend {
             unserved: Unserved::adopt(packets.unserved().map_err(refused)?),
             sockets,
             packets,
+            services,
             node: Node::default(),
             settings: BTreeMap::new(),
             full: true,
@@ -284,20 +239,27 @@ impl EbpfBackend {
         Ok(())
     }
 
-    fn frontends(&self, model: &Model, service: &ServiceName) -> Vec<Frontend> {
+    /// Of all families.
+    fn ports(&self, model: &Model, service: &ServiceName) -> Vec<ServicePort> {
         let families = self.settings.keys();
-        let frontends = families.flat_map(|family| model.frontends(service, *family));
-        frontends.collect()
+        let ports = families.flat_map(|family| model.ports(service, *family));
+        ports.collect()
     }
 
     /// Brings the maps to what is wanted of these Services.
     fn write(&mut self, model: &Model, services: &BTreeSet<ServiceName>, written: &mut Written) {
         for service in services {
-            let frontends = self.frontends(model, service);
-            let udp = |one: &Frontend| one.address.protocol() == Protocol::Udp;
-            written.udp |= frontends.is_empty() || frontends.iter().any(udp);
-            self.unserved.set(service, frontends.iter());
-            let wishes = frontends.iter().flat_map(|one| wanted(one, &self.node));
+            let ports = self.ports(model, service);
+            let udp = |port: &ServicePort| port.protocol == Protocol::Udp;
+            written.udp |= ports.is_empty() || ports.iter().any(udp);
+            let frontends = ports.iter().flat_map(|port| &port.frontends);
+            self.unserved.set(service, frontends);
+            let (node, numbers) = (&self.node, &self.services);
+            let wishes = ports.iter().flat_map(|port| {
+                let number = numbers.number(service, port);
+                let frontends = port.frontends.iter();
+                frontends.flat_map(move |one| wanted(one, node, number))
+            });
             let step = self.applied.plan(service, wishes.collect());
             written.operations += step.operations.len();
             if let Err(error) = self.apply(step) {
@@ -318,6 +280,10 @@ impl EbpfBackend {
             // What could not be swept is swept with the next pass.
             self.apply(step)?;
             self.full = false;
+            self.services.sweep()?;
+        }
+        if written.failed.is_empty() {
+            written.operations += self.services.forget()?;
         }
         if self.packets.bits.is_due() {
             let (frontends, networks) = (self.applied.keys(), self.unserved.networks());
@@ -359,9 +325,11 @@ impl EbpfBackend {
             self.remainder.clear();
         }
         for service in &all {
-            let frontends = self.frontends(model, service);
-            let left = frontends.iter().any(|one| !is_taken(one, &self.node));
+            let ports = self.ports(model, service);
+            let mut frontends = ports.iter().flat_map(|port| &port.frontends);
+            let left = frontends.any(|one| !is_taken(one, &self.node));
             self.remainder.set(service, left);
+            self.services.set(service, &ports);
         }
         all.into_iter()
             .partition(|service| !self.remainder.has(service))
@@ -417,6 +385,10 @@ impl DataPlane for EbpfBackend {
         let mut result = self.look();
         let full = self.full;
         let (mut taken, mut left) = self.sorted(model, services);
+        match self.services.name() {
+            Ok(operations) => written.operations += operations,
+            Err(error) => result = result.and(Err(error)),
+        }
         self.write(model, &taken, &mut written);
         let attached = self.attach();
         let homeless = attached.is_err();

@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{ByBuild, ByEvent, ByMap, ByReason, Metrics, process};
+use super::{ByBuild, ByEvent, ByMap, ByReason, ByServicePort, Metrics, process};
 use crate::backend::ebpf::{Counted, Counts};
 use crate::config::Mode;
 
@@ -313,6 +313,7 @@ fn register_ebpf(r: &mut Registry, counts: &Counts) {
         "Calls and packets that the eBPF programs refused or dropped",
         drops,
     );
+    register_services(r, counts);
     let entries = Family::<ByMap, Gauge>::default();
     let max = Family::<ByMap, Gauge>::default();
     let set = |gauges: &Family<ByMap, Gauge>, map, value| {
@@ -329,6 +330,42 @@ fn register_ebpf(r: &mut Registry, counts: &Counts) {
         "Entries that the eBPF maps take",
         max,
     );
+}
+
+/// What went to each Service port.
+fn register_services(r: &mut Registry, counts: &Counts) {
+    let families: [_; 4] = std::array::from_fn(|_| Family::<ByServicePort, Counter>::default());
+    for (name, traffic) in counts.services() {
+        let labels = ByServicePort {
+            namespace: name.namespace,
+            service: name.service,
+            port: name.port,
+        };
+        let counted = [
+            traffic.connections,
+            traffic.refused,
+            traffic.packets,
+            traffic.bytes,
+        ];
+        for (family, count) in families.iter().zip(counted) {
+            family.get_or_create(&labels).inc_by(count);
+        }
+    }
+    let said = [
+        ("connections", "Connections and UDP flows to a Service port"),
+        (
+            "refused",
+            "Calls and packets that were refused or dropped, since a Service port had no endpoint",
+        ),
+        (
+            "packets",
+            "Packets to and from a Service port that were translated",
+        ),
+        ("bytes", "Their bytes, from the IP header on"),
+    ];
+    for ((what, help), family) in said.into_iter().zip(families) {
+        r.register(format!("ebpf_service_{what}"), help, family);
+    }
 }
 
 #[cfg(test)]

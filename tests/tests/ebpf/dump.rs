@@ -41,22 +41,24 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
                 let ip = node.bed.pod(pod).ip(family);
                 std::net::SocketAddr::new(ip, POD_PORT).to_string()
             });
-            for (to, affinity, others, node_port, backends) in [
-                (at(family, 1), 10_800, true, false, &backends[..]),
+            let port = node_port(node.bed, family, 1);
+            for (to, service, affinity, served, is_node_port, backends) in [
                 (
-                    node_port(node.bed, family, 1),
+                    at(family, 1),
+                    "default/s1:tcp",
                     10_800,
                     true,
-                    true,
-                    &backends,
+                    false,
+                    &backends[..],
                 ),
-                (at(family, 2), 0, false, false, &[]),
+                (port, "default/s1:tcp", 10_800, true, true, &backends),
+                (at(family, 2), "default/s2:tcp", 0, false, false, &[]),
             ] {
                 let wanted = json!({
-                    "frontend": to.to_string(), "protocol": "tcp", "view": "all",
+                    "frontend": to.to_string(), "protocol": "tcp", "service": service, "view": "all",
                     "affinitySeconds": affinity, "nodeOnly": false, "sockets": true,
-                    "packets": true, "masqueradePods": node_port, "masqueradeOthers": others,
-                    "drop": false, "nodePort": node_port, "leftToNftables": false,
+                    "packets": true, "masqueradePods": is_node_port, "masqueradeOthers": served,
+                    "drop": false, "nodePort": is_node_port, "leftToNftables": false,
                     "backends": backends,
                 });
                 assert!(
@@ -68,9 +70,9 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
         let table = text(dump(node, &[]));
         assert_eq!(table.lines().count(), 1 + 16);
         for line in [
-            "10.96.0.1:80 tcp all sockets,packets others 10800s 10.244.2.2:8080 10.244.3.2:8080",
-            "[::1]:30001 udp node sockets - 10800s [fd00:244:2::2]:8080 [fd00:244:3::2]:8080",
-            "[fd00:96::2]:80 tcp all sockets,packets - - none: refused",
+            "10.96.0.1:80 tcp default/s1:tcp all sockets,packets others 10800s 10.244.2.2:8080 10.244.3.2:8080",
+            "[::1]:30001 udp default/s1:udp node sockets - 10800s [fd00:244:2::2]:8080 [fd00:244:3::2]:8080",
+            "[fd00:96::2]:80 tcp default/s2:tcp all sockets,packets - - none: refused",
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             let found = |found: &str| found.split_whitespace().eq(words.iter().copied());

@@ -22,6 +22,7 @@ mod outside;
 mod places;
 mod restart;
 mod tracks;
+mod traffic;
 #[path = "../nftables/world.rs"]
 #[expect(dead_code, reason = "shared with the data planes that need more of it")]
 mod world;

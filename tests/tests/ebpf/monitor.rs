@@ -97,9 +97,11 @@ impl Drop for Monitor {
     }
 }
 
+/// Of a socket that talks to Service 1.
 fn socket(event: &str, protocol: &str, frontend: SocketAddr, backend: &str) -> Value {
     json!({
         "hook": "socket", "event": event, "dropped": false, "protocol": protocol,
+        "service": format!("default/s1:{protocol}"),
         "frontend": frontend.to_string(), "backend": backend,
     })
 }
@@ -136,17 +138,19 @@ fn sockets_are_told_of_as_they_connect_and_close_without_a_daemon() {
 
             let nobody = at(family, 2);
             node.tcp(pod, nobody).unwrap_err();
-            let refused = |event: &str, to: SocketAddr| {
+            let refused = |event: &str, to: SocketAddr, service: &str| {
                 json!({
                     "hook": "socket", "event": event, "dropped": true, "protocol": "tcp",
-                    "frontend": to.to_string(),
+                    "frontend": to.to_string(), "service": service,
                 })
             };
-            assert_eq!(monitor.event(), refused("no_endpoint", nobody));
+            let event = refused("no_endpoint", nobody, "default/s2:tcp");
+            assert_eq!(monitor.event(), event);
             let taken = node_port(node.bed, family, 3);
             let bind = || TcpListener::bind(taken).unwrap_err();
             node.inside(&node.bed.node, bind);
-            assert_eq!(monitor.event(), refused("bind_to_node_port", taken));
+            let event = refused("bind_to_node_port", taken, "default/s3:tcp");
+            assert_eq!(monitor.event(), event);
         }
         assert_eq!(monitor.stop(), [""; 0]);
         assert_eq!(until(node), 0);
@@ -164,9 +168,12 @@ fn lines_are_for_people_and_one_can_ask_for_drops_only() {
         for (flags, words) in [
             (
                 &[][..],
-                "connected_tcp tcp netns * > 10.96.0.1:80 > 10.244.2.2:8080",
+                "connected_tcp tcp netns * > 10.96.0.1:80 > 10.244.2.2:8080 default/s1:tcp",
             ),
-            (&["--drops"], "no_endpoint tcp netns * > 10.96.0.2:80"),
+            (
+                &["--drops"],
+                "no_endpoint tcp netns * > 10.96.0.2:80 default/s2:tcp",
+            ),
         ] {
             let monitor = Monitor::start(node, flags);
             node.tcp(pod, at(Family::V4, 1)).unwrap();

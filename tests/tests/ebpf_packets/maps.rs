@@ -135,6 +135,7 @@ impl Plane {
                 .unwrap();
         }
         let frontend = Frontend {
+            service: 0,
             set,
             count: u32::try_from(to.len()).unwrap(),
             affinity_seconds,

@@ -36,6 +36,7 @@ struct Placed {
     backends: Vec<Backend>,
     affinity_seconds: u32,
     flags: u32,
+    service: u32,
     /// Whether its members are there.
     remembers: bool,
     table: Option<Table>,
@@ -103,6 +104,7 @@ impl Placed {
             backends: Vec::new(),
             affinity_seconds: 0,
             flags: 0,
+            service: 0,
             remembers: false,
             table: None,
         }
@@ -117,6 +119,7 @@ impl Placed {
             flags: self.flags,
             table: self.table.map_or(0, |table| table.number),
             places: self.table.map_or(0, |table| table.places),
+            service: self.service,
         }
     }
 
@@ -174,6 +177,7 @@ impl Applied {
                 backends: filled.collect(),
                 affinity_seconds: frontend.affinity_seconds,
                 flags: frontend.flags,
+                service: frontend.service,
                 remembers: frontend.affinity_seconds != 0 || key.protocol == UDP,
             };
             applied.placed.insert(key, placed);
@@ -331,6 +335,7 @@ impl Applied {
         let mut new = Placed {
             affinity_seconds: wanted.affinity_seconds,
             flags: wanted.flags,
+            service: wanted.service,
             remembers: wanted.remembers(),
             table: None,
             ..old.clone()

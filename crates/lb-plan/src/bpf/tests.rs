@@ -110,6 +110,7 @@ fn at(number: u8, backends: &[u8], affinity_seconds: u32) -> Wanted {
         affinity_seconds,
         flags: Frontend::SOCKETS,
         spread: affinity_seconds == 0 && number > 0,
+        service: 1,
     }
 }
 

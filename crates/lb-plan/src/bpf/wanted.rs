@@ -40,6 +40,8 @@ pub struct Wanted {
     /// Clients from outside come here, and none of them stays with its backend: they are spread by a
     /// table, where there are tables.
     pub spread: bool,
+    /// The number of the Service port.
+    pub service: u32,
 }
 
 impl Wanted {
@@ -112,15 +114,15 @@ fn sides(frontend: &Frontend) -> Option<Sides<'_>> {
     })
 }
 
-/// What the maps shall have for a frontend. Where only its packets tell what becomes of them, that
+/// What the maps shall have for a frontend of the Service port of that number. Where only its packets tell what becomes of them, that
 /// is entries without any flags: so that nobody takes it for an address without a frontend.
 ///
 /// A socket's owner is a pod of this node or the node itself, so that a frontend of policy Local
 /// leads it to all endpoints, as it does kube-proxy's pods. What others find there comes first, so
 /// that it is written before anybody is told to look for it.
-pub fn wanted(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
+pub fn wanted(frontend: &Frontend, node: &Node, service: u32) -> Vec<Wanted> {
     let Some(sides) = sides(frontend) else {
-        return left(frontend, node);
+        return left(frontend, node, service);
     };
     let packets = sides.packets(node);
     let family = frontend.address.family();
@@ -138,6 +140,7 @@ pub fn wanted(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
         affinity_seconds: frontend.affinity.map_or(0, Into::into),
         flags,
         spread: false,
+        service,
     };
     let spread = packets && frontend.kind != FrontendKind::ClusterIp && frontend.affinity.is_none();
     let both = |ip: IpAddr| {
@@ -179,13 +182,14 @@ pub fn wanted(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
     }
 }
 
-fn left(frontend: &Frontend, node: &Node) -> Vec<Wanted> {
+fn left(frontend: &Frontend, node: &Node, service: u32) -> Vec<Wanted> {
     let at = |ip, flags| Wanted {
         key: key(frontend, ip, FrontendKey::INSIDE),
         backends: Vec::new(),
         affinity_seconds: 0,
         flags,
         spread: false,
+        service,
     };
     match frontend.address {
         address if address.protocol() == Protocol::Sctp => Vec::new(),

@@ -225,3 +225,36 @@ fn whoever_watches_hears_of_sockets_that_connect_and_close() {
     connect(&maps, &at(0, 0), CLIENT, &other);
     assert_eq!(told(&maps), []);
 }
+
+#[test]
+fn connections_and_refusals_are_counted_for_the_service_port_and_its_backend() {
+    let mut maps = both(1);
+    for aim in [AIM, UDP_AIM] {
+        connect(&maps, &at(0, 0), CLIENT, &aim);
+    }
+    // A flow, however many datagrams it has.
+    for _ in 0..3 {
+        send(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+    }
+    for frontend in maps.frontends.values_mut() {
+        frontend.count = 0;
+    }
+    connect(&maps, &at(0, 0), CLIENT, &AIM);
+    send(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+    let connections = Traffic {
+        connections: 3,
+        ..Traffic::NONE
+    };
+    // The map adds the backend's to the Service port's.
+    let counted = [
+        (
+            (SERVICE, Backend::NONE),
+            Traffic {
+                refused: 2,
+                ..Traffic::NONE
+            },
+        ),
+        ((SERVICE, backend(0)), connections),
+    ];
+    assert_eq!(*maps.traffic.borrow(), counted.into());
+}

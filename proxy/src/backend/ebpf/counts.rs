@@ -1,15 +1,17 @@
 //! What happens at the sockets and interfaces, as the programs count it.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{MapData, PerCpuArray};
-use causeway_ebpf_abi::Counter;
+use causeway_ebpf_abi::{Counter, Traffic};
 
-use super::Error;
+use super::names::ServicePortName;
 use super::pressure::{MapFill, Pressure};
+use super::traffic::TrafficMaps;
+use super::{Error, Options};
 
 /// Read at any time, from any thread.
 #[derive(Clone)]
@@ -18,6 +20,8 @@ pub struct Counts(Arc<Inner>);
 struct Inner {
     counters: PerCpuArray<MapData, u64>,
     pressure: Pressure,
+    /// None: nobody wants to see it.
+    traffic: Option<TrafficMaps>,
     ended: AtomicU64,
 }
 
@@ -42,10 +46,18 @@ impl fmt::Debug for Counts {
 }
 
 impl Counts {
-    pub(super) fn new(counters: PerCpuArray<MapData, u64>, pins: &Path) -> Result<Self, Error> {
+    pub(super) fn new(
+        counters: PerCpuArray<MapData, u64>,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let wanted = options.service_metrics;
+        let traffic = wanted
+            .then(|| TrafficMaps::open(&options.pins))
+            .transpose()?;
         Ok(Self(Arc::new(Inner {
             counters,
-            pressure: Pressure::open(pins)?,
+            pressure: Pressure::open(&options.pins)?,
+            traffic,
             ended: AtomicU64::new(0),
         })))
     }
@@ -81,6 +93,13 @@ impl Counts {
             let count = by_processor.iter().sum();
             Some(Counted { hook, what, count })
         })
+    }
+
+    /// What went to each Service port, if that is wanted, and the kernel tells it.
+    pub fn services(&self) -> BTreeMap<ServicePortName, Traffic> {
+        let traffic = self.0.traffic.as_ref();
+        let found = traffic.map(TrafficMaps::by_service);
+        found.and_then(Result::ok).unwrap_or_default()
     }
 
     /// How full each map is that grows.

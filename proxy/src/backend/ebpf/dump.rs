@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Error;
 use super::entries::{Entry, socket_address};
+use super::names::{Names, ServicePortName};
 use super::pinned::{Opened, Pinned, present, protocol_name};
 use super::sockets::failed;
 use super::table::{Table, or_dash};
@@ -24,6 +25,8 @@ pub struct Dump(Vec<Dumped>);
 struct Dumped {
     frontend: SocketAddr,
     protocol: String,
+    /// The Service port.
+    service: Option<String>,
     view: View,
     /// 0: none.
     affinity_seconds: u32,
@@ -68,10 +71,12 @@ impl Dump {
     pub fn read(pins: &Path) -> Result<Self, Error> {
         let pinned = Pinned::open(pins)?;
         let backends = pinned.map(maps::BACKENDS)?;
-        let frontends = pinned.entries(maps::FRONTENDS)?;
-        let dumped = frontends
-            .into_iter()
-            .map(|(key, frontend)| dumped(key, frontend, &backends));
+        let names = Names::open(&pinned)?;
+        let frontends = pinned.entries::<FrontendKey, Frontend>(maps::FRONTENDS)?;
+        let dumped = frontends.into_iter().map(|(key, frontend)| {
+            let service = names.of(frontend.service)?;
+            dumped(key, frontend, service, &backends)
+        });
         Ok(Self(dumped.collect::<Result<_, _>>()?))
     }
 }
@@ -79,6 +84,7 @@ impl Dump {
 fn dumped(
     key: FrontendKey,
     frontend: Frontend,
+    service: Option<ServicePortName>,
     backends: &Opened<Entry<SlotKey>, Entry<Backend>>,
 ) -> Result<Dumped, Error> {
     let Frontend { set, count, .. } = frontend;
@@ -98,6 +104,7 @@ fn dumped(
     Ok(Dumped {
         frontend: socket_address(key.address, key.port),
         protocol: protocol_name(key.protocol),
+        service: service.map(|service| service.to_string()),
         view,
         affinity_seconds: frontend.affinity_seconds,
         node_only: has(Frontend::NODE_ONLY),
@@ -115,9 +122,10 @@ fn dumped(
 /// A line for each frontend.
 impl fmt::Display for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEAD: [&str; 7] = [
+        const HEAD: [&str; 8] = [
             "FRONTEND",
             "PROTOCOL",
+            "SERVICE",
             "FOR",
             "BY",
             "MASQUERADE",
@@ -129,7 +137,7 @@ impl fmt::Display for Dump {
 }
 
 impl Dumped {
-    fn cells(&self) -> [String; 7] {
+    fn cells(&self) -> [String; 8] {
         let whom = match self.view {
             _ if self.node_only => "node",
             View::All => "all",
@@ -159,6 +167,7 @@ impl Dumped {
         [
             self.frontend.to_string(),
             self.protocol.clone(),
+            or_dash(self.service.as_ref()),
             whom.to_owned(),
             by.to_owned(),
             masquerade.to_owned(),

@@ -9,14 +9,15 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
-use causeway_ebpf_abi::{Backend, Counter, Event, maps};
+use causeway_ebpf_abi::{Backend, Counter, Event, Frontend, FrontendKey, maps};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 
 use super::counts::said;
-use super::entries::{monotonic, read, socket_address};
-use super::pinned::{Pinned, protocol_name};
+use super::entries::{Entry, monotonic, read, socket_address};
+use super::names::Names;
+use super::pinned::{Opened, Pinned, protocol_name};
 use super::sockets::failed;
 use super::{Error, pins};
 
@@ -29,6 +30,8 @@ pub struct Monitor {
     events: RingBuf<MapData>,
     watch: Array<MapData, u64>,
     lost: PerCpuArray<MapData, u64>,
+    frontends: Opened<Entry<FrontendKey>, Entry<Frontend>>,
+    names: Names,
     /// Those that are told already.
     lost_before: u64,
     /// The only one.
@@ -62,6 +65,9 @@ pub struct Happening {
     /// Who sent the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<SocketAddr>,
+    /// The Service port that it belongs to, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// What was aimed at.
     pub frontend: SocketAddr,
     /// Where it goes on to.
@@ -88,6 +94,8 @@ impl Monitor {
             events: pinned.any(maps::EVENTS)?,
             watch: pinned.any(maps::WATCH)?,
             lost: pinned.any(maps::EVENTS_LOST)?,
+            frontends: pinned.map(maps::FRONTENDS)?,
+            names: Names::open(&pinned)?,
             lost_before: 0,
             _alone: alone,
         };
@@ -117,8 +125,19 @@ impl Monitor {
 
     /// What happened since, if anything did.
     pub fn take(&mut self) -> Option<Happening> {
-        let item = self.events.next()?;
-        Some(happening(&read(&item)?))
+        let event = read(&self.events.next()?)?;
+        Some(happening(&event, self.service(&event)))
+    }
+
+    /// The Service port, as long as it is there.
+    fn service(&self, event: &Event) -> Option<String> {
+        let key = FrontendKey {
+            view: FrontendKey::INSIDE,
+            ..event.frontend
+        };
+        let Entry(frontend) = self.frontends.get(&Entry(key), 0).ok()?;
+        let name = self.names.of(frontend.service).ok()??;
+        Some(name.to_string())
     }
 
     /// How many more happened that there was no room for.
@@ -156,7 +175,7 @@ impl Drop for Monitor {
     }
 }
 
-fn happening(event: &Event) -> Happening {
+fn happening(event: &Event, service: Option<String>) -> Happening {
     let age = Duration::from_nanos(monotonic().saturating_sub(event.time));
     let since = SystemTime::now().checked_sub(age);
     let since = since.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
@@ -176,6 +195,7 @@ fn happening(event: &Event) -> Happening {
         protocol: protocol_name(event.frontend.protocol),
         netns_cookie: Some(event.netns).filter(|netns| *netns != 0),
         client: there(event.client),
+        service,
         frontend: socket_address(event.frontend.address, event.frontend.port),
         backend: there(event.backend),
     }
@@ -196,8 +216,11 @@ impl fmt::Display for Happening {
             write!(f, "  {client}")?;
         }
         write!(f, " > {}", self.frontend)?;
-        match self.backend {
-            Some(backend) => write!(f, " > {backend}"),
+        if let Some(backend) = self.backend {
+            write!(f, " > {backend}")?;
+        }
+        match &self.service {
+            Some(service) => write!(f, "  {service}"),
             None => Ok(()),
         }
     }
@@ -217,17 +240,20 @@ mod tests {
             protocol: "tcp".to_owned(),
             netns_cookie: Some(7),
             client: None,
+            service: Some("default/web:http".to_owned()),
             frontend: "10.96.0.1:80".parse().unwrap(),
             backend: Some("10.244.1.2:8080".parse().unwrap()),
         };
         assert_eq!(
             happening.to_string(),
-            "01:01:01.000005  socket  connected_tcp  tcp  netns 7 > 10.96.0.1:80 > 10.244.1.2:8080"
+            "01:01:01.000005  socket  connected_tcp  tcp  netns 7 > 10.96.0.1:80 > 10.244.1.2:8080  \
+             default/web:http"
         );
         let refused = Happening {
             netns_cookie: None,
             client: Some("192.0.2.2:40000".parse().unwrap()),
             backend: None,
+            service: None,
             ..happening
         };
         let line = refused.to_string();

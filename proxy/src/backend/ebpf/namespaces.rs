@@ -36,7 +36,8 @@ impl Namespaces {
         }
         // Namespaces that were looked at: one has many processes.
         let mut seen = BTreeSet::new();
-        for list in [names, processes, threads] {
+        // While threads end, a listing of them may lack others (`proc_task_readdir`): so twice.
+        for list in [names, processes, threads, threads] {
             if search.wanted.is_empty() {
                 return;
             }

@@ -28,10 +28,13 @@ use super::interfaces::Scene;
 use super::prefilter::Bits;
 use super::sockets::{failed, gone, take};
 use super::sweep::Tracks;
+use super::traffic::TrafficMaps;
 use super::{Error, Options, pins};
 
 /// The program's name, and the beginning of its pins'.
 const PROGRAM: &str = "packets";
+/// How often counts of who is gone are looked for.
+const FORGET: Duration = Duration::from_secs(60);
 
 type Networks = LpmTrie<MapData, Address, u32>;
 
@@ -145,7 +148,8 @@ impl Packets {
         lock(&self.hooks).follow()?;
         let hooks = Arc::clone(&self.hooks);
         let tracks = Tracks::open(&self.pins, self.lifetimes)?;
-        let keeper = Keeper::start(changes, hooks, tracks, self.sweep)?;
+        let traffic = TrafficMaps::open(&self.pins)?;
+        let keeper = Keeper::start(changes, hooks, tracks, traffic, self.sweep)?;
         self.keeper = Some(keeper);
         Ok(())
     }
@@ -369,6 +373,7 @@ impl Keeper {
         changes: Changes,
         hooks: Arc<Mutex<Hooks>>,
         mut tracks: Tracks,
+        mut traffic: TrafficMaps,
         sweep: Duration,
     ) -> Result<Self, Error> {
         let waker = changes.waker().map_err(Error::Interfaces)?;
@@ -376,6 +381,7 @@ impl Keeper {
         let ends = Arc::clone(&stop);
         let keep = move || {
             let mut swept = Instant::now();
+            let mut forgotten = swept;
             let mut changed = false;
             while !ends.load(Ordering::Relaxed) {
                 if changed && let Err(error) = lock(&hooks).follow() {
@@ -386,6 +392,12 @@ impl Keeper {
                         tracing::warn!(%error, "connections that are over stay");
                     }
                     swept = Instant::now();
+                }
+                if forgotten.elapsed() >= FORGET {
+                    if let Err(error) = traffic.sweep() {
+                        tracing::warn!(%error, "counts of endpoints that left stay");
+                    }
+                    forgotten = Instant::now();
                 }
                 changed = changes.wait(sweep).unwrap_or_else(|error| {
                     tracing::warn!(%error, "new interfaces are found late");

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use aya::Pod;
-use aya::maps::{LpmTrie, MapData};
+use aya::maps::{LpmTrie, MapData, PerCpuHashMap};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Connected, FlowKey, Frontend, FrontendKey,
-    Interface, MemberKey, Original, ReverseKey, Row, RowKey, SlotKey, Track, Tuple, maps,
+    Interface, MemberKey, Original, PortName, ReverseKey, Row, RowKey, SlotKey, Track, Traffic,
+    TrafficKey, Tuple, maps,
 };
 
 use super::Error;
@@ -47,6 +48,8 @@ impl Pressure {
             hash::<Entry<FlowKey>, Entry<Backend>>(p, maps::FLOWS)?,
             hash::<Entry<ReverseKey>, Entry<Original>>(p, maps::REVERSE)?,
             hash::<u32, Entry<Interface>>(p, maps::INTERFACES)?,
+            hash::<u32, Entry<PortName>>(p, maps::SERVICES)?,
+            traffic(p)?,
             networks(p, maps::PODS)?,
             networks(p, maps::UNSERVED)?,
             hash::<Entry<Tuple>, Entry<Track>>(p, maps::TRACKS)?,
@@ -75,6 +78,16 @@ fn hash<K: Pod + Send + Sync, V: Pod + Send + Sync>(
         map: name,
         max: pinned.max_entries(name)?,
         // A walk begins anew where its place is taken away.
+        count: Box::new(move |max| map.keys().take(max as usize).flatten().count()),
+    })
+}
+
+fn traffic(pinned: &Pinned) -> Result<Counted, Error> {
+    let name = maps::TRAFFIC;
+    let map: PerCpuHashMap<MapData, Entry<TrafficKey>, Entry<Traffic>> = pinned.any(name)?;
+    Ok(Counted {
+        map: name,
+        max: pinned.max_entries(name)?,
         count: Box::new(move |max| map.keys().take(max as usize).flatten().count()),
     })
 }

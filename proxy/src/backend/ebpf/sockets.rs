@@ -19,6 +19,7 @@ use super::counts::Counts;
 use super::entries::Entry;
 use super::packets::Packets;
 use super::rules::Rules;
+use super::services::Services;
 use super::{Error, Options, pins, sweep};
 
 /// The object that `build.rs` made; empty where it could not.
@@ -67,7 +68,7 @@ impl fmt::Debug for Sockets {
 
 impl Sockets {
     /// Loads everything, with the maps that are pinned already.
-    pub(super) fn open(options: &Options) -> Result<(Self, Packets), Error> {
+    pub(super) fn open(options: &Options) -> Result<(Self, Packets, Services), Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotBuilt);
         }
@@ -92,8 +93,9 @@ impl Sockets {
             load(&mut ebpf, name).map_err(|source| Error::Program { name, source })?;
         }
         let counters: PerCpuArray<_, u64> = take(&mut ebpf, maps::COUNTERS)?;
-        let counts = Counts::new(counters, &options.pins)?;
+        let counts = Counts::new(counters, options)?;
         let packets = Packets::load(&mut ebpf, options)?;
+        let services = Services::adopt(&mut ebpf, &options.pins)?;
         let (udp, tcp) = (maps::CONNECTED_UDP, maps::CONNECTED_TCP);
         let (udp, tcp) = (take(&mut ebpf, udp)?, take(&mut ebpf, tcp)?);
         let sockets = Self {
@@ -108,7 +110,7 @@ impl Sockets {
             cgroup,
             pins: options.pins.clone(),
         };
-        Ok((sockets, packets))
+        Ok((sockets, packets, services))
     }
 
     /// What is in the maps.

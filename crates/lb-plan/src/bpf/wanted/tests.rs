@@ -56,7 +56,7 @@ fn forward(ips: &[&str], masquerade: Masquerade) -> Treatment {
 
 /// (last number of the address, view, flags, backends) of each entry.
 fn entries(frontend: &Frontend, node: &Node) -> Vec<(u8, u8, u32, usize)> {
-    let wanted = wanted(frontend, node).into_iter();
+    let wanted = wanted(frontend, node, 1).into_iter();
     let entries = wanted.map(|w| (w.key.address[15], w.key.view, w.flags, w.backends.len()));
     entries.collect()
 }

@@ -7,7 +7,7 @@ use std::vec::Vec;
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
     FrontendKey, Interface, MemberKey, Original, ReverseKey, Row, RowKey, Settings, SlotKey, Track,
-    Tuple, mapped,
+    Traffic, Tuple, mapped,
 };
 
 use super::{INSIDE, NODE, OUTSIDE, VIP, pod};
@@ -18,6 +18,9 @@ use crate::{
 
 extern crate std;
 
+/// The Service port of all frontends.
+pub(super) const SERVICE: u32 = 12;
+
 #[derive(Default)]
 pub(super) struct World {
     pub(super) frontends: BTreeMap<FrontendKey, Frontend>,
@@ -26,6 +29,8 @@ pub(super) struct World {
     pub(super) clients: RefCell<BTreeMap<ClientKey, Affinity>>,
     pub(super) unserved: BTreeMap<Address, u32>,
     pub(super) counted: RefCell<Vec<Counter>>,
+    pub(super) traffic: RefCell<BTreeMap<(u32, Backend), Traffic>>,
+    pub(super) told: RefCell<Vec<Event>>,
     pub(super) now: Cell<u64>,
     pub(super) random: Cell<u32>,
     /// How many tracks fit in.
@@ -69,7 +74,13 @@ impl Tables for World {
     fn count(&self, what: Counter) {
         self.counted.borrow_mut().push(what);
     }
-    fn tell(&self, _: &Event) {}
+    fn add(&self, service: u32, backend: &Backend, more: &Traffic) {
+        let mut traffic = self.traffic.borrow_mut();
+        traffic.entry((service, *backend)).or_default().add(more);
+    }
+    fn tell(&self, event: &Event) {
+        self.told.borrow_mut().push(*event);
+    }
 }
 
 impl PacketTables for World {
@@ -178,6 +189,7 @@ impl World {
                 view,
             };
             let frontend = Frontend {
+                service: SERVICE,
                 set,
                 count: backends.into(),
                 affinity_seconds: 0,

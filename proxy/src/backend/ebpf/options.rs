@@ -1,0 +1,65 @@
+//! How mode ebpf is set up.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lb_plan::bpf::{Lifetimes, Maglev};
+
+use super::pins::DEFAULT_PINS;
+
+/// Where the programs go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The cgroup whose sockets are translated, those of its descendants included; `None`: the
+    /// root of the first cgroup2 that is mounted.
+    pub cgroup_root: Option<PathBuf>,
+    /// The folder of the pins, on a bpffs.
+    pub pins: PathBuf,
+    /// `connect` of UDP is translated, where the kernel can end such sockets when their endpoint
+    /// leaves; else their packets are.
+    pub connect_udp: bool,
+    /// TCP sockets are ended, too, when their endpoint is removed.
+    pub end_tcp: bool,
+    /// No socket of the node itself may be bound to a node port.
+    pub guard_node_ports: bool,
+    /// How many directions of connections are remembered whose packets are translated.
+    pub tracks: u32,
+    /// The ports that masqueraded connections get.
+    pub snat_ports: RangeInclusive<u16>,
+    /// Clients from outside get their backend by a table that all nodes have; `None`: any.
+    pub maglev: Option<Maglev>,
+    /// How long connections are remembered.
+    pub lifetimes: Lifetimes,
+    /// How often those that are over are looked for.
+    pub sweep: Duration,
+    /// The metrics page says what went to each Service port.
+    pub service_metrics: bool,
+}
+
+/// Entries of the map of connections, unless the command line says otherwise.
+pub const DEFAULT_TRACKS: u32 = 262_144;
+/// The ports of masqueraded connections, unless the command line says otherwise: above the
+/// kernel's own (`net.ipv4.ip_local_port_range`).
+pub const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
+
+/// How often connections that are over are looked for, unless a test says otherwise.
+const DEFAULT_SWEEP: Duration = Duration::from_secs(10);
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cgroup_root: None,
+            pins: DEFAULT_PINS.into(),
+            connect_udp: true,
+            end_tcp: false,
+            guard_node_ports: true,
+            tracks: DEFAULT_TRACKS,
+            snat_ports: DEFAULT_SNAT_PORTS,
+            maglev: None,
+            lifetimes: Lifetimes::default(),
+            sweep: DEFAULT_SWEEP,
+            service_metrics: true,
+        }
+    }
+}
