@@ -19,6 +19,7 @@ use crate::health::{
 use crate::host_setup;
 use crate::logging::Verbosity;
 use crate::metrics::Metrics;
+use crate::privileges::{self, GivenUp};
 use crate::sync::{HostKernel, Kernel, Syncer, Told};
 use crate::watch::{ClientError, Heard, connect, start};
 
@@ -41,6 +42,12 @@ pub enum DaemonError {
     /// Threads, signals or timers are not to be had.
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
+    /// The configuration changed to one that needs more than was kept.
+    #[error(
+        "the changed configuration needs {0}, which were given up at the start: whoever started \
+         this process is asked to start it again"
+    )]
+    GivenUp(String),
     /// The thread that programs the kernel ended by itself.
     #[error("the thread that programs the kernel ended unexpectedly")]
     SyncEnded,
@@ -61,13 +68,25 @@ pub enum Ended {
 /// See [`DaemonError`].
 pub fn run(loaded: Loaded, file: ConfigFile, verbosity: &Verbosity) -> Result<Ended, DaemonError> {
     host_setup::raise_open_files();
+    host_setup::set_oom_score(&loaded.settings);
+    // Before there is another thread.
+    let given_up = give_up(&loaded.settings);
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_here(loaded, file, verbosity))
+    runtime.block_on(run_here(loaded, file, given_up, verbosity))
+}
+
+/// Keeps the privileges that are needed, and goes on with all if that cannot be.
+fn give_up(settings: &Settings) -> GivenUp {
+    GivenUp::all_but(&privileges::needed(settings)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "privileges that are not needed stay");
+        GivenUp::default()
+    })
 }
 
 async fn run_here(
     loaded: Loaded,
     file: ConfigFile,
+    given_up: GivenUp,
     verbosity: &Verbosity,
 ) -> Result<Ended, DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -111,7 +130,7 @@ async fn run_here(
         _ = interrupt.recv() => Ok(Ended::Signal),
         () = events.closed() => Err(DaemonError::SyncEnded),
         error = servers => Err(error),
-        () = follow(file, &settings, &told, &new_settings, verbosity) => Ok(Ended::Restart),
+        ended = follow(file, &settings, given_up, &told, &new_settings, verbosity) => ended,
     };
     // The thread below ends when the last sender of events is gone; the watches hold theirs until
     // they have really ended.
@@ -138,10 +157,11 @@ fn told(settings: &Settings, config: serde_json::Value) -> Told {
 async fn follow(
     mut file: ConfigFile,
     started_with: &Settings,
+    given_up: GivenUp,
     told: &Told,
     new_settings: &watch::Sender<Settings>,
     verbosity: &Verbosity,
-) {
+) -> Result<Ended, DaemonError> {
     loop {
         let Loaded {
             settings,
@@ -151,6 +171,10 @@ async fn follow(
         for warning in warnings {
             tracing::warn!("{warning}");
         }
+        // No new start in place brings them back.
+        if let Some(lacking) = given_up.lacking(&privileges::needed(&settings)) {
+            return Err(DaemonError::GivenUp(lacking));
+        }
         let mode = told.status.mode();
         let restart = started_with.restart_fields(&settings, mode);
         if !restart.is_empty() {
@@ -158,7 +182,7 @@ async fn follow(
                 changed = restart.join(", "),
                 "the configuration asks for a new start"
             );
-            return;
+            return Ok(Ended::Restart);
         }
         tracing::info!("the configuration changed");
         verbosity.set(settings.logging.verbosity);

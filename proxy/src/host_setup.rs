@@ -4,9 +4,8 @@
 //! Capabilities: writing the kernel parameters of the host's network namespace needs `/proc/sys`
 //! writable and, in the first namespace, uid 0 or CAP_NET_ADMIN over it; `nf_conntrack_max` exists
 //! for the first namespace only and is read-only in all others. A negative `oom_score_adj` needs
-//! CAP_SYS_RESOURCE. Everything else that the daemon does needs CAP_NET_ADMIN alone (and
-//! CAP_NET_BIND_SERVICE for a server below port 1024), so `--init-only` does what stands here in a
-//! privileged init container, and the daemon itself can do without.
+//! CAP_SYS_RESOURCE. What the daemon does besides needs less (`privileges`), so `--init-only` does
+//! what stands here in a privileged init container, and the daemon itself can do without.
 
 use std::time::Duration;
 
@@ -29,6 +28,14 @@ pub fn raise_open_files() {
     }
 }
 
+/// Sets how readily the kernel kills this process, which takes CAP_SYS_RESOURCE, if it is to be
+/// less than now: so before privileges are given up. [`set_up`] says when it was not possible.
+pub fn set_oom_score(settings: &Settings) {
+    if let Err(error) = write_oom_score(settings.oom_score_adj) {
+        tracing::debug!(%error, "oom_score_adj");
+    }
+}
+
 /// Sets what `settings` ask for where data plane `mode` runs; one log line says what was not
 /// possible.
 pub fn set_up(settings: &Settings, mode: Mode) {
@@ -37,8 +44,9 @@ pub fn set_up(settings: &Settings, mode: Mode) {
         .filter_map(|(name, value)| set(name, &value).err())
         .map(|error| error.to_string())
         .collect();
-    if let Err(error) = set_oom_score(settings.oom_score_adj) {
-        refused.push(format!("oom_score_adj {}: {error}", settings.oom_score_adj));
+    let score = settings.oom_score_adj;
+    if let Err(error) = write_oom_score(score) {
+        refused.push(format!("oom_score_adj {score}: {error}"));
     }
     if !refused.is_empty() {
         tracing::warn!(
@@ -116,7 +124,7 @@ fn set(name: &'static str, value: &str) -> Result<(), sysctl::Error> {
 }
 
 /// Of this process (proc(5)); its threads share it.
-fn set_oom_score(score: i16) -> std::io::Result<()> {
+fn write_oom_score(score: i16) -> std::io::Result<()> {
     const FILE: &str = "/proc/self/oom_score_adj";
     let now = std::fs::read_to_string(FILE)?;
     if now.trim() == score.to_string() {

@@ -14,5 +14,6 @@ pub mod memory;
 pub mod metrics;
 pub mod monitor;
 pub mod node_ports;
+pub mod privileges;
 pub mod sync;
 pub mod watch;

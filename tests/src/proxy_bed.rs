@@ -3,6 +3,7 @@
 
 mod node;
 pub mod objects;
+pub mod privileges;
 mod probe;
 mod process;
 

@@ -12,6 +12,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use causeway_proxy::cli::Flags;
+use causeway_proxy::config::load;
+use causeway_proxy::privileges::needed;
 use serde_json::{Value, json};
 
 fn repository() -> PathBuf {
@@ -50,12 +53,28 @@ fn the_daemon_has_no_privilege_that_it_does_not_need() {
     assert_eq!(context["readOnlyRootFilesystem"], true);
     assert_eq!(context["allowPrivilegeEscalation"], false);
     assert_eq!(context["privileged"], Value::Null);
-    let capabilities = json!({"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]});
-    assert_eq!(context["capabilities"], capabilities);
+    assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+    assert_eq!(given(context), needed_by_the_daemon());
     let setup = &pod["initContainers"][0];
     assert_eq!(setup["securityContext"]["privileged"], true);
     let arguments = setup["args"].as_array().unwrap();
     assert!(arguments.contains(&json!("--init-only")));
+}
+
+fn given(context: &Value) -> BTreeSet<String> {
+    let given = context["capabilities"]["add"].as_array().unwrap().iter();
+    given
+        .map(|name| format!("CAP_{}", name.as_str().unwrap()))
+        .collect()
+}
+
+/// With the manifest's configuration.
+fn needed_by_the_daemon() -> BTreeSet<String> {
+    let config = &of_kind("ConfigMap")["data"]["config.conf"];
+    let flags = Flags::read(["causeway-proxy"]).unwrap();
+    let loaded = load(config.as_str(), &flags, "node-1").unwrap();
+    let needed = needed(&loaded.settings);
+    needed.iter().map(ToString::to_string).collect()
 }
 
 /// Reading only, and only what the daemon watches.

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use anyhow::Context;
@@ -116,7 +117,16 @@ impl Bed {
     /// # Errors
     /// It cannot be executed.
     pub fn program(&self, program: &Path, flags: &[&str]) -> anyhow::Result<Proxy> {
-        Proxy::start(self, program, flags)
+        self.command(Command::new(program), flags)
+    }
+
+    /// As [`Bed::program`], by a command that has words already: another program that executes the
+    /// proxy, for example.
+    ///
+    /// # Errors
+    /// It cannot be executed.
+    pub fn command(&self, command: Command, flags: &[&str]) -> anyhow::Result<Proxy> {
+        Proxy::start(self, command, flags)
     }
 }
 

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use nodekit::netns::NetNs;
 
 use super::node::{Bed, NODE_NAME};
+use super::privileges::Privileges;
 
 /// A running `causeway-proxy`; killed when dropped.
 #[derive(Debug)]
@@ -33,9 +34,8 @@ pub struct Usage {
 }
 
 impl Proxy {
-    pub(super) fn start(bed: &Bed, program: &Path, flags: &[&str]) -> anyhow::Result<Self> {
+    pub(super) fn start(bed: &Bed, mut command: Command, flags: &[&str]) -> anyhow::Result<Self> {
         let kubeconfig = bed.folder().join("kubeconfig");
-        let mut command = Command::new(program);
         command
             .arg("--kubeconfig")
             .arg(kubeconfig)
@@ -116,6 +116,22 @@ impl Proxy {
             );
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// What each of its threads may do.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn privileges(&self) -> anyhow::Result<Vec<Privileges>> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()))?;
+        let mut all = Vec::new();
+        for task in tasks {
+            // A thread may end meanwhile.
+            if let Ok(status) = std::fs::read_to_string(task?.path().join("status")) {
+                all.push(Privileges::read(&status)?);
+            }
+        }
+        Ok(all)
     }
 
     /// What it used so far (`/proc/PID/status`, `/proc/PID/stat`).

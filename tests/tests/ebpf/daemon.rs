@@ -17,17 +17,17 @@ use nodekit::route::{Handle, Route, RouteKind};
 use crate::node::StopAtEnd;
 
 /// For what takes milliseconds: the machine may be busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A node with a cgroup and a bpffs, which has no way to a ClusterIP but by translation at the
 /// socket.
-struct Node {
-    bed: Bed,
-    cell: Cell,
+pub(crate) struct Node {
+    pub(crate) bed: Bed,
+    pub(crate) cell: Cell,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bed = Bed::new().unwrap();
         let nowhere = Route {
             kind: RouteKind::Unreachable,
@@ -41,7 +41,7 @@ impl Node {
         }
     }
 
-    fn put(&self, name: &str, index: usize, port: u16) -> SocketAddr {
+    pub(crate) fn put(&self, name: &str, index: usize, port: u16) -> SocketAddr {
         let ip = cluster_ip(index);
         let ips = (0..3).map(|number| endpoint_ip(index, number, 10));
         let store = &self.bed.store;
@@ -51,7 +51,7 @@ impl Node {
         (IpAddr::from(ip), 80).into()
     }
 
-    fn flags(&self) -> [String; 2] {
+    pub(crate) fn flags(&self) -> [String; 2] {
         let options = self.cell.options();
         let cgroup = options.cgroup_root.unwrap();
         [
@@ -68,11 +68,11 @@ impl Node {
     }
 
     /// What a process on this node does.
-    fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         self.cell.inside(|| self.bed.netns.run(act).unwrap())
     }
 
-    fn wait_for(&self, to: SocketAddr, port: u16) {
+    pub(crate) fn wait_for(&self, to: SocketAddr, port: u16) {
         let answers = || self.inside(|| ask(to).is_ok_and(|found| found == port));
         wait_until("answer", PATIENCE, answers).unwrap();
     }
@@ -88,7 +88,7 @@ impl Node {
 }
 
 /// The port that answers behind `to`.
-fn ask(to: SocketAddr) -> Result<u16> {
+pub(crate) fn ask(to: SocketAddr) -> Result<u16> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = String::new();
@@ -189,9 +189,12 @@ fn a_killed_daemon_is_not_missed() {
     wait_until("programs gone", PATIENCE, free).unwrap();
 }
 
+/// The mounts of a cell are its thread's, and of what this one starts.
+pub(crate) fn in_a_cell(test: impl FnOnce() + Send + 'static) {
+    thread::spawn(test).join().unwrap();
+}
+
 #[test]
 fn connections_are_made_and_kept_while_the_daemon_is_killed_and_comes_back() {
-    // The mounts of a cell are its thread's, and of what this one starts.
-    let done = thread::spawn(a_killed_daemon_is_not_missed).join();
-    done.unwrap();
+    in_a_cell(a_killed_daemon_is_not_missed);
 }

@@ -20,6 +20,7 @@ mod names;
 mod node;
 mod outside;
 mod places;
+mod privileges;
 mod restart;
 mod tracks;
 mod traffic;

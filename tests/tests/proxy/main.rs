@@ -12,6 +12,7 @@ mod lifecycle;
 mod node;
 mod objects;
 mod pages;
+mod privileges;
 mod reload;
 
 use std::net::{IpAddr, SocketAddr};

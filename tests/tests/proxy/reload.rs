@@ -13,13 +13,13 @@ use nodekit::xtables::{self, Table, Variant, Xtables};
 use super::{PATIENCE, put};
 
 /// A ConfigMap volume.
-struct ConfigMap {
+pub(super) struct ConfigMap {
     folder: PathBuf,
     versions: usize,
 }
 
 impl ConfigMap {
-    fn new(bed: &Bed, yaml: &str) -> Self {
+    pub(super) fn new(bed: &Bed, yaml: &str) -> Self {
         let folder = bed.folder().join("config");
         std::fs::create_dir(&folder).unwrap();
         let mut map = Self {
@@ -31,7 +31,7 @@ impl ConfigMap {
         map
     }
 
-    fn set(&mut self, yaml: &str) {
+    pub(super) fn set(&mut self, yaml: &str) {
         self.versions += 1;
         let version = format!("..version-{}", self.versions);
         let folder = self.folder.join(&version);
@@ -43,12 +43,12 @@ impl ConfigMap {
         std::fs::rename(next, self.folder.join("..data")).unwrap();
     }
 
-    fn flag(&self) -> String {
+    pub(super) fn flag(&self) -> String {
         format!("--config={}", self.folder.join("config.conf").display())
     }
 }
 
-fn page(bed: &Bed, port: u16, path: &str) -> String {
+pub(super) fn page(bed: &Bed, port: u16, path: &str) -> String {
     let server = ([127, 0, 0, 1], port).into();
     get(&bed.netns, server, path).map_or_else(|_| String::new(), |answer| answer.2)
 }
