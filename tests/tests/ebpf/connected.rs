@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread;
 
 use causeway_proxy::backend::DataPlane as _;
-use causeway_proxy::backend::ebpf::{HeldSocket, HeldSockets, Options};
+use causeway_proxy::backend::ebpf::{EbpfBackend, HeldSocket, HeldSockets, Options};
 use causeway_tests::packet_bed::{self, Host, Seen, ask, ask_udp};
+use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
 use lb_model::said::Event;
 
 use crate::node::{Node, PATIENCE, on_a_node};
-use crate::world::{World, at, node_port, node_port_service, service};
+use crate::world::{Proxy, World, at, node_port, node_port_service, service};
 
 /// A UDP socket of a process of `host` that is connected to `to`.
 fn connect(node: &Node<'_>, host: &Host, to: SocketAddr) -> UdpSocket {
@@ -26,6 +27,17 @@ fn connect(node: &Node<'_>, host: &Host, to: SocketAddr) -> UdpSocket {
         socket
     };
     node.inside(host, open)
+}
+
+/// A pass, and more while one is due: whoever looks for a namespace by threads may miss one while
+/// others come and go (proc(5) promises no more).
+fn bring(node: &Node<'_>, proxy: &mut Proxy<'_, EbpfBackend>, world: &mut World) {
+    wait_until("nothing due", PATIENCE, || {
+        proxy.sync(world);
+        let check = || proxy.backend.check().unwrap();
+        !node.bed.node.netns.run(check).unwrap()
+    })
+    .unwrap();
 }
 
 /// What the maps remember of sockets.
@@ -141,7 +153,7 @@ fn a_socket_whose_endpoint_left_gets_an_error_and_no_other_one_does() {
                 let there = (node.bed.pod(2).ip(family), packet_bed::POD_PORT).into();
                 let direct = connect(node, host, there);
                 world.endpoints(node.bed, &service(1), &[3]);
-                proxy.sync(&mut world);
+                bring(node, &mut proxy, &mut world);
                 node.clear_packets();
                 for (socket, pod) in &sockets {
                     if *pod == 2 {
@@ -154,7 +166,7 @@ fn a_socket_whose_endpoint_left_gets_an_error_and_no_other_one_does() {
                 assert_eq!(ask_udp(&stays).unwrap().pod, 2);
                 assert_eq!(ask_udp(&direct).unwrap().pod, 2);
                 world.endpoints(node.bed, &service(1), &[2, 3]);
-                proxy.sync(&mut world);
+                bring(node, &mut proxy, &mut world);
                 node.clear_packets();
             }
         }
@@ -177,7 +189,7 @@ fn who_waits_for_an_answer_is_woken() {
             thread::scope(|scope| {
                 let waits = scope.spawn(|| socket.recv(&mut [0; 64]));
                 world.endpoints(node.bed, &service(1), &[]);
-                proxy.sync(&mut world);
+                bring(node, &mut proxy, &mut world);
                 let error = waits.join().unwrap().unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
             });
@@ -185,7 +197,7 @@ fn who_waits_for_an_answer_is_woken() {
             let error = socket.connect(at(family, 1)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
             world.endpoints(node.bed, &service(1), &[2]);
-            proxy.sync(&mut world);
+            bring(node, &mut proxy, &mut world);
         }
     });
 }
@@ -198,7 +210,7 @@ fn a_removed_service_ends_its_sockets() {
         let mut proxy = node.start_for_sockets_only(&mut world);
         let sockets = all_kinds().map(|to| connect(node, node.bed.pod(1), to));
         world.gone(&service(1));
-        proxy.sync(&mut world);
+        bring(node, &mut proxy, &mut world);
         for socket in &sockets {
             let error = socket.recv(&mut [0; 64]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
@@ -251,12 +263,12 @@ fn without_the_option_packets_are_translated_and_move_on() {
             ..node.cell.options()
         };
         let mut proxy = node.start_with(&world, &options);
-        proxy.sync(&mut world);
+        bring(node, &mut proxy, &mut world);
         let sockets = all_kinds().map(|to| connect(node, node.bed.pod(1), to));
         assert_eq!(held(node), []);
         for pod in [2, 3] {
             world.endpoints(node.bed, &service(1), &[pod]);
-            proxy.sync(&mut world);
+            bring(node, &mut proxy, &mut world);
             for socket in &sockets {
                 let seen = ask_udp(socket).unwrap_or_else(|error| panic!("{socket:?}: {error}"));
                 assert_eq!(seen.pod, pod);
@@ -285,7 +297,7 @@ fn tcp_ends_where_it_is_asked_for_when_the_endpoint_is_removed() {
                 ..node.cell.options()
             };
             let mut proxy = node.start_with(&world, &options);
-            proxy.sync(&mut world);
+            bring(node, &mut proxy, &mut world);
             for to in all_kinds() {
                 for host in [node.bed.pod(1), &node.bed.node] {
                     let stream = || std::net::TcpStream::connect_timeout(&to, PATIENCE).unwrap();
@@ -293,17 +305,17 @@ fn tcp_ends_where_it_is_asked_for_when_the_endpoint_is_removed() {
                     let mut asked = || ask(&mut stream).map(|seen: Seen| seen.pod);
                     assert_eq!(asked().unwrap(), 2);
                     the_second_is_unready(node, &mut world);
-                    proxy.sync(&mut world);
+                    bring(node, &mut proxy, &mut world);
                     assert_eq!(asked().unwrap(), 2, "{to}");
                     world.endpoints(node.bed, &service(1), &[3]);
-                    proxy.sync(&mut world);
+                    bring(node, &mut proxy, &mut world);
                     if end_tcp {
                         asked().unwrap_err();
                     } else {
                         assert_eq!(asked().unwrap(), 2, "{to}");
                     }
                     world.endpoints(node.bed, &service(1), &[2]);
-                    proxy.sync(&mut world);
+                    bring(node, &mut proxy, &mut world);
                 }
             }
         }
