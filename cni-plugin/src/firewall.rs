@@ -14,6 +14,7 @@ use std::path::Path;
 
 use cni_types::{Attachment, Code, Error, Success};
 use nodekit::route::Handle;
+use nodekit::xtables::Table;
 
 use crate::call::Call;
 use crate::identity::HostEnd;
@@ -118,15 +119,20 @@ pub(crate) fn del(call: &Call, attachment: &Attachment) -> Result<(), Error> {
     let addresses = result.as_ref().map(addresses).unwrap_or_default();
     let config = Config::read(&call.config).ok();
     let mut errors = Vec::new();
+    // Also those of before the configuration was changed, or of the reference.
+    let mut exceptions = matches!(&config, Some(c) if c.backend != Backend::Nftables);
     match Tables::open() {
-        Ok(mut tables) => errors.extend(remove(&mut tables, &owner, result.as_ref()).err()),
+        Ok(mut tables) => {
+            errors.extend(remove(&mut tables, &owner, result.as_ref()).err());
+            exceptions |= tables.iptables_have(Table::Filter, exceptions::CHAIN);
+        }
         // A kernel without the tables has nothing in them.
         Err(error) if config.as_ref().is_some_and(|c| c.policy != Policy::Open) => {
             errors.push(error);
         }
         Err(_) => {}
     }
-    if let Some(Backend::Iptables { .. }) = config.map(|config| config.backend) {
+    if exceptions {
         errors.extend(Exceptions::of(&owner).remove(&addresses).err());
     }
     failure::joined(errors)
@@ -187,10 +193,15 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let kept = call.config.valid_attachments()?;
     let network = call.config.name();
-    let tables = Tables::open().and_then(|mut tables| tables.keep_only(network, &kept));
+    let mut seen = false;
+    let tables = Tables::open().and_then(|mut tables| {
+        seen = tables.iptables_have(Table::Filter, exceptions::CHAIN);
+        tables.keep_only(network, &kept)
+    });
     let backend = Config::read(&call.config).map(|config| config.backend);
     let rules = match backend {
         Ok(Backend::Iptables { .. }) => exceptions::keep_only(network, &kept),
+        Ok(Backend::Nftables) if seen => exceptions::keep_only(network, &kept),
         Ok(Backend::Nftables) => Ok(()),
         Err(error) => Err(error),
     };

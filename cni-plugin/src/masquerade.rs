@@ -14,6 +14,8 @@ use nodekit::nft::{
     Register, Set, Verdict,
 };
 
+use nodekit::xtables::Table;
+
 use crate::call::Call;
 use crate::rollback::{Rollback, Step};
 use crate::tables::{Entries, Key, Scaffold, Tables, address_key, family_of, network_tag};
@@ -147,15 +149,42 @@ pub(crate) fn remove_rules(
     }
 }
 
+/// Takes away the rules of iptables that an attachment has although the configuration asks for
+/// none: it was changed meanwhile, or the reference made them.
+///
+/// # Errors
+/// Code 100 with what iptables said.
+pub(crate) fn remove_unasked(
+    tables: &mut Tables,
+    call: &Call,
+    attachment: &Attachment,
+    addresses: &[IpAddr],
+) -> Result<(), Error> {
+    if is_by_iptables(call) {
+        return Ok(());
+    }
+    let rules = Rules::new(call.config.name(), attachment, &[]);
+    match tables.iptables_have(Table::Nat, rules.chain()) {
+        true => rules.remove(addresses),
+        false => Ok(()),
+    }
+}
+
 /// Takes away the rules of iptables that attachments to this network have which are not kept.
 ///
 /// # Errors
-/// As [`Config::read`]; code 100 with what iptables said.
+/// Code 100 with what iptables said.
 pub(crate) fn collect_rules(call: &Call, kept: &BTreeSet<Attachment>) -> Result<(), Error> {
-    match Config::read(&call.config.object())? {
-        Some(config) if config.iptables => rules::keep_only(call.config.name(), kept),
-        _ => Ok(()),
+    let seen = || Tables::open().is_ok_and(|mut t| t.iptables_have_any(Table::Nat, rules::CHAIN));
+    match is_by_iptables(call) || seen() {
+        true => rules::keep_only(call.config.name(), kept),
+        false => Ok(()),
     }
+}
+
+/// Whether a call's configuration, which can be read, asks for masquerading by iptables.
+fn is_by_iptables(call: &Call) -> bool {
+    matches!(Config::read(&call.config.object()), Ok(Some(config)) if config.iptables)
 }
 
 /// Has the addresses of an attachment masqueraded, except towards their own subnets, multicast

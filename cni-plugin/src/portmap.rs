@@ -14,6 +14,7 @@ use std::net::IpAddr;
 
 use cni_types::{Attachment, Cidr, Error, PortMapping, Protocol, Success};
 use nodekit::route::Handle;
+use nodekit::xtables::Table;
 
 use crate::call::Call;
 use crate::tables::{Entries, Key, Owner, Removed, Tables};
@@ -85,12 +86,35 @@ pub(crate) fn del(call: &Call, attachment: &Attachment) -> Result<(), Error> {
         tables.remove(&owner, &keys(&ports, &addresses))?
     };
     forget_after(&removed, &addresses)?;
-    if !config::is_iptables(call).unwrap_or_default() {
-        return Ok(());
+    if config::is_iptables(call).unwrap_or_default() {
+        return remove_rules(call, attachment, &addresses);
     }
+    remove_unasked(&mut tables, call, attachment, &addresses)
+}
+
+/// Takes away the rules of iptables that an attachment has although the configuration asks for
+/// none: it was changed meanwhile, or the reference made them.
+///
+/// # Errors
+/// Code 100 with what iptables said, or the kernel's refusal.
+pub(crate) fn remove_unasked(
+    tables: &mut Tables,
+    call: &Call,
+    attachment: &Attachment,
+    addresses: &[IpAddr],
+) -> Result<(), Error> {
+    let chain = Rules::new(call.config.name(), attachment).chain();
+    match tables.iptables_have(Table::Nat, &chain) {
+        true => remove_rules(call, attachment, addresses),
+        false => Ok(()),
+    }
+}
+
+fn remove_rules(call: &Call, attachment: &Attachment, addresses: &[IpAddr]) -> Result<(), Error> {
     Rules::new(call.config.name(), attachment).remove()?;
-    let udp = ports.iter().filter(|port| port.protocol == Protocol::Udp);
-    stale::forget_after(&udp.map(|port| port.host_port).collect(), &addresses)
+    let udp = told(call).into_iter();
+    let udp = udp.filter(|port| port.protocol == Protocol::Udp);
+    stale::forget_after(&udp.map(|port| port.host_port).collect(), addresses)
 }
 
 /// Sees whether every host port still leads to the pod.
@@ -136,9 +160,13 @@ pub(crate) fn status(call: &Call) -> Result<(), Error> {
 pub(crate) fn gc(call: &Call) -> Result<(), Error> {
     let kept = call.config.valid_attachments()?;
     let network = call.config.name();
-    let tables = Tables::open().and_then(|mut tables| tables.keep_only(network, &kept));
+    let mut seen = false;
+    let tables = Tables::open().and_then(|mut tables| {
+        seen = tables.iptables_have_any(Table::Nat, rules::CHAIN);
+        tables.keep_only(network, &kept)
+    });
     let rules = match config::is_iptables(call) {
-        Ok(true) => rules::keep_only(network, &kept),
+        Ok(asked) if asked || seen => rules::keep_only(network, &kept),
         other => other.map(drop),
     };
     failure::joined(tables.err().into_iter().chain(rules.err()).collect())

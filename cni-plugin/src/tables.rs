@@ -33,6 +33,7 @@ use std::collections::BTreeSet;
 use cni_types::{Code, Error};
 use nodekit::Errno;
 use nodekit::nft::{self, Batch, Element, ElementPath, Family, NftSocket};
+use nodekit::xtables;
 
 use crate::failure;
 pub(crate) use entries::{Entries, Entry, Key, Scaffold, address_key, family_of};
@@ -251,6 +252,24 @@ impl Tables {
             }
             other => other.map_err(refused),
         }
+    }
+
+    /// Whether iptables have a chain in one of their tables, of either family. It is seen without
+    /// running them, in nf_tables; chains of the kernel's older tables (iptables-legacy) are not.
+    pub(crate) fn iptables_have(&mut self, table: xtables::Table, chain: &str) -> bool {
+        let mut has = |family| self.nft.has_chain(family, table.name(), chain);
+        // Where that can't be told, nothing is known to be there.
+        [Family::Ip, Family::Ip6]
+            .into_iter()
+            .any(|family| has(family).unwrap_or_default())
+    }
+
+    /// Whether iptables have a chain whose name begins so, as [`Tables::iptables_have`].
+    pub(crate) fn iptables_have_any(&mut self, table: xtables::Table, start: &str) -> bool {
+        let families = [Family::Ip, Family::Ip6].into_iter();
+        let chains = families.flat_map(|family| self.nft.chains(family, table.name()));
+        let mut chains = chains.flatten();
+        chains.any(|chain| chain.name.starts_with(start))
     }
 
     /// Sees whether nf_tables answers.

@@ -14,7 +14,7 @@ use crate::call::Call;
 use crate::identity::HostEnd;
 use crate::tables::Tables;
 use crate::turn::{Mine, Turn};
-use crate::{bandwidth, failure, ipam, masquerade, pod};
+use crate::{bandwidth, failure, ipam, masquerade, pod, portmap};
 
 /// An attachment that is to go.
 #[derive(Debug, Clone, Copy)]
@@ -132,7 +132,18 @@ fn take_away(all: &[Leaving<'_>]) -> Vec<Vec<Error>> {
             addresses,
         } = leaving;
         let left = match &mut tables {
-            Ok(tables) => wanted::remove(tables, call, attachment, addresses),
+            Ok(tables) => {
+                let done = [
+                    wanted::remove(tables, call, attachment, addresses),
+                    masquerade::remove_unasked(tables, call, attachment, addresses),
+                    // Under the name `bridge` ports are another plugin's.
+                    match call.is_combined() {
+                        true => portmap::remove_unasked(tables, call, attachment, addresses),
+                        false => Ok(()),
+                    },
+                ];
+                failure::joined(done.into_iter().filter_map(Result::err).collect())
+            }
             // A kernel without the tables has nothing in them.
             Err(error) if masquerade::needs_tables(call) => Err(error.clone()),
             Err(_) => Ok(()),

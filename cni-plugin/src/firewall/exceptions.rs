@@ -12,7 +12,7 @@ use crate::iptables::{self, Listing, change, comment_of, take_away, words};
 use crate::tables::{Owner, network_tag};
 
 /// The chain of all pods' rules.
-const CHAIN: &str = "CNI-FORWARD";
+pub(super) const CHAIN: &str = "CNI-FORWARD";
 
 /// The comments of the jumps, word by word as the reference has them, which looks for them.
 const JUMP: &str = "CNI firewall plugin rules";

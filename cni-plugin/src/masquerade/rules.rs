@@ -14,7 +14,7 @@ use crate::failure;
 use crate::iptables::{self, Listing, change, comment_of, pod_chain, pod_comment, words};
 
 /// What the names of pods' chains begin with.
-const CHAIN: &str = "CNI-";
+pub(super) const CHAIN: &str = "CNI-";
 
 /// The chain that every packet on its way out passes.
 const POSTROUTING: &str = "POSTROUTING";
@@ -35,6 +35,11 @@ impl<'a> Rules<'a> {
             comment: pod_comment("", network, &attachment.container_id),
             not_masqueraded,
         }
+    }
+
+    /// The pod's chain.
+    pub(super) fn chain(&self) -> &str {
+        &self.chain
     }
 
     /// Has the addresses masqueraded; both families' rules, or none.

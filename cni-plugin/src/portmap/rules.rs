@@ -17,6 +17,9 @@ use crate::iptables::{
 use crate::masquerade::subnet;
 use crate::tables::family_of;
 
+/// What the names of pods' chains begin with.
+pub(super) const CHAIN: &str = "CNI-DN-";
+
 /// The chain of all pods' ports, and the chains that mark and masquerade.
 const PORTS: &str = "CNI-HOSTPORT-DNAT";
 const SET_MARK: &str = "CNI-HOSTPORT-SETMARK";
@@ -125,8 +128,8 @@ impl<'a> Rules<'a> {
         Ok(())
     }
 
-    fn chain(&self) -> String {
-        pod_chain("CNI-DN-", self.network, self.container_id)
+    pub(super) fn chain(&self) -> String {
+        pod_chain(CHAIN, self.network, self.container_id)
     }
 
     /// Which connections the pod's chain sees.

@@ -6,6 +6,7 @@ use nodekit::route::{Handle, LinkChange};
 use nodekit::sysctl;
 use serde_json::{Value, json};
 
+use crate::firewall::answers;
 use crate::node::{Node, Pod, address, link, seen_from};
 
 fn with_result(config: &Value, result: &Value) -> Value {
@@ -188,6 +189,31 @@ fn settings_are_as_promised() {
         ("net/ipv6/conf/eth0/keep_addr_on_down", "1"),
     ] {
         assert_eq!(read(&pod.netns, key), value, "{key}");
+    }
+}
+
+#[test]
+fn isolated_ports_reach_the_node_and_not_each_other() {
+    let node = Node::new();
+    let more = json!({"portIsolation": true});
+    let config = node.config(&["10.1.0.0/24", "fd01::/64"], &more);
+    let [a, b] = ["a", "b"].map(Pod::new);
+    let results = [&a, &b].map(|pod| node.call("ADD", pod, &config).result());
+    for (index, gateway) in ["10.1.0.1", "fd01::1"].into_iter().enumerate() {
+        let gateway = gateway.parse().unwrap();
+        assert!(answers(&a.netns, &node.netns, gateway, true));
+        let other = address(&results[1], index);
+        assert!(!answers(&a.netns, &b.netns, other, false), "{other}");
+    }
+}
+
+#[test]
+fn a_bridge_is_promiscuous_when_told() {
+    for (more, promiscuous) in [(json!({"promiscMode": true}), true), (json!({}), false)] {
+        let node = Node::new();
+        let config = node.config(&["10.1.0.0/24"], &more);
+        node.call("ADD", &Pod::new("a"), &config).result();
+        assert_eq!(link(&node.netns, "br0").unwrap().promiscuous, promiscuous);
     }
 }
 

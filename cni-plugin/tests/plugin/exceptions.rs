@@ -154,3 +154,32 @@ fn many_at_once_make_everything_once() {
         .count();
     assert_eq!(pods, 2 * 2 * attached.len(), "{all:?}");
 }
+
+#[test]
+fn rules_go_although_the_configuration_asks_for_none_any_more() {
+    let node = closed();
+    let now = |attached: &Attached| attached.config(&json!({"backend": "nftables"}));
+    let a = attach(&node, "a", "a");
+    let b = attach(&node, "b", "b");
+    let (jumps, of_pod) = (2, 2 * 2);
+    for pod in [&a, &b] {
+        node.call("ADD", &pod.pod, &config(pod)).result();
+    }
+    assert_eq!(rules(&node, "CNI-FORWARD").len(), jumps + 2 * of_pod);
+    node.call("DEL", &a.pod, &now(&a)).result();
+    assert_eq!(rules(&node, "CNI-FORWARD").len(), jumps + of_pod);
+    let mut bare = now(&b);
+    bare["prevResult"] = Value::Null;
+    node.call_with("DEL", "b", "", &bare.to_string(), &[])
+        .result();
+    assert_eq!(rules(&node, "CNI-FORWARD").len(), jumps);
+
+    node.call("ADD", &a.pod, &config(&a)).result();
+    assert_eq!(rules(&node, "CNI-FORWARD").len(), jumps + of_pod);
+    let mut gc = now(&a);
+    gc["cniVersion"] = "1.1.0".into();
+    gc["cni.dev/attachments"] = json!([]);
+    gc.as_object_mut().unwrap().remove("prevResult");
+    node.call("GC", &a.pod, &gc).result();
+    assert_eq!(rules(&node, "CNI-FORWARD").len(), jumps);
+}

@@ -172,3 +172,36 @@ fn a_second_interface_keeps_its_rules() {
     assert_eq!(call("DEL", "eth0"), 2 * 4);
     assert_eq!(call("DEL", "eth1"), 0);
 }
+
+#[test]
+fn rules_go_although_the_configuration_asks_for_none_any_more() {
+    for kind in ["bridge", "ptp", "causeway-cni"] {
+        let node = Node::new();
+        let reference = reference(&node, if kind == "ptp" { kind } else { "bridge" });
+        let of_before = config(&node, kind, &json!({"cniVersion": "1.0.0"}));
+        let now = config(
+            &node,
+            kind,
+            &json!({"cniVersion": "1.1.0", "ipMasqBackend": "nftables"}),
+        );
+        let pods = ["a", "b", "c", "d"].map(Pod::new);
+        let mut told = now.clone();
+        told["prevResult"] = reference.call("ADD", &pods[0], &of_before).result();
+        node.call("ADD", &pods[1], &of_before).result();
+        node.call("ADD", &pods[2], &of_before).result();
+        node.call("ADD", &pods[3], &now).result();
+        assert_eq!(rules(&node).len(), 3 * 8, "{:?}", rules(&node));
+
+        node.call("DEL", &pods[0], &told).result();
+        assert_eq!(rules(&node).len(), 2 * 8, "with all that is known");
+        node.call_with("DEL", "b", "", &now.to_string(), &[])
+            .result();
+        assert_eq!(rules(&node).len(), 8, "without the result before");
+        told.as_object_mut().unwrap().remove("prevResult");
+        told["cni.dev/attachments"] = json!([{"containerID": "d", "ifname": "eth0"}]);
+        node.call("GC", &pods[3], &told).result();
+        assert_eq!(rules(&node), [""; 0]);
+        node.call("DEL", &pods[3], &now).result();
+        node.assert_empty();
+    }
+}

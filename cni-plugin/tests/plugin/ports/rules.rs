@@ -86,6 +86,42 @@ fn rules_are_the_references_and_each_ends_what_the_other_began() {
 }
 
 #[test]
+fn rules_go_although_the_configuration_asks_for_none_any_more() {
+    for told in [true, false] {
+        let node = Node::new();
+        let theirs = Node {
+            netns: node.netns.try_clone().unwrap(),
+            program: REFERENCE.into(),
+            ..Node::new()
+        };
+        let served = Served::new("a");
+        let result = attached(&node, &served);
+        let mut before = chained(&result, &json!({"backend": "iptables"}));
+        before["runtimeConfig"] = json!({"portMappings": ports()});
+        let mut now = before.clone();
+        now["backend"] = "nftables".into();
+        if !told {
+            now["runtimeConfig"] = json!({});
+        }
+        for kind in ["portmap", "causeway-cni"] {
+            theirs.call("ADD", &served.pod, &before).result();
+            assert!(!rules(&node, true).is_empty());
+            now["type"] = kind.into();
+            node.call("DEL", &served.pod, &now).result();
+            assert_eq!(rules(&node, true), Vec::<String>::new(), "{kind} {told}");
+        }
+        node.call("ADD", &served.pod, &before).result();
+        let mut gc = now.clone();
+        gc["type"] = "portmap".into();
+        gc["cniVersion"] = "1.1.0".into();
+        gc["cni.dev/attachments"] = json!([]);
+        gc.as_object_mut().unwrap().remove("prevResult");
+        node.call("GC", &served.pod, &gc).result();
+        assert_eq!(rules(&node, true), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn packets_take_ports_in_iptables() {
     let node = Node::new();
     let outside = outside(&node, NETWORKS);

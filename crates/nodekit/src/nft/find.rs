@@ -1,10 +1,11 @@
-//! Single elements, found by their keys: what it costs doesn't grow with the set.
+//! Single elements, found by their keys, and chains by their names: what it costs doesn't grow with
+//! the set, or the table.
 
 use nix::errno::Errno;
 
 use super::dump::{encoded, read_elements, table_request};
 use super::error::Error;
-use super::kernel::{ELEMENTS_LIST, ELEMENTS_SET, GET_ELEMENT};
+use super::kernel::{CHAIN_NAME, ELEMENTS_LIST, ELEMENTS_SET, GET_CHAIN, GET_ELEMENT};
 use super::object::Family;
 use super::set::Element;
 use super::socket::NftSocket;
@@ -49,6 +50,23 @@ impl NftSocket {
             found.extend(self.find_some(some)?);
         }
         Ok(found)
+    }
+
+    /// Whether a table has a chain of this name; it hasn't where there is no such table.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool, Error> {
+        const WHAT: &str = "find a chain by its name";
+        self.may_read(WHAT)?;
+        let mut writer = AttrWriter::onto(table_request(family, table));
+        writer.string(CHAIN_NAME, chain);
+        let payload = encoded(writer, WHAT)?;
+        match self.socket.get_one(&WHAT, GET_CHAIN, &payload, |_| Ok(())) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn find_some(&mut self, paths: &[ElementPath<'_>]) -> Result<Vec<Option<Element>>, Error> {

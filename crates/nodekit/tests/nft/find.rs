@@ -2,8 +2,8 @@
 
 use nodekit::Errno;
 use nodekit::nft::{
-    Batch, Data, Datatype, Element, ElementPath, Family, MapData, NftSocket, Set, Table, Value,
-    Verdict,
+    Batch, Chain, Data, Datatype, Element, ElementPath, Family, MapData, NftSocket, Set, Table,
+    Value, Verdict,
 };
 
 use crate::{in_namespace, nft};
@@ -38,6 +38,26 @@ fn at<'a>(family: Family, set: &'a str, key: &'a Value) -> ElementPath<'a> {
         set,
         key,
     }
+}
+
+#[test]
+fn a_chain_is_found_by_its_name() {
+    in_namespace(|| {
+        let mut socket = NftSocket::open().unwrap();
+        assert!(!socket.has_chain(Family::Ip, "t", "c").unwrap());
+        let mut batch = Batch::new(Family::Ip, "t");
+        batch.add_table(1, &Table::default());
+        batch.add_chain(2, &Chain::regular("c"));
+        socket.commit(&batch).unwrap();
+        assert!(socket.has_chain(Family::Ip, "t", "c").unwrap());
+        for (family, table, chain) in [
+            (Family::Ip6, "t", "c"),
+            (Family::Ip, "u", "c"),
+            (Family::Ip, "t", "cc"),
+        ] {
+            assert!(!socket.has_chain(family, table, chain).unwrap());
+        }
+    });
 }
 
 #[test]
