@@ -297,7 +297,7 @@ pub enum Counter {
     /// There is no way to where the packet shall go; a new connection is left to the stack, a
     /// packet of another one is dropped.
     NotForwarded = 11,
-    /// Dropped: larger than the link to where it shall go takes.
+    /// Dropped: larger than the link to where it shall go takes; its sender is told.
     TooBig = 12,
     /// Dropped: the connection could not be remembered, since the map is full of those in use.
     Untracked = 13,

@@ -109,3 +109,37 @@ pub fn unreachable(asked: &Tuple, family: Family, quoted: u64, bytes: u16) -> [u
     let all = sum(&header([0; 2])) + u64::from(pseudo) + quoted;
     header(finish(all).to_ne_bytes())
 }
+
+/// The header of an ICMP error that says how large a packet may be (RFC 1191, section 4; RFC 4443,
+/// section 3.2), about one of which it quotes so many bytes with this sum.
+#[inline(always)]
+#[must_use]
+pub fn too_big(asked: &Tuple, family: Family, mtu: u32, quoted: u64, bytes: u16) -> [u8; 8] {
+    let (kind, code, pseudo) = match family {
+        Family::V4 => (3, 4, 0),
+        Family::V6 => {
+            let bytes = bytes.saturating_add(8);
+            (2, 0, pseudo_header(asked, family, ICMP6, bytes))
+        }
+    };
+    let [w, x, y, z] = mtu.to_be_bytes();
+    let header = |[a, b]: [u8; 2]| [kind, code, a, b, w, x, y, z];
+    header(finish(sum(&header([0; 2])) + pseudo + quoted).to_ne_bytes())
+}
+
+/// The checksum that a quoted TCP or UDP header gets whose other words have this sum, and after which
+/// nothing comes: finishing it changes nothing, for it is what is missing to the sum of the others and
+/// itself.
+#[inline(always)]
+#[must_use]
+pub fn finished_quote(others: u64) -> u16 {
+    let twice = u32::from(finish(others));
+    // In this arithmetic 65,535 is nothing, so an odd number can be halved, too.
+    let half = if twice % 2 == 0 {
+        twice / 2
+    } else {
+        (twice + 0xffff) / 2
+    };
+    // Both are at most 65,535.
+    (half & 0xffff) as u16
+}

@@ -96,7 +96,8 @@ fn came(buffer: &Buffer, room: &mut Room) -> i32 {
     };
     match verdict {
         Verdict::Pass | Verdict::Follow => GO_ON,
-        Verdict::Drop | Verdict::TooBig => DROP,
+        Verdict::Drop => DROP,
+        Verdict::TooBig => done(answer::too_big(buffer, flow, work.hop.mtu)),
         Verdict::Refuse => done(answer::refuse(buffer, flow)),
         Verdict::Translate => done(send(buffer, flow, work)),
     }

@@ -301,24 +301,34 @@ fn a_frontend_that_drops_drops() {
 }
 
 #[test]
-fn what_is_larger_than_the_next_link_takes_is_dropped() {
+fn who_sends_what_is_larger_than_the_next_link_takes_is_told() {
     on_a_bed(|bed, plane| {
         let outside = Gate::of(bed, "eth0");
-        for family in [0, 1] {
+        for (family, protocol) in [(0, TCP), (0, UDP), (1, TCP), (1, UDP)] {
             let (client, front) = (at(CLIENTS[family]), at(NODE_PORTS[family]));
             plane.serve(front, 1, 0, &[at(PODS[family])]);
             // Links are asked once the neighbour is known.
             bed.client.udp(front).unwrap();
             let large = Packet {
                 payload: &[7; 1_500],
-                ..packet(client, front, UDP)
+                ..packet(client, front, protocol)
             };
-            let frame = large.frame(outside.mac);
-            assert_eq!(outside.takes(plane, &frame).0, DROP);
+            let told = |plane: &mut Plane| {
+                let error = outside.sends_on(plane, &large);
+                assert_eq!((error.from, error.to), (front.ip(), client.ip()));
+                assert_eq!(error.transport[..2], [[3, 4], [2, 0]][family]);
+                assert_eq!(error.transport[4..8], 1_500_u32.to_be_bytes());
+                let (quoted, sent) = (&error.transport[8..], large.packet());
+                // All but the transport's checksum.
+                let checksum = [20, 40][family] + if protocol == TCP { 16 } else { 6 };
+                assert_eq!(quoted[..checksum], sent[..checksum]);
+                assert_eq!(quoted[checksum + 2..], sent[checksum + 2..quoted.len()]);
+            };
+            told(plane);
             // The same for a packet of a connection that is known.
-            outside.sends_on(plane, &packet(client, front, UDP));
-            assert_eq!(outside.takes(plane, &frame).0, DROP);
+            outside.sends_on(plane, &packet(client, front, protocol));
+            told(plane);
         }
-        assert_eq!(plane.counted(Counter::TooBig), 4);
+        assert_eq!(plane.counted(Counter::TooBig), 8);
     });
 }

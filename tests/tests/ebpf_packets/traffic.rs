@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::thread;
 
 use causeway_ebpf_abi::{Counter, Frontend};
 
-use crate::bed::{Bed, Host};
+use crate::bed::{Bed, Host, exchange};
 use crate::maps::Plane;
 use crate::servers::{PORT, Servers};
 
@@ -173,4 +174,32 @@ fn a_lot_of_bytes_arrive_as_they_were() {
             assert!(echoed == data, "{at}");
         }
     });
+}
+
+/// With checksums that are yet to be finished, and with those that are.
+#[test]
+fn a_client_hears_how_large_its_packets_may_be() {
+    for finished in [false, true] {
+        on_a_bed(|bed, plane| {
+            let narrow = || {
+                let mut ip = Command::new("ip");
+                ip.args(["link", "set", "cni0", "mtu", "1300"]);
+                ip.status().unwrap()
+            };
+            assert!(bed.node.run(narrow).unwrap().success());
+            if finished {
+                bed.finish_checksums();
+            }
+            for (set, at) in (1..).zip(NODE_PORTS) {
+                let at = at.parse().unwrap();
+                plane.serve(at, set, 0, &[backend(&bed.pods[0], at)]);
+                let socket = bed.client.udp_socket(at);
+                exchange(&socket, b"?").unwrap();
+                let error = exchange(&socket, &[7; 1_400]).unwrap_err();
+                let too_long = Some(nix::libc::EMSGSIZE);
+                assert_eq!(error.raw_os_error(), too_long, "{at}, {finished}: {error}");
+            }
+            assert_eq!(plane.counted(Counter::TooBig), 2);
+        });
+    }
 }

@@ -94,6 +94,18 @@ proptest! {
         let finished = checksum(&message);
         prop_assert!(same(finished, u16::from_ne_bytes([header[6], header[7]])));
 
+        let header = refusal::too_big(&asked, family, 1_300, sum(&quote), 28);
+        let mut all = if v6 { pseudo(58, 36) } else { Vec::new() };
+        all.extend(&header);
+        all.extend(&quote);
+        prop_assert_eq!(checksum(&all), 0);
+        prop_assert_eq!(&header[4..], &1_300_u32.to_be_bytes());
+        let [mut udp @ .., _, _] = quote.first_chunk::<10>().copied().unwrap();
+        udp[6..].fill(0);
+        let finished = refusal::finished_quote(sum(&udp));
+        udp[6..].copy_from_slice(&finished.to_ne_bytes());
+        prop_assert!(same(checksum(&udp), finished));
+
         let v4 = refusal::v4_header(&asked, TCP, 20);
         prop_assert_eq!(checksum(&v4), 0);
     }

@@ -1,4 +1,4 @@
-//! A refusal: the packet is made an answer of, and goes back by where it came.
+//! A refusal, or that a packet is too big: it is made an answer of, and goes back by where it came.
 
 use causeway_ebpf_abi::Address;
 use causeway_ebpf_core::checksum::sum;
@@ -31,6 +31,55 @@ pub(super) fn refuse(buffer: &Buffer, flow: &Flow) -> Result<i32, Failed> {
     } else {
         unreachable::<48>(buffer, at, flow)?;
     }
+    go_back(buffer, at)
+}
+
+/// Tells a packet's sender how large it may be (of TCP, the options are in the way).
+#[inline(never)]
+pub(super) fn too_big(buffer: &Buffer, flow: &Flow, mtu: u32) -> Result<i32, Failed> {
+    let at = place(buffer)?;
+    let header = match flow.family {
+        Family::V4 => V4_HEADER,
+        Family::V6 => V6_HEADER,
+    };
+    if flow.transport != header {
+        return Ok(DROP);
+    }
+    let transport = at + flow.transport;
+    let (quoted, bytes) = if flow.tuple.protocol == TCP {
+        (quote::<20>(buffer, transport, 16)?, TCP_HEADER)
+    } else {
+        (quote::<8>(buffer, transport, 6)?, QUOTED)
+    };
+    let quoted = quoted
+        + match flow.family {
+            Family::V4 => sum(&buffer.read_all::<20>(at)?),
+            Family::V6 => sum(&buffer.read_all::<40>(at)?),
+        };
+    let bytes = flow.transport as u16 + bytes;
+    buffer.make_room(flow.transport + u32::from(ICMP_HEADER))?;
+    let icmp = refusal::icmp(flow.family);
+    write_header(buffer, at, flow, icmp, ICMP_HEADER + bytes)?;
+    let message = refusal::too_big(&flow.tuple, flow.family, mtu, quoted, bytes);
+    buffer.write(transport, &message)?;
+    go_back(buffer, at)
+}
+
+/// Has the packet end behind the first `N` bytes of its transport's header, whose checksum then is
+/// right whether it is yet to be finished or not; their sum.
+#[inline(always)]
+fn quote<const N: usize>(buffer: &Buffer, at: u32, checksum: u32) -> Result<u64, Failed> {
+    buffer.resize(at + N as u32)?;
+    buffer.write(at + checksum, &[0_u8; 2])?;
+    let others = sum(&buffer.read_all::<N>(at)?);
+    let finished = refusal::finished_quote(others);
+    buffer.write(at + checksum, &finished)?;
+    Ok(others + u64::from(finished))
+}
+
+/// By where it came, to whom it came from.
+#[inline(always)]
+fn go_back(buffer: &Buffer, at: u32) -> Result<i32, Failed> {
     if at == ETHERNET {
         let [to @ .., a, b, c, d, e, f] = buffer.read_all::<12>(0)?;
         let [g, h, i, j, k, l] = to;
