@@ -167,6 +167,8 @@ pub struct Metrics {
     pub not_programmed: Gauge,
     /// `causeway_check_ports_not_served`: health-check node ports that could not be bound.
     pub check_ports_not_served: Gauge,
+    /// `causeway_model_bytes`.
+    pub model_bytes: Gauge,
     /// `causeway_model_objects`.
     pub model_objects: Family<ByKind, Gauge>,
     /// What is asked of the API server.
@@ -225,6 +227,7 @@ impl Metrics {
             unusable_object: Family::default(),
             not_programmed: Gauge::default(),
             check_ports_not_served: Gauge::default(),
+            model_bytes: Gauge::default(),
             model_objects: Family::default(),
             api_requests: ApiRequests::default(),
             ebpf: Arc::default(),

@@ -289,7 +289,7 @@ impl Syncer {
         self.retries.settle(&services, &report, now);
         self.record
             .pass(&report, &changes.trigger_times, &services, first);
-        self.record.model_sizes(self.model.sizes());
+        self.record.model_sizes(&self.model);
         let patience = self.section().timing.sync_period;
         self.planes
             .clear_others(report.complete(), patience, now.max(began));

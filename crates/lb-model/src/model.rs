@@ -330,6 +330,12 @@ impl Model {
         self.trackers.sizes()
     }
 
+    /// Bytes that Services and EndpointSlices take here, without what the allocator and the maps'
+    /// nodes add. Costs nothing to ask.
+    pub fn bytes(&self) -> usize {
+        self.trackers.bytes()
+    }
+
     /// Every Service that this proxy serves, by name.
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.trackers.services().map(|(name, ..)| name)

@@ -241,6 +241,11 @@ impl Metrics {
             self.unusable_object.clone(),
         );
         r.register(
+            "model_bytes",
+            "Memory of the Services and EndpointSlices held, without what the allocator adds",
+            self.model_bytes.clone(),
+        );
+        r.register(
             "model_objects",
             "API objects held in memory",
             self.model_objects.clone(),

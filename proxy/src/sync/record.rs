@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::jiff::Timestamp;
 use lb_model::said::Event;
-use lb_model::{Complaint, Family, ServiceName};
+use lb_model::{Complaint, Family, Model, ServiceName};
 
 use crate::backend::{FamilyReport, FlowReport, PassReport, RestoreReport};
 use crate::config::Mode;
@@ -64,7 +64,9 @@ impl Record {
         }
     }
 
-    pub(super) fn model_sizes(&self, (services, slices): (usize, usize)) {
+    pub(super) fn model_sizes(&self, model: &Model) {
+        let (services, slices) = model.sizes();
+        self.metrics().model_bytes.set(as_i64(model.bytes()));
         for (kind, count) in [("Service", services), ("EndpointSlice", slices)] {
             let gauge = self.metrics().model_objects.get_or_create(&by_kind(kind));
             gauge.set(as_i64(count));

@@ -180,7 +180,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// A container that runs; ended and removed when dropped.
+/// A container that runs; ended and removed when dropped, as far as that goes.
 struct Running<'a> {
     node: &'a Node<'a>,
     id: String,
@@ -190,6 +190,20 @@ struct Running<'a> {
 impl Running<'_> {
     fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Ends it and removes it, its cgroup included: which goes only after its last process.
+    fn end(self) {
+        let runc = |words: &[&str]| self.node.runc().args(words).output().unwrap();
+        assert!(runc(&["kill", &self.id, "KILL"]).status.success());
+        wait_until("end of the container", PATIENCE, || {
+            let state = runc(&["state", &self.id]).stdout;
+            let state: Value = serde_json::from_slice(&state).unwrap();
+            state["status"] == "stopped"
+        })
+        .unwrap();
+        let removed = runc(&["delete", &self.id]);
+        assert!(removed.status.success(), "{removed:?}");
     }
 }
 
@@ -330,7 +344,7 @@ fn runs_with_what_it_is_given(mode: &str) {
     };
     assert!(complaints.all(of_the_machine), "{said}");
     // What it programmed outlives it.
-    drop(running);
+    running.end();
     wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
 }
 

@@ -43,6 +43,17 @@ pub(super) struct Port {
 }
 
 impl Service {
+    /// Bytes that it takes, without what the allocator adds.
+    pub(super) fn bytes(&self) -> usize {
+        let names = self.ports.iter().map(|port| port.name.len());
+        size_of::<Self>()
+            + size_of_val(&*self.external_ips)
+            + size_of_val(&*self.balancer_ips)
+            + size_of_val(&*self.source_ranges)
+            + size_of_val(&*self.ports)
+            + names.sum::<usize>()
+    }
+
     pub(super) fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
         match family {
             Family::V4 => self.v4.map(IpAddr::V4),

@@ -81,6 +81,22 @@ struct Endpoint {
 }
 
 impl Slice {
+    /// Bytes that it takes, without what the allocator adds.
+    pub(super) fn bytes(&self) -> usize {
+        let names = self.ports.iter().map(|port| port.name.len());
+        let zones = self.zones.iter().flatten();
+        size_of::<Self>()
+            + self.name.len()
+            + size_of_val(&*self.ports)
+            + names.sum::<usize>()
+            + size_of_val(&*self.endpoints)
+            + size_of_val(&*self.idle)
+            + size_of_val(&*self.zones)
+            + zones
+                .map(|zone| size_of_val(zone) + zone.len())
+                .sum::<usize>()
+    }
+
     /// What `said` means; `None` when nothing in it is usable.
     pub(super) fn read(
         name: Arc<str>,

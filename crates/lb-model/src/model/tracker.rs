@@ -64,6 +64,8 @@ pub(super) struct Trackers {
     all: BTreeMap<ServiceName, Tracker>,
     places: BTreeMap<Arc<str>, Place>,
     pending: BTreeMap<ServiceName, Before>,
+    /// What Services and EndpointSlices take by themselves, in bytes.
+    held: usize,
 }
 
 impl Trackers {
@@ -74,6 +76,13 @@ impl Trackers {
     /// Names under which something is known, and EndpointSlices.
     pub(super) fn sizes(&self) -> (usize, usize) {
         (self.all.len(), self.places.len())
+    }
+
+    /// Bytes that all of it takes, without what the allocator and the maps' nodes add.
+    pub(super) fn bytes(&self) -> usize {
+        let names = self.all.len() * size_of::<(ServiceName, Tracker)>();
+        let places = self.places.len() * size_of::<(Arc<str>, Place)>();
+        self.held + names + places
     }
 
     /// All Services, by name.
@@ -126,6 +135,11 @@ impl Trackers {
             return None;
         }
         let now = service.map(Arc::new);
+        let taken = |service: &Option<Arc<Service>>| {
+            let service = service.as_ref();
+            service.map_or(0, |service| name.as_str().len() + service.bytes())
+        };
+        self.held = self.held + taken(&now) - taken(&before);
         let tracker = self.remember(name);
         tracker.known.service.clone_from(&now);
         tracker.listed = listed;
@@ -178,15 +192,21 @@ impl Trackers {
                 listed,
             },
         );
+        let after = self.held + slice.bytes();
         let slices = &mut self.remember(service).known.slices;
+        let mut replaced = 0;
         match held.unwrap_or(Err(0)) {
-            Ok(i) => slices[i] = Arc::new(slice),
+            Ok(i) => {
+                replaced = slices[i].bytes();
+                slices[i] = Arc::new(slice);
+            }
             Err(i) => {
                 // Most Services have one slice for ever: no spare room.
                 slices.reserve_exact(1);
                 slices.insert(i, Arc::new(slice));
             }
         }
+        self.held = after - replaced;
         true
     }
 
@@ -194,10 +214,13 @@ impl Trackers {
         let Some(Place { service, .. }) = self.places.remove(name) else {
             return;
         };
-        self.remember(&service)
-            .known
-            .slices
-            .retain(|slice| *slice.name != *name);
+        let mut removed = 0;
+        self.remember(&service).known.slices.retain(|slice| {
+            let goes = *slice.name == *name;
+            removed += if goes { slice.bytes() } else { 0 };
+            !goes
+        });
+        self.held -= removed;
         self.drop_if_empty(&service);
     }
 
