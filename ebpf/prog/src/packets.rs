@@ -118,8 +118,9 @@ fn along(buffer: &Buffer, family: Family, work: &mut Work) -> Verdict {
 
 #[inline(never)]
 fn send(buffer: &Buffer, flow: &Flow, work: &Work) -> Result<i32, Failed> {
-    rewrite_flow(buffer, place(buffer)?, flow, &work.becomes)?;
-    Ok(buffer.leave(&work.hop))
+    let at = place(buffer)?;
+    rewrite_flow(buffer, at, flow, &work.becomes)?;
+    leave(buffer, at, work)
 }
 
 #[inline(never)]
@@ -135,8 +136,19 @@ fn icmp_came(buffer: &Buffer, room: &mut Room) -> Result<i32, Failed> {
     if along(buffer, error.family, work) != Verdict::Translate {
         return Ok(DROP);
     }
-    rewrite_error(buffer, place(buffer)?, error, about, &work.becomes)?;
+    let at = place(buffer)?;
+    rewrite_error(buffer, at, error, about, &work.becomes)?;
     Maps.count(Counter::ErrorTranslated);
+    leave(buffer, at, work)
+}
+
+/// Sends the packet on.
+#[inline(always)]
+fn leave(buffer: &Buffer, at: u32, work: &Work) -> Result<i32, Failed> {
+    if at == 0 {
+        // The kernel takes an Ethernet header away before it finds the neighbour.
+        buffer.lead(ETHERNET)?;
+    }
     Ok(buffer.leave(&work.hop))
 }
 

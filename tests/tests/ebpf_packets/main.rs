@@ -13,3 +13,4 @@ mod maps;
 mod servers;
 mod single;
 mod traffic;
+mod tunnel;

@@ -81,10 +81,28 @@ impl Plane {
 
     /// Attaches it to a link of the node, which masquerades with these addresses there.
     pub(crate) fn attach(&mut self, bed: &Bed, link: &str, v4: &str, v6: &str) {
+        self.attach_as(bed, link, 0, v4, v6);
+    }
+
+    /// The same to a link whose packets begin with the IP header.
+    pub(crate) fn attach_without_ethernet(&mut self, bed: &Bed, link: &str, v4: &str, v6: &str) {
+        let (upper, bit) = Settings::bit(bed.link(link));
+        let mut no_ethernet = [0; 2];
+        no_ethernet[usize::from(upper)] = bit;
+        let mut settings: Array<_, Entry<Settings>> = self.map(maps::SETTINGS);
+        let written = Settings {
+            no_ethernet,
+            ..Settings::DEFAULT
+        };
+        settings.set(0, Entry(written), 0).unwrap();
+        self.attach_as(bed, link, Interface::NO_ETHERNET, v4, v6);
+    }
+
+    fn attach_as(&mut self, bed: &Bed, link: &str, flags: u32, v4: &str, v6: &str) {
         let interface = Interface {
             v4: address(v4.parse().unwrap()),
             v6: address(v6.parse().unwrap()),
-            flags: 0,
+            flags,
         };
         let index = bed.link(link);
         let mut map: HashMap<&mut MapData, u32, Entry<Interface>> = self.map(maps::INTERFACES);

@@ -6,8 +6,8 @@ use core::ptr::from_ref;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail,
-    bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_head,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
 };
 use causeway_ebpf_core::packet::{Family, Packet};
 
@@ -153,6 +153,13 @@ impl Buffer {
     pub(super) fn resize(&self, length: u32) -> Result<(), Failed> {
         // SAFETY: takes numbers.
         done(unsafe { bpf_skb_change_tail(self.0, length, 0) })
+    }
+
+    /// Puts so many bytes before it, as a link's header.
+    #[inline(always)]
+    pub(super) fn lead(&self, bytes: u32) -> Result<(), Failed> {
+        // SAFETY: takes numbers.
+        done(unsafe { bpf_skb_change_head(self.0, bytes, 0) })
     }
 
     /// Makes room for so many bytes between the link's header and the IP header.
