@@ -80,7 +80,7 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_guard_node_ports: bool,
-    /// Mode ebpf: the metrics page says what went to each Service port: four series for each to which
+    /// Mode ebpf: the metrics page says what went to each Service port: two series for each to which
     /// something went.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
@@ -147,7 +147,7 @@ pub enum EbpfTask {
         json: bool,
     },
     /// Writes what went to each Service port (`-`) and to each of its endpoints, out of the pinned
-    /// maps: connections, refusals, and of translated packets how many, and their bytes.
+    /// maps: connections and refusals.
     Traffic {
         /// As JSON instead of a table.
         #[arg(long)]

@@ -1,6 +1,6 @@
 //! What the programs tell whoever watches them.
 
-use crate::{Backend, Counter, FrontendKey};
+use crate::{Backend, Counter, FrontendKey, Tuple};
 
 /// Something that happened, as it lies in [`crate::maps::EVENTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +23,29 @@ pub struct Event {
 impl Event {
     /// A socket that was connected is closed, or connects to something else.
     pub const CLOSED: u32 = 1 << 16;
+
+    /// Of a packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_packet(what: Counter, packet: &Tuple) -> Self {
+        Self {
+            time: 0,
+            netns: 0,
+            what: what as u32,
+            frontend: FrontendKey {
+                address: packet.destination,
+                port: packet.destination_port,
+                protocol: packet.protocol,
+                view: FrontendKey::INSIDE,
+            },
+            backend: Backend::NONE,
+            client: Backend {
+                address: packet.source,
+                port: packet.source_port,
+                zero: 0,
+            },
+        }
+    }
 
     /// Of a socket.
     #[must_use]

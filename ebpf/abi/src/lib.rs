@@ -24,7 +24,7 @@ pub use sockets::{Connected, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
 
 /// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// Names of the maps, also of their pins.
 pub mod maps {

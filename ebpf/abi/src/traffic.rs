@@ -20,10 +20,6 @@ pub struct Traffic {
     pub connections: u64,
     /// Calls and packets that were refused or dropped: there is no backend.
     pub refused: u64,
-    /// Packets that were translated, both ways. (Those of sockets are not, and not counted.)
-    pub packets: u64,
-    /// Their bytes, from the IP header on.
-    pub bytes: u64,
 }
 
 impl Traffic {
@@ -41,8 +37,6 @@ impl Traffic {
     pub const NONE: Self = Self {
         connections: 0,
         refused: 0,
-        packets: 0,
-        bytes: 0,
     };
 
     /// So much more.
@@ -50,8 +44,6 @@ impl Traffic {
     pub fn add(&mut self, more: &Self) {
         self.connections = self.connections.wrapping_add(more.connections);
         self.refused = self.refused.wrapping_add(more.refused);
-        self.packets = self.packets.wrapping_add(more.packets);
-        self.bytes = self.bytes.wrapping_add(more.bytes);
     }
 }
 

@@ -1,13 +1,13 @@
 //! The first packet of a connection: who gets it, and how the answers find back.
 
 use causeway_ebpf_abi::{
-    Address, Affinity, ClientKey, Counter, Frontend, FrontendKey, Interface, Row, RowKey, Settings,
-    Track, Tuple, UNSERVED_DROPPED, UNSERVED_REFUSED,
+    Address, Affinity, ClientKey, Counter, Event, Frontend, FrontendKey, Interface, Row, RowKey,
+    Settings, Track, Traffic, Tuple, UNSERVED_DROPPED, UNSERVED_REFUSED,
 };
 
 use crate::packet::{Family, Flow};
 use crate::track::{Added, PacketTables, make_room};
-use crate::{Kernel, Routes, Verdict, Way, Work, choice};
+use crate::{Kernel, Routes, Tables, Verdict, Way, Work, choice};
 
 /// How many ports are tried for a connection.
 const TRIES: u32 = 16;
@@ -23,13 +23,15 @@ pub fn begin(
     flow: &Flow,
     work: &mut Work,
 ) -> Verdict {
+    (work.service, work.what) = (0, None);
     let Some(inside) = tables.frontend(&aim(flow, FrontendKey::INSIDE)) else {
-        return unserved(tables, ingress, flow);
+        return unserved(tables, ingress, flow, work);
     };
     let Some((frontend, masquerade)) = meant(tables, ingress, flow, inside) else {
         return Verdict::Pass;
     };
-    if let Some(verdict) = ends(tables, &frontend) {
+    work.service = frontend.service;
+    if let Some(verdict) = ends(tables, &frontend, work) {
         return verdict;
     }
     let key = ClientKey {
@@ -51,6 +53,34 @@ pub fn begin(
     translate(tables, kernel, routes, ingress, flow, work, masquerade)
 }
 
+/// That is what becomes of it.
+#[inline(always)]
+fn decide(tables: &impl Tables, work: &mut Work, what: Counter) {
+    tables.count(what);
+    work.what = Some(what);
+}
+
+/// Counts for the Service port what [`begin`] decided, and has whoever watches hear of it.
+#[inline(always)]
+pub fn account(tables: &impl Tables, flow: &Flow, work: &Work) {
+    let Some(what) = work.what else {
+        return;
+    };
+    let mut event = Event::of_packet(what, &flow.tuple);
+    match what {
+        Counter::Translated => {
+            event.backend.address = work.becomes.destination;
+            event.backend.port = work.becomes.destination_port;
+            tables.add(work.service, &event.backend, &Traffic::CONNECTION);
+        }
+        Counter::PacketsRefused | Counter::PacketsDropped => {
+            tables.add(work.service, &event.backend, &Traffic::REFUSAL);
+        }
+        _ => {}
+    }
+    tables.tell(&event);
+}
+
 #[inline(always)]
 const fn aim(flow: &Flow, view: u8) -> FrontendKey {
     FrontendKey {
@@ -63,7 +93,7 @@ const fn aim(flow: &Flow, view: u8) -> FrontendKey {
 
 /// What becomes of a packet that aims at no frontend.
 #[inline(always)]
-fn unserved(tables: &impl PacketTables, ingress: u32, flow: &Flow) -> Verdict {
+fn unserved(tables: &impl PacketTables, ingress: u32, flow: &Flow, work: &mut Work) -> Verdict {
     let Some(what) = tables.unserved(&flow.tuple.destination) else {
         return Verdict::Pass;
     };
@@ -72,11 +102,11 @@ fn unserved(tables: &impl PacketTables, ingress: u32, flow: &Flow) -> Verdict {
     }
     match what {
         UNSERVED_REFUSED => {
-            tables.count(Counter::PacketsRefused);
+            decide(tables, work, Counter::PacketsRefused);
             Verdict::Refuse
         }
         UNSERVED_DROPPED => {
-            tables.count(Counter::PacketsDropped);
+            decide(tables, work, Counter::PacketsDropped);
             Verdict::Drop
         }
         _ => Verdict::Pass,
@@ -111,13 +141,13 @@ fn meant(
 
 /// What becomes of packets to a frontend that sends none on.
 #[inline(always)]
-fn ends(tables: &impl PacketTables, frontend: &Frontend) -> Option<Verdict> {
+fn ends(tables: &impl PacketTables, frontend: &Frontend, work: &mut Work) -> Option<Verdict> {
     if frontend.flags & Frontend::DROP != 0 {
-        tables.count(Counter::PacketsDropped);
+        decide(tables, work, Counter::PacketsDropped);
         return Some(Verdict::Drop);
     }
     if frontend.count == 0 {
-        tables.count(Counter::PacketsRefused);
+        decide(tables, work, Counter::PacketsRefused);
         return Some(Verdict::Refuse);
     }
     None
@@ -177,11 +207,11 @@ fn translate(
     match routes.way(ingress, flow.family, &work.becomes, &mut work.hop) {
         Way::Out => {}
         Way::None => {
-            tables.count(Counter::NotForwarded);
+            decide(tables, work, Counter::NotForwarded);
             return Verdict::Pass;
         }
         Way::TooBig => {
-            tables.count(Counter::TooBig);
+            decide(tables, work, Counter::TooBig);
             return Verdict::TooBig;
         }
     }
@@ -191,7 +221,7 @@ fn translate(
     let masquerade = masquerade || egress == ingress || becomes.source == becomes.destination;
     if masquerade {
         let Some(address) = address_at(tables, egress, flow.family) else {
-            tables.count(Counter::NotForwarded);
+            decide(tables, work, Counter::NotForwarded);
             return Verdict::Pass;
         };
         becomes.source = address;
@@ -207,11 +237,11 @@ fn translate(
     match reserve(tables, kernel, work, masquerade) {
         Some(Added::New) => {}
         Some(_) => {
-            tables.count(Counter::Untracked);
+            decide(tables, work, Counter::Untracked);
             return Verdict::Drop;
         }
         None => {
-            tables.count(Counter::NoPort);
+            decide(tables, work, Counter::NoPort);
             return Verdict::Drop;
         }
     }
@@ -228,7 +258,7 @@ fn remember(tables: &impl PacketTables, flow: &Flow, work: &mut Work) -> Verdict
     track.flags = 0;
     match tables.add_track(&flow.tuple, track) {
         Added::New => {
-            tables.count(Counter::Translated);
+            decide(tables, work, Counter::Translated);
             Verdict::Translate
         }
         Added::Exists => {
@@ -241,7 +271,7 @@ fn remember(tables: &impl PacketTables, flow: &Flow, work: &mut Work) -> Verdict
         }
         Added::Full => {
             tables.remove_track(&work.answer);
-            tables.count(Counter::Untracked);
+            decide(tables, work, Counter::Untracked);
             Verdict::Drop
         }
     }

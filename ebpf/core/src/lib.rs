@@ -20,7 +20,7 @@ pub mod rewrite;
 mod socket;
 mod track;
 
-pub use begin::begin;
+pub use begin::{account, begin};
 pub use bind::may_bind;
 pub use connect::{Sockets, believed, close, connect};
 pub use onward::{Hop, Routes, Verdict, Way, Work, find_way};

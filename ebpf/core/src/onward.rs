@@ -44,7 +44,10 @@ pub struct Work {
     pub becomes: Tuple,
     /// Where it leaves.
     pub hop: Hop,
-    pub(crate) zero: u32,
+    /// The number of the Service port that a connection begins with; 0: unknown.
+    pub(crate) service: u32,
+    /// What was decided, if that is to be told.
+    pub(crate) what: Option<Counter>,
     /// A direction that is about to be remembered, and its key.
     pub(crate) track: Track,
     pub(crate) answer: Tuple,
@@ -60,7 +63,8 @@ impl Work {
             address: [0; 4],
             mtu: 0,
         },
-        zero: 0,
+        service: 0,
+        what: None,
         track: Track {
             seen: 0,
             packets: 0,

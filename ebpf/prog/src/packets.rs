@@ -12,7 +12,7 @@ use causeway_ebpf_core::packet::{self, Family, Flow, Found, ICMP_HEADER, UDP};
 use causeway_ebpf_core::prefilter::{may_concern_v4, may_concern_v6};
 use causeway_ebpf_core::rewrite::{self, Addresses, Quote};
 use causeway_ebpf_core::{
-    PacketTables as _, Tables as _, Verdict, Work, answer_to, begin, find_way, follow,
+    PacketTables as _, Tables as _, Verdict, Work, account, answer_to, begin, find_way, follow,
 };
 
 use crate::maps::{self, Maps};
@@ -86,7 +86,9 @@ fn came(buffer: &Buffer, room: &mut Room) -> i32 {
     let verdict = if follow(&Maps, &ThisMachine, flow, work) {
         Verdict::Follow
     } else if flow.begins() {
-        first(buffer, flow, work)
+        let verdict = first(buffer, flow, work);
+        tell(flow, work);
+        verdict
     } else {
         return GO_ON;
     };
@@ -109,6 +111,11 @@ fn came(buffer: &Buffer, room: &mut Room) -> i32 {
 fn first(buffer: &Buffer, flow: &Flow, work: &mut Work) -> Verdict {
     let ingress = buffer.interface();
     begin(&Maps, &ThisMachine, buffer, ingress, flow, work)
+}
+
+#[inline(never)]
+fn tell(flow: &Flow, work: &Work) {
+    account(&Maps, flow, work);
 }
 
 #[inline(never)]

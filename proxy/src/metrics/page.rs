@@ -339,19 +339,14 @@ fn register_ebpf(r: &mut Registry, counts: &Counts) {
 
 /// What went to each Service port.
 fn register_services(r: &mut Registry, counts: &Counts) {
-    let families: [_; 4] = std::array::from_fn(|_| Family::<ByServicePort, Counter>::default());
+    let families: [_; 2] = std::array::from_fn(|_| Family::<ByServicePort, Counter>::default());
     for (name, traffic) in counts.services() {
         let labels = ByServicePort {
             namespace: name.namespace,
             service: name.service,
             port: name.port,
         };
-        let counted = [
-            traffic.connections,
-            traffic.refused,
-            traffic.packets,
-            traffic.bytes,
-        ];
+        let counted = [traffic.connections, traffic.refused];
         for (family, count) in families.iter().zip(counted) {
             family.get_or_create(&labels).inc_by(count);
         }
@@ -362,11 +357,6 @@ fn register_services(r: &mut Registry, counts: &Counts) {
             "refused",
             "Calls and packets that were refused or dropped, since a Service port had no endpoint",
         ),
-        (
-            "packets",
-            "Packets to and from a Service port that were translated",
-        ),
-        ("bytes", "Their bytes, from the IP header on"),
     ];
     for ((what, help), family) in said.into_iter().zip(families) {
         r.register(format!("ebpf_service_{what}"), help, family);

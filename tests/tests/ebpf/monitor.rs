@@ -16,6 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::looks::shown;
 use crate::node::{Node, PATIENCE, on_a_node};
 use crate::world::{World, at, node_port, node_port_service, service};
 
@@ -246,5 +247,50 @@ fn what_there_was_no_room_for_is_said() {
         }
         assert_eq!(told + lost, 2 * SOCKETS);
         assert!(lost > 0);
+    });
+}
+
+#[test]
+fn packets_of_clients_outside_are_told_of() {
+    on_a_node(|node| {
+        let mut world = World::empty();
+        world.serve(node.bed, &node_port_service(1), &[2]);
+        world.serve(node.bed, &node_port_service(2), &[]);
+        let mut proxy = node.start(&world);
+        proxy.sync(&mut world);
+        let monitor = Monitor::start(node, &["--json"]);
+        for (family, backend) in [
+            (Family::V4, "10.244.2.2:8080"),
+            (Family::V6, "[fd00:244:2::2]:8080"),
+        ] {
+            let client = &node.bed.client;
+            let of_client = |mut event: Value| {
+                let from = event.as_object_mut().unwrap().remove("client").unwrap();
+                let from: SocketAddr = from.as_str().unwrap().parse().unwrap();
+                assert_eq!(from.ip(), client.ip(family));
+                event
+            };
+            let (to, nobody) = (
+                node_port(node.bed, family, 1),
+                node_port(node.bed, family, 2),
+            );
+            client.tcp(to).unwrap();
+            let connection = json!({
+                "hook": "packet", "event": "connection", "dropped": false, "protocol": "tcp",
+                "service": "default/s1:tcp", "frontend": to.to_string(), "backend": backend,
+            });
+            assert_eq!(of_client(monitor.event()), connection);
+            client.tcp(nobody).unwrap_err();
+            let refused = json!({
+                "hook": "packet", "event": "no_endpoint", "dropped": true, "protocol": "tcp",
+                "service": "default/s2:tcp", "frontend": nobody.to_string(),
+            });
+            assert_eq!(of_client(monitor.event()), refused);
+        }
+        monitor.stop();
+        let rows = shown(node, "traffic");
+        let row = |service: &str| rows.iter().find(|row| row["service"] == service).unwrap();
+        assert_eq!(row("s1")["connections"], 2);
+        assert_eq!(row("s2")["refused"], 2);
     });
 }

@@ -13,6 +13,7 @@ use crate::packet::{Flow, TCP, UDP};
 use crate::{Verdict, Work, answer_to};
 use world::World;
 
+mod told;
 mod world;
 
 extern crate std;

@@ -142,10 +142,6 @@ pub struct TrafficRow {
     pub connections: u64,
     /// Calls and packets that were refused or dropped, since there was no backend.
     pub refused: u64,
-    /// Packets that were translated, both ways.
-    pub packets: u64,
-    /// Their bytes, from the IP header on.
-    pub bytes: u64,
 }
 
 impl TrafficDump {
@@ -166,8 +162,6 @@ impl TrafficDump {
                 backend: backend.map(|one| socket_address(one.address, one.port)),
                 connections: traffic.connections,
                 refused: traffic.refused,
-                packets: traffic.packets,
-                bytes: traffic.bytes,
             });
         }
         rows.sort_by(|a, b| (&a.service, a.backend).cmp(&(&b.service, b.backend)));
@@ -178,22 +172,13 @@ impl TrafficDump {
 /// A line for each.
 impl fmt::Display for TrafficDump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEAD: [&str; 6] = [
-            "SERVICE",
-            "BACKEND",
-            "CONNECTIONS",
-            "REFUSED",
-            "PACKETS",
-            "BYTES",
-        ];
+        const HEAD: [&str; 4] = ["SERVICE", "BACKEND", "CONNECTIONS", "REFUSED"];
         let cells = |row: &TrafficRow| {
             [
                 row.service.to_string(),
                 or_dash(row.backend),
                 row.connections.to_string(),
                 row.refused.to_string(),
-                row.packets.to_string(),
-                row.bytes.to_string(),
             ]
         };
         Table::new(HEAD, self.0.iter().map(cells)).fmt(f)

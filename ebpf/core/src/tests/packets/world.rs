@@ -13,7 +13,8 @@ use causeway_ebpf_abi::{
 use super::{INSIDE, NODE, OUTSIDE, VIP, pod};
 use crate::packet::{Family, Flow, TCP, UDP};
 use crate::{
-    Added, Hop, Kernel, PacketTables, Routes, Tables, Verdict, Way, Work, begin, find_way, follow,
+    Added, Hop, Kernel, PacketTables, Routes, Tables, Verdict, Way, Work, account, begin, find_way,
+    follow,
 };
 
 extern crate std;
@@ -218,7 +219,9 @@ impl World {
         let verdict = if follow(self, self, flow, &mut work) {
             Verdict::Follow
         } else if flow.begins() {
-            begin(self, self, self, ingress, flow, &mut work)
+            let verdict = begin(self, self, self, ingress, flow, &mut work);
+            account(self, flow, &work);
+            verdict
         } else {
             Verdict::Pass
         };
