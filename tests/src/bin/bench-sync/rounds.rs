@@ -18,6 +18,8 @@ const BURST: usize = 500;
 const RETRIES: usize = 20;
 /// Time for the daemon to come to rest before its memory is read.
 const REST: Duration = Duration::from_millis(1500);
+/// Twice the minimum period of mode nftables, by default.
+const IDLE: Duration = Duration::from_millis(20);
 
 /// Everything measured at one load.
 #[derive(Default)]
@@ -104,6 +106,8 @@ impl Rounds {
         for number in 0..changes {
             let port = PORTS[(number + 1) % 2];
             let before = contender.tells.then(|| Daemon::read(bed)).transpose()?;
+            // A daemon that is idle: the minimum period after its last pass is over.
+            std::thread::sleep(IDLE);
             let since = Instant::now();
             load.set_probe(bed, port)?;
             let there = wait_for(&bed.netns, load.probe(), port, *patience)?;
