@@ -90,6 +90,12 @@ struct ByServicePort {
     port: String,
 }
 
+/// Label `step`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStep {
+    step: &'static str,
+}
+
 /// Label `map`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByMap {
@@ -147,6 +153,9 @@ pub struct Metrics {
     /// `causeway_event_to_kernel_seconds`: from an event's arrival in the daemon to the end of the
     /// pass that put it into the kernel.
     pub event_to_kernel: Histogram,
+    /// `causeway_first_lists_to_kernel_seconds`: from the moment when the first lists were complete
+    /// to the end of the pass that put them into the kernel; 0 before that.
+    pub first_lists_to_kernel: Gauge<f64, AtomicU64>,
     /// `causeway_sync_operations`: elements, chains and rules added or removed in one pass.
     pub operations: Histogram,
     /// `causeway_sync_last_operations`.
@@ -217,6 +226,7 @@ impl Metrics {
             healthz: Family::default(),
             livez: Family::default(),
             event_to_kernel: Histogram::new(exponential_buckets(0.0005, 2.0, 16)),
+            first_lists_to_kernel: Gauge::default(),
             operations: Histogram::new(exponential_buckets(1.0, 4.0, 12)),
             last_operations: Gauge::default(),
             transactions: Counter::default(),

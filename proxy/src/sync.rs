@@ -188,6 +188,9 @@ impl Syncer {
         }
         self.record.waits_for(self.node.waits_for());
         complaints.extend(self.model.apply(event));
+        if self.last_pass.is_none() && self.model.ready() {
+            self.record.lists_complete(at);
+        }
         self.record.complain(&complaints);
         for (service, complaints) in self.model.take_disputes() {
             self.record.dispute(&service, complaints);

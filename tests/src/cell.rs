@@ -73,6 +73,20 @@ impl Cell {
         }
     }
 
+    /// The same as a command line says it, but for the sizes of maps, which are those by default.
+    ///
+    /// # Panics
+    /// A folder's name is no text.
+    #[must_use]
+    pub fn flags(&self) -> [String; 2] {
+        let pins = self.bpffs.path().join("pins");
+        let flag = |name, value: &Path| format!("--{name}={}", value.to_str().unwrap());
+        [
+            flag("ebpf-cgroup-root", &self.cgroup),
+            flag("ebpf-pin-dir", &pins),
+        ]
+    }
+
     /// Runs `act` on a thread inside.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let enter_and_act = || {

@@ -18,6 +18,7 @@ mod names;
 mod namespaces;
 mod options;
 mod packets;
+mod pass;
 mod pinned;
 mod pins;
 mod prefilter;
@@ -35,6 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use lb_model::{Family, LocalDetector, Model, Protocol, ServiceName, ServicePort};
 use lb_plan::bpf::{Applied, Node, Operation, Step, Unserved, is_taken, wanted};
@@ -44,6 +46,7 @@ use super::plane::{DataPlane, PlaneSettings};
 use super::{BackendError, PassReport};
 use entries::ip;
 use packets::Packets;
+use pass::{Pass, Sorted};
 use remainder::Remainder;
 use services::Services;
 use sockets::Sockets;
@@ -151,22 +154,15 @@ pub struct EbpfBackend {
     end_tcp: bool,
 }
 
-/// What a pass did to the maps.
-#[derive(Default)]
-struct Written {
-    operations: usize,
-    failed: BTreeMap<ServiceName, BackendError>,
-    /// UDP frontends are among what was looked at.
-    udp: bool,
-}
-
 impl EbpfBackend {
     /// Loads the programs and finds what an earlier daemon left; attaches nothing yet.
     ///
     /// # Errors
     /// The kernel can't do it, or may not be asked to.
     pub fn open(options: &Options, settings: Vec<PlaneSettings>) -> Result<Self, BackendError> {
+        let began = Instant::now();
         let (sockets, packets, services) = Sockets::open(options).map_err(refused)?;
+        sockets.counts().set_loading(began.elapsed());
         let left = settings.iter().cloned().map(Into::into).collect();
         let mut applied = sockets.adopt().map_err(refused)?;
         applied.spread_by(options.maglev);
@@ -198,11 +194,20 @@ impl EbpfBackend {
         pins::remove(&options.pins).map_err(refused)
     }
 
-    /// What all entries depend on, as it is now.
+    /// Looks where the node is now, on which all entries depend.
     fn look(&mut self) -> Result<(), Error> {
         let detectors = self.settings.values();
         let detectors = detectors.map(|one| (one.family, one.detector.clone()));
         self.packets.look(detectors.collect())?;
+        let cidrs = self.settings.values();
+        let cidrs = cidrs.flat_map(|one| one.service_cidrs.iter().copied());
+        self.unserved.set_cidrs(cidrs.collect());
+        self.consider();
+        Ok(())
+    }
+
+    /// What all entries depend on; if it is something else than before, all are looked at.
+    fn consider(&mut self) {
         let settings = self.settings.values();
         let own = settings.flat_map(|one| one.node_port_addresses.iter().copied());
         let here = self.settings.values();
@@ -223,20 +228,49 @@ impl EbpfBackend {
         };
         self.full |= node != self.node;
         self.node = node;
-        let cidrs = self.settings.values();
-        let cidrs = cidrs.flat_map(|one| one.service_cidrs.iter().copied());
-        self.unserved.set_cidrs(cidrs.collect());
-        Ok(())
     }
 
-    /// Puts the programs where they belong.
-    fn attach(&mut self) -> Result<(), Error> {
-        self.packets.follow()?;
+    /// Has in the maps what is for them, before anybody is told to look there.
+    fn fill(&mut self, model: &Model, services: &BTreeSet<ServiceName>, pass: &mut Pass) -> Sorted {
+        pass.full |= self.full;
+        let sorted = self.sorted(model, services);
+        let named = self.services.name();
+        pass.count(named);
+        self.write(model, &sorted.taken, pass);
+        sorted
+    }
+
+    /// Puts the programs where they belong; whether that is another place than before for those on
+    /// packets, so that other Services are nftables'.
+    fn attach(&mut self, pass: &mut Pass) -> bool {
+        let attached = self.try_attach();
+        let homeless = attached.is_err();
+        pass.note(attached);
+        let changed = homeless != self.homeless;
+        self.homeless = homeless;
+        changed
+    }
+
+    fn try_attach(&mut self) -> Result<(), Error> {
+        let began = Instant::now();
+        self.packets.attach()?;
         if !self.attached {
             self.sockets.attach()?;
+            self.sockets.counts().set_attaching(began.elapsed());
             self.attached = true;
         }
         Ok(())
+    }
+
+    /// nftables takes what is left to it, and leaves what the maps have; then they leave the rest.
+    fn hand_over(&mut self, model: &Model, sorted: &Sorted, pass: &mut Pass) -> PassReport {
+        for service in pass.failed.keys() {
+            self.remainder.set(service, true);
+        }
+        let all = sorted.taken.union(&sorted.left).cloned().collect();
+        let report = self.remainder.sync(model, &all);
+        self.write(model, &sorted.left, pass);
+        report
     }
 
     /// Of all families.
@@ -247,11 +281,11 @@ impl EbpfBackend {
     }
 
     /// Brings the maps to what is wanted of these Services.
-    fn write(&mut self, model: &Model, services: &BTreeSet<ServiceName>, written: &mut Written) {
+    fn write(&mut self, model: &Model, services: &BTreeSet<ServiceName>, pass: &mut Pass) {
         for service in services {
             let ports = self.ports(model, service);
             let udp = |port: &ServicePort| port.protocol == Protocol::Udp;
-            written.udp |= ports.is_empty() || ports.iter().any(udp);
+            pass.udp |= ports.is_empty() || ports.iter().any(udp);
             let frontends = ports.iter().flat_map(|port| &port.frontends);
             self.unserved.set(service, frontends);
             let (node, numbers) = (&self.node, &self.services);
@@ -261,29 +295,29 @@ impl EbpfBackend {
                 frontends.flat_map(move |one| wanted(one, node, number))
             });
             let step = self.applied.plan(service, wishes.collect());
-            written.operations += step.operations.len();
+            pass.operations += step.operations.len();
             if let Err(error) = self.apply(step) {
-                written.failed.insert(service.clone(), refused(error));
+                pass.failed.insert(service.clone(), refused(error));
             }
         }
     }
 
     /// Takes away what no Service has, once all have what they should.
-    fn clear(&mut self, written: &mut Written) -> Result<(), Error> {
+    fn clear(&mut self, pass: &mut Pass) -> Result<(), Error> {
         let changes = self.unserved.changes();
         self.packets.set_unserved(&changes)?;
         self.unserved.commit();
-        written.operations += changes.len();
-        if self.full && written.failed.is_empty() {
+        pass.operations += changes.len();
+        if self.full && pass.failed.is_empty() {
             let step = self.applied.sweep();
-            written.operations += step.operations.len();
+            pass.operations += step.operations.len();
             // What could not be swept is swept with the next pass.
             self.apply(step)?;
             self.full = false;
             self.services.sweep()?;
         }
-        if written.failed.is_empty() {
-            written.operations += self.services.forget()?;
+        if pass.failed.is_empty() {
+            pass.operations += self.services.forget()?;
         }
         if self.packets.bits.is_due() {
             let (frontends, networks) = (self.applied.keys(), self.unserved.networks());
@@ -314,11 +348,7 @@ impl EbpfBackend {
 
     /// The Services to be looked at, those first whom nftables shall not have: they leave it when
     /// the maps have them, and the others leave the maps when it has them.
-    fn sorted(
-        &mut self,
-        model: &Model,
-        services: &BTreeSet<ServiceName>,
-    ) -> (BTreeSet<ServiceName>, BTreeSet<ServiceName>) {
+    fn sorted(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> Sorted {
         let mut all = services.clone();
         if self.full {
             all.extend(model.services().cloned());
@@ -331,8 +361,10 @@ impl EbpfBackend {
             self.remainder.set(service, left);
             self.services.set(service, &ports);
         }
-        all.into_iter()
-            .partition(|service| !self.remainder.has(service))
+        let (left, taken) = all
+            .into_iter()
+            .partition(|service| self.remainder.has(service));
+        Sorted { taken, left }
     }
 
     /// The addresses at which a node port is served, for the node itself.
@@ -369,11 +401,31 @@ impl EbpfBackend {
     }
 
     /// The UDP flows to whom doesn't serve any more.
-    fn reconcile(&mut self, model: &Model) -> Result<usize, Error> {
+    fn end_flows(&mut self, model: &Model) -> Result<(), Error> {
         let own = self.node.own.clone();
-        self.packets
-            .tracks
-            .reconcile(&mut Serving::new(model, &own))
+        let mut serving = Serving::new(model, &own);
+        self.packets.tracks.reconcile(&mut serving)
+    }
+
+    /// Ends who talks to an endpoint that left, as far as that is ours to do.
+    fn end_stale(&mut self, model: &Model, pass: &mut Pass) {
+        if pass.udp {
+            let ended = self.end_flows(model);
+            pass.note(ended);
+        }
+        if pass.udp || self.end_tcp || self.sockets.connections.is_due() {
+            let ended = self.end_sockets(model);
+            pass.note(ended);
+        }
+    }
+
+    /// Has the node ports' guard know where they are, once all are known.
+    fn guard(&mut self) -> Result<(), Error> {
+        if self.full {
+            return Ok(());
+        }
+        let served = self.served();
+        self.sockets.rules.guard(&served)
     }
 }
 
@@ -381,52 +433,21 @@ impl DataPlane for EbpfBackend {
     /// The maps are filled before programs are attached, and nftables is asked to leave when they
     /// are: a Service is always with one of them.
     fn sync(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
-        let mut written = Written::default();
-        let mut result = self.look();
-        let full = self.full;
-        let (mut taken, mut left) = self.sorted(model, services);
-        match self.services.name() {
-            Ok(operations) => written.operations += operations,
-            Err(error) => result = result.and(Err(error)),
+        let mut pass = Pass::new();
+        let looked = self.look();
+        pass.note(looked);
+        let mut sorted = self.fill(model, services, &mut pass);
+        if self.attach(&mut pass) {
+            self.consider();
+            sorted = self.fill(model, services, &mut pass);
         }
-        self.write(model, &taken, &mut written);
-        let attached = self.attach();
-        let homeless = attached.is_err();
-        result = result.and(attached);
-        if homeless != self.homeless {
-            self.homeless = homeless;
-            result = result.and(self.look());
-            (taken, left) = self.sorted(model, services);
-            self.write(model, &taken, &mut written);
-        }
-        for service in written.failed.keys() {
-            self.remainder.set(service, true);
-        }
-        taken.extend(left.iter().cloned());
-        let mut report = self.remainder.sync(model, &taken);
-        self.write(model, &left, &mut written);
-        result = result.and(self.clear(&mut written));
-        if written.udp {
-            result = result.and(self.reconcile(model).map(drop));
-        }
-        if written.udp || self.end_tcp || self.sockets.connections.is_due() {
-            result = result.and(self.end_sockets(model));
-        }
-        if !self.full {
-            let served = self.served();
-            result = result.and(self.sockets.rules.guard(&served));
-        }
-        for family in report.families.values_mut() {
-            family.full |= full;
-        }
-        // One set of maps serves both families; what is done to it is counted with the first.
-        if let Some(family) = report.families.values_mut().next() {
-            family.operations += written.operations;
-            family.failed.extend(written.failed);
-            if let Err(error) = result {
-                family.leftovers = Some(refused(error));
-            }
-        }
+        let mut report = self.hand_over(model, &sorted, &mut pass);
+        let cleared = self.clear(&mut pass);
+        pass.note(cleared);
+        self.end_stale(model, &mut pass);
+        let guarded = self.guard();
+        pass.note(guarded);
+        pass.tell(&mut report);
         report
     }
 

@@ -2,6 +2,7 @@
 //! kube-proxy.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use lb_plan::iptables::Counter as PacketCounter;
 use nodekit::nfacct;
@@ -11,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{ByBuild, ByEvent, ByMap, ByReason, ByServicePort, Metrics, process};
+use super::{ByBuild, ByEvent, ByMap, ByReason, ByServicePort, ByStep, Metrics, process};
 use crate::backend::ebpf::{Counted, Counts};
 use crate::config::Mode;
 
@@ -182,6 +183,11 @@ impl Metrics {
             self.event_to_kernel.clone(),
         );
         r.register(
+            "first_lists_to_kernel_seconds",
+            "From the end of the first full lists to the end of the pass that programmed them",
+            self.first_lists_to_kernel.clone(),
+        );
+        r.register(
             "sync_operations",
             "Elements, chains and rules added or removed in a pass",
             self.operations.clone(),
@@ -319,6 +325,16 @@ fn register_ebpf(r: &mut Registry, counts: &Counts) {
         drops,
     );
     register_services(r, counts);
+    let start = Family::<ByStep, Gauge<f64, AtomicU64>>::default();
+    for (step, took) in counts.start() {
+        let gauge = start.get_or_create_owned(&ByStep { step });
+        gauge.set(took.as_secs_f64());
+    }
+    r.register(
+        "ebpf_start_seconds",
+        "How long the start of this daemon took to load the eBPF programs and to attach them",
+        start,
+    );
     let entries = Family::<ByMap, Gauge>::default();
     let max = Family::<ByMap, Gauge>::default();
     let set = |gauges: &Family<ByMap, Gauge>, map, value| {

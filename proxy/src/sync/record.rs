@@ -28,6 +28,8 @@ pub(super) struct Record {
     unusable: Unusable,
     /// When the events arrived that are not in the kernel yet.
     arrivals: Vec<Instant>,
+    /// When the first full lists were complete, until they are in the kernel.
+    lists_complete: Option<Instant>,
     /// Changes from before are no measure of how fast this process is.
     started: Timestamp,
 }
@@ -40,6 +42,7 @@ impl Record {
             waits_for: None,
             unusable: Unusable::default(),
             arrivals: Vec::new(),
+            lists_complete: None,
             started: Timestamp::now(),
         }
     }
@@ -100,6 +103,11 @@ impl Record {
         self.queued(at);
     }
 
+    /// The first full lists are complete; they are not in the kernel yet.
+    pub(super) fn lists_complete(&mut self, at: Instant) {
+        self.lists_complete.get_or_insert(at);
+    }
+
     fn queued(&mut self, at: Instant) {
         let first = self.arrivals.is_empty();
         if self.arrivals.len() < MOST_ARRIVALS {
@@ -150,6 +158,10 @@ impl Record {
         if report.complete() {
             self.metrics().service_changes_pending.set(0);
             self.metrics().endpoint_changes_pending.set(0);
+            if let Some(at) = self.lists_complete.take() {
+                let gauge = &self.metrics().first_lists_to_kernel;
+                gauge.set(at.elapsed().as_secs_f64());
+            }
             // The first lists are old news: they say nothing about how fast a change is.
             let arrivals = std::mem::take(&mut self.arrivals);
             for at in arrivals.iter().filter(|_| !first) {

@@ -51,18 +51,9 @@ impl Node {
         (IpAddr::from(ip), 80).into()
     }
 
-    pub(crate) fn flags(&self) -> [String; 2] {
-        let options = self.cell.options();
-        let cgroup = options.cgroup_root.unwrap();
-        [
-            format!("--ebpf-cgroup-root={}", cgroup.display()),
-            format!("--ebpf-pin-dir={}", options.pins.display()),
-        ]
-    }
-
     /// The daemon, born with the mounts of this thread.
     fn start(&self) -> Proxy {
-        let [cgroup, pins] = &self.flags();
+        let [cgroup, pins] = &self.cell.flags();
         let flags = ["--proxy-mode=ebpf", cgroup, pins];
         self.bed.proxy(&flags).unwrap()
     }
@@ -180,7 +171,7 @@ fn a_killed_daemon_is_not_missed() {
     assert_eq!(node.inside(|| ask(web).unwrap()), PORTS[0]);
 
     let mut cleanup = Command::new(causeway_tests::binary("causeway-proxy"));
-    cleanup.arg("--cleanup").args(node.flags());
+    cleanup.arg("--cleanup").args(node.cell.flags());
     let output = node.bed.netns.run(|| cleanup.output()).unwrap().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert!(!node.cell.options().pins.exists());

@@ -126,7 +126,7 @@ fn starts_and_works(command: Command) {
     let node = &Node::new();
     let web = node.put("web", 0, PORTS[0]);
     let config = configuration(node, 10249);
-    let [cgroup, pins] = &node.flags();
+    let [cgroup, pins] = &node.cell.flags();
     let proxy = node.bed.command(command, &[&config, cgroup, pins]).unwrap();
     node.wait_for(web, PORTS[0]);
     let all = [BPF, NET_ADMIN, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE];
@@ -165,7 +165,7 @@ fn what_enters_namespaces_goes_with_what_needs_it() {
     in_a_cell(|| {
         let node = &Node::new();
         let web = node.put("web", 0, PORTS[0]);
-        let [cgroup, pins] = &node.flags();
+        let [cgroup, pins] = &node.cell.flags();
         let bounded = || {
             let mut command = Command::new("setpriv");
             command.arg("--bounding-set=-all,+bpf,+net_admin,+net_raw,+perfmon");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use aya::maps::{MapData, PerCpuArray};
 use causeway_ebpf_abi::{Counter, Traffic};
@@ -23,6 +24,9 @@ struct Inner {
     /// None: nobody wants to see it.
     traffic: Option<TrafficMaps>,
     ended: AtomicU64,
+    /// How long it took to load programs and maps, and to attach the programs, in nanoseconds.
+    loading: AtomicU64,
+    attaching: AtomicU64,
 }
 
 /// How often something happened.
@@ -59,7 +63,25 @@ impl Counts {
             pressure: Pressure::open(&options.pins)?,
             traffic,
             ended: AtomicU64::new(0),
+            loading: AtomicU64::new(0),
+            attaching: AtomicU64::new(0),
         })))
+    }
+
+    /// The programs and maps are loaded, which took so long.
+    pub(super) fn set_loading(&self, took: Duration) {
+        self.0.loading.store(nanoseconds(took), Ordering::Relaxed);
+    }
+
+    /// The programs are where they belong, which took so long.
+    pub(super) fn set_attaching(&self, took: Duration) {
+        self.0.attaching.store(nanoseconds(took), Ordering::Relaxed);
+    }
+
+    /// How long each step of this daemon's start took; 0: it was not taken yet.
+    pub fn start(&self) -> [(&'static str, Duration); 2] {
+        let steps = [("load", &self.0.loading), ("attach", &self.0.attaching)];
+        steps.map(|(step, took)| (step, Duration::from_nanos(took.load(Ordering::Relaxed))))
     }
 
     /// So many sockets were ended, since their endpoint left.
@@ -106,6 +128,10 @@ impl Counts {
     pub fn maps(&self) -> impl Iterator<Item = MapFill> {
         self.0.pressure.read()
     }
+}
+
+fn nanoseconds(took: Duration) -> u64 {
+    u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)
 }
 
 const SOCKET: &str = "socket";

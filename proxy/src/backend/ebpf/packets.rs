@@ -46,6 +46,8 @@ pub(super) struct Packets {
     unserved: Networks,
     /// What packets may aim at.
     pub(super) bits: Bits,
+    /// Heard of since the first look, until there is a keeper.
+    changes: Option<Changes>,
     keeper: Option<Keeper>,
     pins: PathBuf,
     lifetimes: Lifetimes,
@@ -61,7 +63,7 @@ struct Hooks {
     detectors: BTreeMap<Family, LocalDetector>,
     /// As they are in the map, each with the program on it.
     known: BTreeMap<u32, Interface>,
-    here: BTreeSet<IpAddr>,
+    scene: Scene,
     /// The program is where it should be.
     whole: bool,
     pins: PathBuf,
@@ -88,7 +90,7 @@ impl Packets {
             pods: take(ebpf, maps::PODS)?,
             detectors: BTreeMap::new(),
             known: BTreeMap::new(),
-            here: BTreeSet::new(),
+            scene: Scene::default(),
             whole: false,
             pins: options.pins.clone(),
         };
@@ -105,6 +107,7 @@ impl Packets {
             tracks: Tracks::open(&options.pins, options.lifetimes)?,
             unserved: take(ebpf, maps::UNSERVED)?,
             bits: Bits::adopt(ebpf)?,
+            changes: None,
             keeper: None,
             pins: options.pins.clone(),
             lifetimes: options.lifetimes,
@@ -130,27 +133,26 @@ impl Packets {
     }
 
     /// Looks where the node is; pods are recognised by these detectors from now on.
-    pub(super) fn look(&self, detectors: BTreeMap<Family, LocalDetector>) -> Result<(), Error> {
+    pub(super) fn look(&mut self, detectors: BTreeMap<Family, LocalDetector>) -> Result<(), Error> {
+        if self.keeper.is_none() && self.changes.is_none() {
+            // What changes from now on is heard of.
+            self.changes = Some(Changes::open().map_err(Error::Interfaces)?);
+        }
         let mut hooks = lock(&self.hooks);
         hooks.detectors = detectors;
-        let scene = Scene::look(&hooks.detectors).map_err(Error::Interfaces)?;
-        hooks.here = scene.here;
-        Ok(())
+        hooks.look()
     }
 
-    /// Brings the program to every interface, and follows them from now on.
-    pub(super) fn follow(&mut self) -> Result<(), Error> {
-        if self.keeper.is_some() {
-            return lock(&self.hooks).follow();
+    /// Brings the program to every interface that was seen, and follows them from now on.
+    pub(super) fn attach(&mut self) -> Result<(), Error> {
+        lock(&self.hooks).bring()?;
+        if let Some(changes) = self.changes.take() {
+            let hooks = Arc::clone(&self.hooks);
+            let tracks = Tracks::open(&self.pins, self.lifetimes)?;
+            let traffic = TrafficMaps::open(&self.pins)?;
+            let keeper = Keeper::start(changes, hooks, tracks, traffic, self.sweep)?;
+            self.keeper = Some(keeper);
         }
-        // What changes from now on is heard of.
-        let changes = Changes::open().map_err(Error::Interfaces)?;
-        lock(&self.hooks).follow()?;
-        let hooks = Arc::clone(&self.hooks);
-        let tracks = Tracks::open(&self.pins, self.lifetimes)?;
-        let traffic = TrafficMaps::open(&self.pins)?;
-        let keeper = Keeper::start(changes, hooks, tracks, traffic, self.sweep)?;
-        self.keeper = Some(keeper);
         Ok(())
     }
 
@@ -163,7 +165,7 @@ impl Packets {
 
     /// Every address of the node, as far as it was looked.
     pub(super) fn here(&self) -> BTreeSet<IpAddr> {
-        lock(&self.hooks).here.clone()
+        lock(&self.hooks).scene.here.clone()
     }
 }
 
@@ -201,14 +203,25 @@ fn pin(pins: &Path, index: u32) -> PathBuf {
 }
 
 impl Hooks {
-    /// Looks which interfaces there are, and sees to each. One that cannot have the program does
-    /// not keep it from others.
-    fn follow(&mut self) -> Result<(), Error> {
-        let scene = Scene::look(&self.detectors).map_err(Error::Interfaces)?;
+    /// Looks which interfaces there are.
+    fn look(&mut self) -> Result<(), Error> {
+        self.scene = Scene::look(&self.detectors).map_err(Error::Interfaces)?;
+        Ok(())
+    }
+
+    /// Sees to each interface. One that cannot have the program does not keep it from others.
+    fn bring(&mut self) -> Result<(), Error> {
+        let scene = std::mem::take(&mut self.scene);
         let result = self.bring_to(&scene);
         self.whole = result.is_ok();
-        self.here = scene.here;
+        self.scene = scene;
         result
+    }
+
+    /// As it is now.
+    fn follow(&mut self) -> Result<(), Error> {
+        self.look()?;
+        self.bring()
     }
 
     fn bring_to(&mut self, scene: &Scene) -> Result<(), Error> {

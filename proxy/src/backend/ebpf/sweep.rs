@@ -61,8 +61,8 @@ impl Tracks {
         self.marks.end(generation)
     }
 
-    /// Takes away the UDP flows to whom does not serve (any more); how many there were.
-    pub(super) fn reconcile(&mut self, serving: &mut Serving<'_>) -> Result<usize, Error> {
+    /// Takes away the UDP flows to whom does not serve (any more).
+    pub(super) fn reconcile(&mut self, serving: &mut Serving<'_>) -> Result<(), Error> {
         let mut stale = BTreeSet::new();
         for (tuple, track) in self.all()? {
             let udp = tuple.protocol == Protocol::Udp.number();
@@ -81,7 +81,7 @@ impl Tracks {
             self.remove(forward)?;
             self.remove(answer)?;
         }
-        Ok(stale.len())
+        Ok(())
     }
 
     /// Every one. What comes or goes meanwhile may be missed, or met twice.

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::{Bed, Proxy};
 
 use crate::load::Load;
@@ -29,15 +30,30 @@ pub(crate) struct Contender {
     pub(crate) patience: Duration,
     /// It tells how long a change took it and how much it had to do, under /metrics.
     pub(crate) tells: bool,
+    /// Where its sockets are, in mode ebpf.
+    cell: Option<Cell>,
     program: PathBuf,
     flags: Vec<String>,
 }
+
+/// The mode whose sockets are those of a cgroup.
+const EBPF: &str = "ebpf";
 
 impl Contender {
     /// causeway-proxy.
     pub(crate) fn own(mode: &str, load: Load) -> anyhow::Result<Self> {
         let program = causeway_tests::binary("causeway-proxy");
-        Self::new(program, mode, &[], load, PATIENCE)
+        let cell = (mode == EBPF).then(Cell::new);
+        let mut own = Self::new(program, mode, load)?;
+        if let Some(cell) = &cell {
+            own.flags.extend(cell.flags());
+        }
+        Ok(Self {
+            patience: PATIENCE,
+            tells: true,
+            cell,
+            ..own
+        })
     }
 
     /// Another program, which takes kube-proxy's flags.
@@ -45,27 +61,31 @@ impl Contender {
         let program = program
             .canonicalize()
             .with_context(|| format!("--peer {}", program.display()))?;
-        Self::new(program, mode, &PEER_FLAGS, load, PEER_PATIENCE)
+        anyhow::ensure!(mode != EBPF, "--peer: no kube-proxy has a mode {EBPF}");
+        let mut peer = Self::new(program, mode, load)?;
+        peer.flags.extend(PEER_FLAGS.map(str::to_owned));
+        Ok(peer)
     }
 
-    fn new(
-        program: PathBuf,
-        mode: &str,
-        flags: &[&str],
-        load: Load,
-        patience: Duration,
-    ) -> anyhow::Result<Self> {
+    fn new(program: PathBuf, mode: &str, load: Load) -> anyhow::Result<Self> {
         let bed = Bed::new()?;
         load.fill(&bed)?;
-        let mut all = vec![format!("--proxy-mode={mode}")];
-        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
         Ok(Self {
             bed,
-            patience,
-            tells: flags.is_empty(),
+            patience: PEER_PATIENCE,
+            tells: false,
+            cell: None,
             program,
-            flags: all,
+            flags: vec![format!("--proxy-mode={mode}")],
         })
+    }
+
+    /// Does as processes of its node do: what is born in there is one.
+    pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        match &self.cell {
+            Some(cell) => cell.inside(act),
+            None => act(),
+        }
     }
 
     pub(crate) fn start(&self) -> anyhow::Result<Proxy> {
@@ -77,6 +97,9 @@ impl Contender {
     pub(crate) fn clean_up(&self) -> anyhow::Result<()> {
         let mut command = Command::new(&self.program);
         command.arg("--cleanup");
+        if let Some(cell) = &self.cell {
+            command.args(cell.flags());
+        }
         let done = self
             .bed
             .netns

@@ -23,7 +23,7 @@ bench-sync: from a change to the packet that arrives, and memory and processor t
   --loads LIST      Services x endpoints of each (1000x10,10000x2,5000x50)
   --rounds N        starts from an empty kernel, for each load (5)
   --changes N       single changes, for each load (50)
-  --mode MODE       the data plane (nftables)
+  --mode MODE       the data plane: nftables, iptables or ebpf (nftables)
   --peer PROGRAM    a kube-proxy, measured in the same mode and in turns with causeway-proxy
   --json FILE       the figures as JSON, too
 ";
@@ -77,7 +77,7 @@ fn main() -> anyhow::Result<()> {
     for load in &options.loads {
         println!("{load}, {}: filling the API server", options.mode);
         let (mut own, mut peer) = measure(*load, &options)?;
-        println!("{}", own.table(*load));
+        println!("{}", own.table(*load, &options.mode));
         let mut figures = serde_json::json!({"load": load.to_string(), "own": own.json()});
         if let Some(peer) = &mut peer {
             let mode = &options.mode;
@@ -109,7 +109,7 @@ fn measure(load: Load, options: &Options) -> anyhow::Result<(Rounds, Option<Roun
     let mut peer_rounds = peer.as_ref().map(|_| Rounds::default());
     for round in 0..options.rounds {
         let changes = (round + 1 == options.rounds).then_some(options.changes);
-        own_rounds.round(&own, load, options.rounds, changes)?;
+        own.inside(|| own_rounds.round(&own, load, options.rounds, changes))?;
         if let (Some(peer), Some(rounds)) = (&peer, &mut peer_rounds) {
             rounds.round(peer, load, options.rounds, changes)?;
         }

@@ -7,32 +7,50 @@ use crate::load::Load;
 use crate::rounds::Rounds;
 
 /// What is promised at a load; empty where nothing is.
+#[derive(Default)]
 struct Limits {
     start: &'static str,
+    lists: &'static str,
+    programs: &'static str,
+    change: &'static str,
+    operations: &'static str,
     restart: &'static str,
     memory: &'static str,
 }
 
 impl Limits {
     /// SPECIFICATION.md, "Numbers".
-    fn of(load: Load) -> Self {
-        let (start, restart, memory) = match (load.services, load.endpoints) {
+    fn of(load: Load, mode: &str) -> Self {
+        let size = (load.services, load.endpoints);
+        if mode == "ebpf" {
+            return Self {
+                lists: if size == (10_000, 10) { "1000" } else { "" },
+                programs: "300",
+                change: "1",
+                operations: "4",
+                ..Self::default()
+            };
+        }
+        let (start, restart, memory) = match size {
             (10_000, 2) => ("2000", "1500", "45.0"),
             (5_000, 50) => ("4000", "", "110.0"),
             _ => ("", "", ""),
         };
         Self {
             start,
+            change: "10",
+            operations: "10",
             restart,
             memory,
+            ..Self::default()
         }
     }
 }
 
 impl Rounds {
     /// Name, median, p90 and limit of everything measured.
-    pub(crate) fn table(&mut self, load: Load) -> Table {
-        let limits = Limits::of(load);
+    pub(crate) fn table(&mut self, load: Load, mode: &str) -> Table {
+        let limits = Limits::of(load, mode);
         let head = load.to_string();
         let mut table = Table::new([head.as_str(), "median", "p90", "limit"]);
         let ms = |name: &str, figures: &mut Figures, limit: &str| {
@@ -50,21 +68,28 @@ impl Rounds {
             format!("of {}", self.tried_meanwhile),
             "0".to_owned(),
         ];
-        for row in [
+        let rows = [
             ms("start to last Service, ms", &mut self.start, limits.start),
             ms("  processor time, ms", &mut self.start_processor, ""),
+            ms("  lists to kernel, ms", &mut self.lists, limits.lists),
+            ms("  programs, ms", &mut self.programs, limits.programs),
             ms("one endpoint, ms", &mut self.change, ""),
-            ms("  event to kernel, ms", &mut self.change_in_daemon, "10"),
-            count("  operations", &mut self.operations),
+            ms(
+                "  event to kernel, ms",
+                &mut self.change_in_daemon,
+                limits.change,
+            ),
+            count("  operations", &mut self.operations, limits.operations),
             ms("new Service, ms", &mut self.new_service, "20"),
             ms("500 slices, ms after the last", &mut self.burst, "200"),
             ms("restart to a change, ms", &mut self.restart, limits.restart),
             failed,
             mebibytes("resident memory, MiB", &mut self.resident, limits.memory),
             mebibytes("  at its highest, MiB", &mut self.peak, limits.memory),
-        ] {
-            table.row(row);
-        }
+        ];
+        // Not every mode, nor every program, tells everything.
+        let measured = rows.into_iter().filter(|[_, median, ..]| median != "NaN");
+        measured.for_each(|row| table.row(row));
         table
     }
 
@@ -155,12 +180,12 @@ fn at(values: &mut [u64], percent: usize) -> u64 {
     values.get(index).copied().unwrap_or_default()
 }
 
-fn count(name: &str, values: &mut [u64]) -> [String; 4] {
+fn count(name: &str, values: &mut [u64], limit: &str) -> [String; 4] {
     [
         name.to_owned(),
         at(values, 50).to_string(),
         at(values, 90).to_string(),
-        "a handful".to_owned(),
+        limit.to_owned(),
     ]
 }
 

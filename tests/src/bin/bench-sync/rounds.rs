@@ -26,6 +26,10 @@ const IDLE: Duration = Duration::from_millis(20);
 pub(crate) struct Rounds {
     pub(crate) start: Figures,
     pub(crate) start_processor: Figures,
+    /// From the end of the first lists to the end of the first pass.
+    pub(crate) lists: Figures,
+    /// Loading and attaching programs, in mode ebpf.
+    pub(crate) programs: Figures,
     pub(crate) change: Figures,
     pub(crate) change_in_daemon: Figures,
     pub(crate) operations: Vec<u64>,
@@ -77,6 +81,9 @@ impl Rounds {
         }
         self.start.add(last - proxy.started);
         self.start_processor.add(proxy.usage()?.processor);
+        if contender.tells {
+            self.first_pass(bed, *patience)?;
+        }
         bed.netns.run(|| {
             let there = |index: &usize| answer(target(*index)) == Some(PORTS[0]);
             let mut missing: Vec<usize> = (0..load.services).collect();
@@ -93,6 +100,26 @@ impl Rounds {
             Ok(())
         })??;
         Ok(proxy)
+    }
+
+    /// What the daemon says of its first pass, which ends a little after the kernel has everything.
+    fn first_pass(&mut self, bed: &Bed, patience: Duration) -> anyhow::Result<()> {
+        let since = Instant::now();
+        let (page, lists) = loop {
+            let page = Page::read(bed)?;
+            let lists = page.seconds("causeway_first_lists_to_kernel_seconds")?;
+            if !lists.is_zero() {
+                break (page, lists);
+            }
+            anyhow::ensure!(since.elapsed() < patience, "the first pass does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        self.lists.add(lists);
+        let step = |step| page.seconds(&format!("causeway_ebpf_start_seconds{{step=\"{step}\"}}"));
+        if let (Ok(load), Ok(attach)) = (step("load"), step("attach")) {
+            self.programs.add(load + attach);
+        }
+        Ok(())
     }
 
     /// One endpoint changed; how long after its event the packets follow.
@@ -247,19 +274,33 @@ struct Daemon {
 
 impl Daemon {
     fn read(bed: &Bed) -> anyhow::Result<Self> {
-        let (_, _, text) = get(&bed.netns, ([127, 0, 0, 1], 10249).into(), "/metrics")?;
-        let value = |name: &str| -> anyhow::Result<&str> {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.with_context(|| format!("no metric {name}"))
-        };
+        let page = Page::read(bed)?;
         Ok(Self {
-            seconds: Duration::from_secs_f64(
-                value("causeway_event_to_kernel_seconds_sum")?.parse()?,
-            ),
-            events: value("causeway_event_to_kernel_seconds_count")?.parse()?,
-            last_operations: value("causeway_sync_last_operations")?.parse()?,
+            seconds: page.seconds("causeway_event_to_kernel_seconds_sum")?,
+            events: page
+                .value("causeway_event_to_kernel_seconds_count")?
+                .parse()?,
+            last_operations: page.value("causeway_sync_last_operations")?.parse()?,
         })
+    }
+}
+
+/// What is under /metrics.
+struct Page(String);
+
+impl Page {
+    fn read(bed: &Bed) -> anyhow::Result<Self> {
+        let (_, _, text) = get(&bed.netns, ([127, 0, 0, 1], 10249).into(), "/metrics")?;
+        Ok(Self(text))
+    }
+
+    fn value(&self, name: &str) -> anyhow::Result<&str> {
+        let mut lines = self.0.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.with_context(|| format!("no metric {name}"))
+    }
+
+    fn seconds(&self, name: &str) -> anyhow::Result<Duration> {
+        Ok(Duration::from_secs_f64(self.value(name)?.parse()?))
     }
 }
