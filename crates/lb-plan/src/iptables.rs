@@ -11,6 +11,7 @@
 //! only.
 
 mod applied;
+mod choice;
 mod global;
 mod listing;
 mod name;
@@ -23,6 +24,7 @@ mod virtual_tables;
 mod walk;
 
 pub use applied::Applied;
+pub use choice::Choice;
 pub use global::Jump;
 pub use listing::Listing;
 pub use name::{Chain, ForeignChain, Hash, Kind, Table};

@@ -1,8 +1,8 @@
 //! Defaults, filled in where nothing was said (`pkg/proxy/apis/config/v1alpha1/defaults.go` of
 //! Kubernetes 1.36).
 //!
-//! Two differ from kube-proxy's: the mode, and how long changes are gathered for nftables.
-//! kube-proxy waits 1 s because its passes are dear; here a pass costs what the change costs.
+//! Two differ from kube-proxy's: the mode, and how long changes are gathered. kube-proxy waits 1 s
+//! because its passes are dear; here a pass costs what the change costs.
 
 use serde_json::Value;
 
@@ -106,7 +106,7 @@ fn fill_planes(all: &mut KubeProxyConfiguration) {
     fill(&mut iptables.masquerade_all, false);
     fill(&mut iptables.localhost_node_ports, true);
     fill_duration(&mut iptables.sync_period, SYNC_PERIOD);
-    fill_duration(&mut iptables.min_sync_period, "1s");
+    fill_duration(&mut iptables.min_sync_period, "10ms");
     let ipvs = all.ipvs.get_or_insert_default();
     fill_duration(&mut ipvs.sync_period, SYNC_PERIOD);
     fill(&mut ipvs.min_sync_period, "0s".to_owned());

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use lb_model::ServiceName;
 
+use super::choice::AppliedChoice;
 use super::global::{self, Jump};
 use super::listing::Listing;
 use super::name::{Chain, Table};
@@ -28,6 +29,7 @@ pub(super) struct AppliedService {
     /// Word for word: a rule is removed by its words.
     pub(super) shared: Vec<(Table, Chain, Box<str>)>,
     pub(super) chains: Vec<AppliedChain>,
+    choices: Vec<AppliedChoice>,
     endpoints: usize,
 }
 
@@ -62,6 +64,7 @@ impl AppliedService {
     pub(super) fn of(rules: &ServiceRules) -> Self {
         let shared = rules.shared.iter();
         let chains = rules.chains.iter();
+        let choices = rules.choices.iter();
         Self {
             shared: shared
                 .map(|(table, chain, rule)| (*table, *chain, rule.to_string().into()))
@@ -69,12 +72,15 @@ impl AppliedService {
             chains: chains
                 .map(|(chain, rules)| AppliedChain::of(*chain, rules))
                 .collect(),
+            choices: choices
+                .map(|(chain, choice)| choice.applied(*chain))
+                .collect(),
             endpoints: rules.endpoints,
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.shared.is_empty() && self.chains.is_empty()
+        self.shared.is_empty() && self.own().next().is_none()
     }
 
     /// Where it has rules among others'.
@@ -88,14 +94,24 @@ impl AppliedService {
             .map(|(_, _, rule)| rule.as_ref())
     }
 
+    pub(super) fn choice(&self, chain: Chain) -> Option<&AppliedChoice> {
+        self.choices.iter().find(|one| one.chain == chain)
+    }
+
+    /// Its own chains, and how many rules are in each.
+    fn own(&self) -> impl Iterator<Item = (Chain, u32)> {
+        let chains = self.chains.iter().map(|one| (one.chain, one.rules));
+        chains.chain(self.choices.iter().map(|one| (one.chain, one.rules)))
+    }
+
     pub(super) fn chains_not_in(&self, other: &Self) -> impl Iterator<Item = Chain> {
-        let here = self.chains.iter().map(|one| one.chain);
-        here.filter(|chain| other.chains.iter().all(|one| one.chain != *chain))
+        let here = self.own().map(|(chain, _)| chain);
+        here.filter(|chain| other.own().all(|(there, _)| there != *chain))
     }
 
     /// Rules by table.
     fn count(&self) -> impl Iterator<Item = (Table, u64)> {
-        let of_chains: u64 = self.chains.iter().map(|one| u64::from(one.rules)).sum();
+        let of_chains = self.own().map(|(_, rules)| u64::from(rules)).sum();
         let shared = self.shared.iter().map(|(table, ..)| (*table, 1));
         shared.chain([(Table::Nat, of_chains)])
     }
@@ -180,8 +196,8 @@ impl Applied {
             for place in service.places() {
                 *expected.entry(place).or_default() += 1;
             }
-            for one in &service.chains {
-                expected.insert((Table::Nat, one.chain), one.rules.into());
+            for (chain, rules) in service.own() {
+                expected.insert((Table::Nat, chain), rules.into());
             }
         }
         expected
@@ -200,7 +216,7 @@ impl Applied {
     pub fn leftovers(&self, found: &Listing) -> Option<String> {
         let mut known = std::collections::HashSet::new();
         for service in self.services.values() {
-            known.extend(service.chains.iter().map(|one| one.chain));
+            known.extend(service.own().map(|(chain, _)| chain));
         }
         let stale: Vec<Chain> = found
             .port_chains()

@@ -9,6 +9,8 @@ use lb_model::{
     ServicePort, Treatment,
 };
 
+use super::applied::AppliedService;
+use super::choice::Choice;
 use super::global::{is_pod, localhost, node_port_destinations};
 use super::name::{Chain, Kind, Table};
 use super::rule::{Counter, Match, Rule, Target, host};
@@ -21,6 +23,8 @@ pub struct ServiceRules {
     pub shared: Vec<(Table, Chain, Rule)>,
     /// The chains of its ports and endpoints, in the table nat.
     pub chains: Vec<(Chain, Vec<Rule>)>,
+    /// The chains that choose an endpoint, in the table nat.
+    pub choices: Vec<(Chain, Choice)>,
     /// Endpoints of its ports, counted by port: of more than 1,000 on a node comments are left out.
     pub endpoints: usize,
 }
@@ -47,6 +51,15 @@ impl ServiceRules {
             rules.shared.push((Table::Filter, Chain::NodePorts, rule));
         }
         rules
+    }
+
+    /// Puts endpoints into the order that costs the least after `before`.
+    pub(super) fn arrange(&mut self, before: &AppliedService) {
+        for (chain, choice) in &mut self.choices {
+            if let Some(before) = before.choice(*chain) {
+                choice.arrange(before);
+            }
+        }
     }
 }
 
@@ -355,30 +368,19 @@ impl<'a> PortRules<'a> {
         if endpoints.is_empty() {
             return;
         }
-        let mut rules = Vec::new();
-        if kind == self.internal() {
-            rules.extend(self.internal_masquerade());
-        }
-        let to = |endpoint: &Endpoint, matches: Option<Match>| {
-            let rule = Rule::new(matches, Target::Jump(self.endpoint_chain(endpoint)));
-            self.worded(rule, || {
-                let at = SocketAddr::new(endpoint.ip, endpoint.port);
-                format!("{} -> {at}", self.name)
-            })
+        let internal = kind == self.internal();
+        let choice = Choice {
+            port: self.name.clone(),
+            protocol: self.port.protocol,
+            affinity: self.affinity(),
+            worded: !self.large,
+            masquerade: internal.then(|| self.internal_masquerade()).flatten(),
+            endpoints: endpoints
+                .iter()
+                .map(|one| SocketAddr::new(one.ip, one.port))
+                .collect(),
         };
-        if let Some(seconds) = self.affinity() {
-            rules.extend(endpoints.iter().map(|endpoint| {
-                let noted = Match::Noted(self.endpoint_chain(endpoint), seconds);
-                to(endpoint, Some(noted))
-            }));
-        }
-        let left = (1..=endpoints.len()).rev();
-        rules.extend(endpoints.iter().zip(left).map(|(endpoint, left)| {
-            let chance = (left > 1).then_some(Match::OneIn(left));
-            to(endpoint, chance)
-        }));
-        let chain = self.chain(kind);
-        self.rules.chains.push((chain, rules));
+        self.rules.choices.push((self.chain(kind), choice));
     }
 
     fn internal_masquerade(&self) -> Option<Rule> {

@@ -177,13 +177,14 @@ impl<'a> Restore<'a> {
     }
 
     /// What leads to `rules` for `service`, which may be nothing: then it goes.
-    pub fn add(&mut self, service: &ServiceName, rules: &ServiceRules) {
-        let new = AppliedService::of(rules);
+    pub fn add(&mut self, service: &ServiceName, mut rules: ServiceRules) {
         let none = AppliedService::default();
         let old = match self.extent {
             Extent::From(applied) => applied.service(service).unwrap_or(&none),
             _ => &none,
         };
+        rules.arrange(old);
+        let new = AppliedService::of(&rules);
         if matches!(self.extent, Extent::From(_)) && *old == new {
             return;
         }
@@ -198,17 +199,37 @@ impl<'a> Restore<'a> {
             Extent::Chains => {}
         }
         if !matches!(self.extent, Extent::Shared) {
-            for ((chain, rules), made) in rules.chains.iter().zip(&new.chains) {
-                if !old.chains.contains(made) {
-                    self.chain(owner, *chain, rules);
-                }
-            }
+            self.change_own(owner, old, (&rules, &new));
         }
         for gone in old.chains_not_in(&new) {
             self.nat.chain(owner, gone);
             self.nat.removals.push(owner, format_args!("-X {gone}"));
         }
         self.services.push((service.clone(), new));
+    }
+
+    /// In chains of its own, too, only what differs is touched.
+    fn change_own(
+        &mut self,
+        owner: u32,
+        old: &AppliedService,
+        (rules, new): (&ServiceRules, &AppliedService),
+    ) {
+        for ((chain, rules), made) in rules.chains.iter().zip(&new.chains) {
+            if !old.chains.contains(made) {
+                self.chain(owner, *chain, rules);
+            }
+        }
+        for (chain, choice) in &rules.choices {
+            let edits = old.choice(*chain).and_then(|old| choice.edits(old));
+            let Some(edits) = edits else {
+                self.chain(owner, *chain, &choice.rules());
+                continue;
+            };
+            for edit in edits {
+                self.nat.rule(owner, edit.how, *chain, &edit.rule);
+            }
+        }
     }
 
     fn chain(&mut self, owner: u32, chain: Chain, rules: &[Rule]) {

@@ -128,10 +128,19 @@ fn act(chains: &mut Chains, line: &str) -> Result<(), String> {
     let rules = chains
         .get_mut(&chain)
         .ok_or_else(|| format!("no chain {chain}"))?;
+    let place = rest.first().filter(|_| how == "-I");
+    let place: Option<usize> = place.and_then(|word| word.parse().ok());
+    let rest = if place.is_some() { &rest[1..] } else { rest };
     let rule = read::rule(rest).map_err(|word| format!("{word:?} is not understood"))?;
     match how.as_str() {
         "-A" => rules.push(rule),
-        "-I" => rules.insert(0, rule),
+        "-I" => {
+            let index = place.unwrap_or(1).wrapping_sub(1);
+            if index > rules.len() {
+                return Err(format!("no place {index} in {chain}"));
+            }
+            rules.insert(index, rule);
+        }
         "-D" => {
             let at = rules.iter().position(|there| *there == rule);
             rules.remove(at.ok_or("no such rule")?);

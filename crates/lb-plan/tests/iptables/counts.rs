@@ -77,21 +77,29 @@ fn one_changed_endpoint_touches_the_chains_of_its_service_only() {
     let lines = changed(&mut model, &mut node, (7, 10), |endpoints| {
         endpoints[3].addresses = vec!["10.200.0.1".to_owned()];
     });
-    // Three chains (choice, old and new endpoint), a rule for the source and one for each endpoint,
-    // two for the new endpoint, one chain removed; and the table around it.
-    assert_eq!(lines.len(), 3 + 11 + 2 + 1 + 2, "{lines:#?}");
+    // The old and the new endpoint's chain, two rules for the new one, one inserted and one deleted
+    // where it is chosen, one chain removed; and the table around it.
+    assert_eq!(lines.len(), 2 + 2 + 2 + 1 + 2, "{lines:#?}");
     let shared = |line: &&String| line.contains("KUBE-SERVICES");
     assert_eq!(lines.iter().filter(shared).count(), 0);
-    // One fewer, one more.
+    // One fewer: the first one takes its place, where it isn't the first itself.
     let lines = changed(&mut model, &mut node, (7, 10), |endpoints| {
         endpoints[3].addresses = vec!["10.200.0.1".to_owned()];
         endpoints.pop();
     });
-    assert_eq!(lines.len(), 2 + 10 + 1 + 2, "{lines:#?}");
+    assert_eq!(lines.len(), 1 + 3 + 1 + 2, "{lines:#?}");
+    // One more goes to the beginning.
     let lines = changed(&mut model, &mut node, (7, 10), |endpoints| {
         endpoints[3].addresses = vec!["10.200.0.1".to_owned()];
     });
-    assert_eq!(lines.len(), 2 + 11 + 2 + 2, "{lines:#?}");
+    assert_eq!(lines.len(), 1 + 2 + 1 + 2, "{lines:#?}");
+    // All others: writing their choice anew is shorter.
+    let lines = changed(&mut model, &mut node, (7, 10), |endpoints| {
+        for (number, endpoint) in endpoints.iter_mut().enumerate() {
+            endpoint.addresses = vec![format!("10.200.1.{number}")];
+        }
+    });
+    assert_eq!(lines.len(), 1 + 2 * 10 + 11 + 2 * 10 + 10 + 2, "{lines:#?}");
 }
 
 #[test]
@@ -124,13 +132,13 @@ fn everything_in_parts_is_the_same_as_at_once() {
     for part in services.chunks(7) {
         let mut restore = Restore::chains(&node.settings);
         for service in part {
-            restore.add(service, &node.rules(&model, service));
+            restore.add(service, node.rules(&model, service));
         }
         tables.restore(&restore.finish().text).unwrap();
     }
     let mut restore = Restore::shared(&node.settings, &Listing::default());
     for service in services {
-        restore.add(service, &node.rules(&model, service));
+        restore.add(service, node.rules(&model, service));
     }
     let input = restore.finish();
     tables.restore(&input.text).unwrap();

@@ -59,7 +59,7 @@ impl Node {
         self.tables.save().lines().for_each(|line| found.line(line));
         let mut restore = Restore::full(&self.settings, &found);
         for service in model.services() {
-            restore.add(service, &self.rules(model, service));
+            restore.add(service, self.rules(model, service));
         }
         let input = restore.finish();
         let text = input.text.clone();
@@ -75,7 +75,7 @@ impl Node {
     pub(crate) fn partial(&mut self, model: &Model, services: &BTreeSet<ServiceName>) -> String {
         let mut restore = Restore::partial(&self.settings, &self.applied);
         for service in services {
-            restore.add(service, &self.rules(model, service));
+            restore.add(service, self.rules(model, service));
         }
         let input = restore.finish();
         let text = input.text.clone();
@@ -96,8 +96,17 @@ impl Node {
         listing
     }
 
-    /// Everything there, whatever the order in chains that all Services share.
+    /// Everything there, whatever the order in chains that all Services share and in those that
+    /// choose an endpoint; there the chance of each depends on it.
     pub(crate) fn regardless_of_order(&self) -> Vec<String> {
+        const UNORDERED: [&str; 6] = [
+            "-A KUBE-SERVICES ",
+            "-A KUBE-NODEPORTS ",
+            "-A KUBE-EXTERNAL-SERVICES ",
+            "-A KUBE-PROXY-FIREWALL ",
+            "-A KUBE-SVC-",
+            "-A KUBE-SVL-",
+        ];
         let saved = self.tables.save();
         let mut table = String::new();
         let mut lines: Vec<String> = Vec::new();
@@ -105,14 +114,18 @@ impl Node {
             if line.starts_with('*') {
                 table = line.to_owned();
             }
-            let shared = line.contains("-A KUBE-SERVICES ")
-                || line.contains("-A KUBE-NODEPORTS ")
-                || line.contains("-A KUBE-EXTERNAL-SERVICES ")
-                || line.contains("-A KUBE-PROXY-FIREWALL ");
-            let place = if shared {
+            let unordered = UNORDERED.iter().any(|chain| line.starts_with(chain));
+            let place = if unordered {
                 String::new()
             } else {
                 format!("{number:06}")
+            };
+            let line = match line.split_once("-m statistic --mode random --probability ") {
+                Some((before, after)) => {
+                    let (_, after) = after.split_once(' ').unwrap();
+                    format!("{before}{after}")
+                }
+                None => line.to_owned(),
             };
             lines.push(format!("{table} {place} {line}"));
         }

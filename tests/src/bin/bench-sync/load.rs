@@ -7,6 +7,7 @@ use anyhow::Context;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
 use causeway_tests::proxy_bed::{Bed, PORTS};
 use netns_lab::apiserver::Resource;
+use serde_json::json;
 
 /// A cluster's size.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +58,22 @@ impl Load {
         let slices = indexes.into_iter().map(|index| {
             let ips = (0..self.endpoints).map(|number| endpoint_ip(index, number, self.endpoints));
             slice(&name(index), ips, port)
+        });
+        Ok(bed.store.seed(Resource::EndpointSlice, slices)?)
+    }
+
+    /// Each of these Services has one endpoint more, in a slice of its own, that answers with `port`.
+    pub(crate) fn set_one_more(
+        self,
+        bed: &Bed,
+        indexes: impl IntoIterator<Item = usize>,
+        port: u16,
+    ) -> anyhow::Result<()> {
+        let all = self.services * self.endpoints;
+        let slices = indexes.into_iter().map(|index| {
+            let mut one = slice(&name(index), [endpoint_ip(0, all + 1 + index, 0)], port);
+            one["metadata"]["name"] = json!(format!("{}-one-more", name(index)));
+            one
         });
         Ok(bed.store.seed(Resource::EndpointSlice, slices)?)
     }

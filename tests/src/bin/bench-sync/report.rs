@@ -82,6 +82,7 @@ impl Rounds {
             count("  operations", &mut self.operations, limits.operations),
             ms("new Service, ms", &mut self.new_service, "20"),
             ms("500 slices, ms after the last", &mut self.burst, "200"),
+            ms("  one endpoint of each, ms", &mut self.burst_of_one, "200"),
             ms("restart to a change, ms", &mut self.restart, limits.restart),
             failed,
             mebibytes("resident memory, MiB", &mut self.resident, limits.memory),
@@ -103,13 +104,14 @@ impl Rounds {
     }
 
     /// What can be measured of any program, by its name.
-    fn medians(&mut self) -> [(&'static str, f64); 7] {
+    fn medians(&mut self) -> [(&'static str, f64); 8] {
         [
             ("start to last Service, ms", self.start.median()),
             ("  processor time, ms", self.start_processor.median()),
             ("one endpoint, ms", self.change.median()),
             ("new Service, ms", self.new_service.median()),
             ("500 slices, ms after the last", self.burst.median()),
+            ("  one endpoint of each, ms", self.burst_of_one.median()),
             ("restart to a change, ms", self.restart.median()),
             ("resident memory, MiB", mib(at(&mut self.resident, 50))),
         ]
@@ -118,7 +120,7 @@ impl Rounds {
 
 /// How many times as much the peer needs at least, in the order of [`Rounds::medians`]
 /// (SPECIFICATION.md, "Numbers").
-fn promised(load: Load, mode: &str) -> [Option<f64>; 7] {
+fn promised(load: Load, mode: &str) -> [Option<f64>; 8] {
     match (mode, load.services, load.endpoints) {
         ("nftables", 10_000, 2) => [
             Some(10.0),
@@ -126,11 +128,15 @@ fn promised(load: Load, mode: &str) -> [Option<f64>; 7] {
             Some(100.0),
             Some(100.0),
             None,
+            None,
             Some(30.0),
             Some(4.0),
         ],
-        ("iptables", 1_000, 10) => [Some(1.0), None, None, None, None, None, None],
-        _ => [None; 7],
+        ("iptables", 1_000, 10) => {
+            let start = Some(1.0);
+            [start, None, None, None, None, None, None, None]
+        }
+        _ => [None; 8],
     }
 }
 

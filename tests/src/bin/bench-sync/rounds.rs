@@ -18,8 +18,10 @@ const BURST: usize = 500;
 const RETRIES: usize = 20;
 /// Time for the daemon to come to rest before its memory is read.
 const REST: Duration = Duration::from_millis(1500);
-/// Twice the minimum period of mode nftables, by default.
-const IDLE: Duration = Duration::from_millis(20);
+/// Longer than the minimum period that causeway-proxy has by default, after a pass that took long.
+const IDLE: Duration = Duration::from_millis(100);
+/// Of so many Services at the end of a burst it is seen when they changed.
+const LOOKED_AT: usize = 4;
 
 /// Everything measured at one load.
 #[derive(Default)]
@@ -35,6 +37,7 @@ pub(crate) struct Rounds {
     pub(crate) operations: Vec<u64>,
     pub(crate) new_service: Figures,
     pub(crate) burst: Figures,
+    pub(crate) burst_of_one: Figures,
     pub(crate) restart: Figures,
     pub(crate) failed_meanwhile: usize,
     pub(crate) tried_meanwhile: usize,
@@ -57,6 +60,7 @@ impl Rounds {
             self.single_changes(contender, load, changes)?;
             self.new_services(contender, load, changes)?;
             self.bursts(contender, load, rounds)?;
+            self.bursts_of_one(contender, load, rounds)?;
             self.memory(&proxy)?;
             self.restarts(contender, load, rounds, proxy)
         } else {
@@ -177,7 +181,7 @@ impl Rounds {
         Ok(())
     }
 
-    /// From the last event of a burst to the last Service changed.
+    /// From the last event of a burst to the last Service changed, all endpoints of each.
     fn bursts(&mut self, contender: &Contender, load: Load, rounds: usize) -> anyhow::Result<()> {
         let Contender { bed, patience, .. } = contender;
         let count = BURST.min(load.services);
@@ -199,6 +203,41 @@ impl Rounds {
         }
         load.set_ports(bed, 0..count, PORTS[0])?;
         wait_for(&bed.netns, target(count - 1), PORTS[0], *patience)?;
+        Ok(())
+    }
+
+    /// The same where one endpoint of each Service changes, one more than the others.
+    fn bursts_of_one(
+        &mut self,
+        contender: &Contender,
+        load: Load,
+        rounds: usize,
+    ) -> anyhow::Result<()> {
+        let Contender { bed, patience, .. } = contender;
+        let count = BURST.min(load.services);
+        for _ in 0..rounds {
+            // It answers as the others do, so when it is there cannot be seen.
+            load.set_one_more(bed, 0..count, PORTS[0])?;
+            std::thread::sleep(REST);
+            load.set_one_more(bed, 0..count, PORTS[1])?;
+            let since = Instant::now();
+            let first_seen = |index: usize| {
+                while answer(target(index)) != Some(PORTS[1]) {
+                    anyhow::ensure!(
+                        since.elapsed() < *patience,
+                        "{} did not change",
+                        target(index)
+                    );
+                }
+                Ok(Instant::now())
+            };
+            let last = (0..count).rev().take(LOOKED_AT);
+            let seen = bed
+                .netns
+                .run(|| last.map(first_seen).collect::<anyhow::Result<Vec<_>>>())??;
+            self.burst_of_one
+                .add(seen.into_iter().max().unwrap_or(since) - since);
+        }
         Ok(())
     }
 

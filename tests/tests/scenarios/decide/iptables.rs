@@ -73,7 +73,7 @@ impl Node {
             let ports = world.model.ports(service, family);
             let health = world.model.health_check_port(service, family);
             let rules = ServiceRules::new(&self.settings, false, service, &ports, health);
-            restore.add(service, &rules);
+            restore.add(service, rules);
         }
         let input = restore.finish();
         self.tables.restore(&input.text).unwrap();
