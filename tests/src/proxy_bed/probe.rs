@@ -8,13 +8,18 @@ use anyhow::Context;
 use nodekit::netns::NetNs;
 
 /// A connection to an endpoint on the same machine takes microseconds; a Service that is not
-/// programmed yet swallows the packet.
-const CONNECT: Duration = Duration::from_millis(3);
+/// programmed yet swallows the packet. Who asks again and again need not wait longer.
+const GLANCE: Duration = Duration::from_millis(3);
+/// What a busy machine may need; a packet that was lost is sent again later than that.
 const ANSWER: Duration = Duration::from_millis(500);
 
 /// The port number that answers at `target` now; to be called inside the namespace.
 pub fn answer(target: SocketAddr) -> Option<u16> {
-    let mut stream = TcpStream::connect_timeout(&target, CONNECT).ok()?;
+    answer_within(target, ANSWER)
+}
+
+fn answer_within(target: SocketAddr, connected: Duration) -> Option<u16> {
+    let mut stream = TcpStream::connect_timeout(&target, connected).ok()?;
     stream.set_read_timeout(Some(ANSWER)).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
@@ -35,7 +40,7 @@ pub fn wait_for(
         .run(|| {
             let start = Instant::now();
             while start.elapsed() < patience {
-                if answer(target) == Some(port) {
+                if answer_within(target, GLANCE) == Some(port) {
                     return Some(Instant::now());
                 }
                 std::thread::sleep(Duration::from_micros(200));
