@@ -1,5 +1,8 @@
 //! The command line: kube-proxy's flag names.
 
+mod shown;
+
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -30,11 +33,13 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub write_config_to: Option<PathBuf>,
     /// Remove everything that this program made in the kernel, and exit.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub cleanup: Option<bool>,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub cleanup: bool,
     /// Do what needs full privileges, and exit: then run with CAP_NET_ADMIN only.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub init_only: Option<bool>,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub init_only: bool,
     /// Mode ebpf: the cgroup2 folder whose sockets are translated; without it, the first cgroup2
     /// that is mounted.
     #[arg(long, value_name = "FOLDER")]
@@ -94,6 +99,9 @@ pub struct Flags {
     /// The flags that set fields, in the order of [`FLAGS`].
     #[arg(skip)]
     pub fields: Vec<Given>,
+    /// Every flag by name, with its value, given or not.
+    #[arg(skip)]
+    pub shown: BTreeMap<String, String>,
 }
 
 /// How packets of a new client from outside get their endpoint.
@@ -213,13 +221,14 @@ impl Flags {
         I: IntoIterator<Item = T>,
         T: Into<std::ffi::OsString> + Clone,
     {
-        let command = Self::command().args(FLAGS.iter().map(argument));
-        let matches = command.try_get_matches_from(arguments)?;
+        let mut command = Self::command().args(FLAGS.iter().map(argument));
+        let matches = command.try_get_matches_from_mut(arguments)?;
         let mut flags = Self::from_arg_matches(&matches)?;
         flags.fields = FLAGS
             .iter()
             .filter_map(|flag| Some((flag, given(flag, &matches)?)))
             .collect();
+        flags.shown = shown::shown(&command, &matches, &flags.fields);
         Ok(flags)
     }
 }
@@ -336,6 +345,43 @@ mod tests {
                 ("v", "5".to_owned()),
             ]
         );
+    }
+
+    #[test]
+    fn every_flag_is_shown_as_kube_proxy_shows_it() {
+        let flags = Flags::read([
+            "causeway-proxy",
+            "--config=/etc/kube-proxy.yaml",
+            "--nodeport-addresses=10.0.0.0/8,primary",
+            "--feature-gates=B=true,A=false",
+            "--cleanup",
+            "-v=4",
+        ])
+        .unwrap();
+        for (name, value) in [
+            ("config", "/etc/kube-proxy.yaml"),
+            ("nodeport-addresses", "[10.0.0.0/8,primary]"),
+            ("feature-gates", "A=false,B=true"),
+            ("cleanup", "true"),
+            ("v", "4"),
+            // Nobody said these.
+            ("init-only", "false"),
+            ("master", ""),
+            ("cluster-cidr", ""),
+            ("bind-address", "0.0.0.0"),
+            ("conntrack-max-per-core", "32768"),
+            ("config-sync-period", "15m0s"),
+            ("iptables-sync-period", "30s"),
+            ("ipvs-exclude-cidrs", "[]"),
+            ("kube-api-qps", "5"),
+            ("healthz-port", "10256"),
+            ("metrics-port", "10249"),
+            ("ebpf-connect-udp", "true"),
+        ] {
+            assert_eq!(flags.shown[name], value, "{name}");
+        }
+        let known = FLAGS.iter().map(|flag| flag.name);
+        assert!(known.into_iter().all(|name| flags.shown.contains_key(name)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod read;
 pub mod said;
 mod watch;
 
-pub use flags::{FLAGS, Flag, FlagError, Given, Takes, overlay};
+pub use flags::{FLAGS, Flag, FlagError, Given, Takes, flag_defaults, overlay};
 pub use gates::gate_warnings;
 pub use load::{LoadError, Loaded, file_text, load};
 pub use meaning::{

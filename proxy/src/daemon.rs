@@ -94,7 +94,7 @@ async fn run_here(
     let Loaded {
         settings, config, ..
     } = loaded;
-    let told = told(&settings, config);
+    let told = told(&settings, config, &file);
     let client = connect(&settings.api, &told.metrics.api_requests).await?;
     let (events, heard) = mpsc::channel(EVENTS_ON_THE_WAY);
     let (new_settings, settings_now) = watch::channel(settings.clone());
@@ -143,12 +143,13 @@ async fn run_here(
     Ok(ended)
 }
 
-fn told(settings: &Settings, config: serde_json::Value) -> Told {
+fn told(settings: &Settings, config: serde_json::Value, file: &ConfigFile) -> Told {
     let mode = settings.modes.first().copied().unwrap_or(Mode::Nftables);
+    let flags = file.flags().shown.clone();
     Told {
         metrics: Metrics::new(),
         health: Arc::new(Health::new(settings.section(mode).timing.sync_period * 2)),
-        status: Arc::new(Status::new(&settings.node_name, mode, config)),
+        status: Arc::new(Status::new(&settings.node_name, mode, config, flags)),
         check_ports: watch::Sender::new(CheckPorts::default()),
     }
 }

@@ -36,7 +36,7 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         }
         None => {}
     }
-    if flags.cleanup == Some(true) {
+    if flags.cleanup {
         return clean_up(&flags);
     }
     let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -52,7 +52,7 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         return std::fs::write(path, yaml)
             .with_context(|| format!("--write-config-to {}", path.display()));
     }
-    if flags.init_only == Some(true) {
+    if flags.init_only {
         return init_only(&loaded);
     }
     let file = ConfigFile::new(flags, host_name, text);

@@ -130,6 +130,28 @@ pub static FLAGS: &[Flag] = &[
 const HEALTHZ_PORT: &str = "port of healthzBindAddress";
 const METRICS_PORT: &str = "port of metricsBindAddress";
 
+/// Each of [`FLAGS`] with the value that its field has where nobody says anything; null where it has
+/// no field.
+pub fn flag_defaults() -> impl Iterator<Item = (&'static Flag, Value)> {
+    let defaults = KubeProxyConfiguration::nothing().with_defaults().to_json();
+    let defaults = defaults.unwrap_or_default();
+    FLAGS.iter().map(move |flag| {
+        let value = flag.fields.first().map(|path| match *path {
+            HEALTHZ_PORT => port(&defaults["healthzBindAddress"]),
+            METRICS_PORT => port(&defaults["metricsBindAddress"]),
+            path => path.split('.').fold(&defaults, |at, key| &at[key]).clone(),
+        });
+        (flag, value.unwrap_or_default())
+    })
+}
+
+/// The port of an address.
+fn port(address: &Value) -> Value {
+    let address = address.as_str().unwrap_or_default();
+    let port = address.rsplit_once(':').map(|(_, port)| port);
+    port.map(Value::from).unwrap_or_default()
+}
+
 impl Takes {
     /// Reads what follows a flag, as Go's flag packages do.
     ///

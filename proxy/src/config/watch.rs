@@ -32,6 +32,11 @@ impl ConfigFile {
         }
     }
 
+    /// The command line that goes with it.
+    pub const fn flags(&self) -> &Flags {
+        &self.flags
+    }
+
     /// Waits until the file says something else that can be used. What cannot be used is logged
     /// once, and what was in force stays in force. Without a file it waits for ever.
     pub async fn changed(&mut self) -> Loaded {

@@ -21,6 +21,8 @@ pub const MOST_NAMED: usize = 100;
 pub struct Status {
     node_name: String,
     started: Timestamp,
+    /// By name.
+    flags: BTreeMap<String, String>,
     inner: Mutex<Inner>,
 }
 
@@ -40,11 +42,17 @@ struct Inner {
 }
 
 impl Status {
-    /// The daemon for Node `node_name`, with `config` in effect.
-    pub fn new(node_name: &str, mode: Mode, config: Value) -> Self {
+    /// The daemon for Node `node_name`, with `config` in effect, started with `flags`.
+    pub fn new(
+        node_name: &str,
+        mode: Mode,
+        config: Value,
+        flags: BTreeMap<String, String>,
+    ) -> Self {
         Self {
             node_name: node_name.to_owned(),
             started: Timestamp::now(),
+            flags,
             inner: Mutex::new(Inner {
                 mode,
                 families: Vec::new(),
@@ -137,20 +145,18 @@ impl Status {
         serde_json::json!({ "kubeproxy.config.k8s.io": self.lock().config }).to_string()
     }
 
-    /// One line for each field of the configuration in effect.
+    /// One line for each flag.
     pub fn flagz(&self) -> String {
         let mut text = format!("\ncauseway-proxy flagz\n{WARNING}\n");
-        for (field, value) in self.flagz_object().flags {
-            text.push_str(&format!("{field}={value}\n"));
+        for (flag, value) in &self.flags {
+            text.push_str(&format!("{flag}={value}\n"));
         }
         text
     }
 
     /// The same for programs.
-    pub(super) fn flagz_object(&self) -> Flagz {
-        let mut flags = BTreeMap::new();
-        collect_fields(&mut flags, "", &self.lock().config);
-        Flagz { flags }
+    pub(super) fn flagz_object(&self) -> Flagz<'_> {
+        Flagz { flags: &self.flags }
     }
 
     /// What is the same about every component, for programs.
@@ -235,18 +241,3 @@ const PATHS: &[&str] = &[
     "/proxyMode",
     "/statusz",
 ];
-
-fn collect_fields(out: &mut BTreeMap<String, String>, path: &str, value: &Value) {
-    let text = match value {
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                let dot = if path.is_empty() { "" } else { "." };
-                collect_fields(out, &format!("{path}{dot}{name}"), field);
-            }
-            return;
-        }
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    out.insert(path.to_owned(), text);
-}

@@ -153,8 +153,8 @@ pub(super) struct Statusz {
 
 /// What `Flagz` says.
 #[derive(Debug, Serialize)]
-pub(super) struct Flagz {
-    pub(super) flags: BTreeMap<String, String>,
+pub(super) struct Flagz<'a> {
+    pub(super) flags: &'a BTreeMap<String, String>,
 }
 
 #[cfg(test)]

@@ -112,7 +112,12 @@ impl Scene {
         let told = Outputs {
             metrics: Metrics::new(),
             health: Arc::new(Health::new(Duration::from_secs(60))),
-            status: Arc::new(Status::new("node-1", Mode::Nftables, Value::Null)),
+            status: Arc::new(Status::new(
+                "node-1",
+                Mode::Nftables,
+                Value::Null,
+                BTreeMap::new(),
+            )),
             check_ports: watch::Sender::default(),
         };
         let opened = plane.open(&settings.modes, &settings).unwrap();

@@ -145,7 +145,9 @@ fn mode_and_configuration_are_shown() {
         "defaults, too"
     );
     let flags = get(&bed.netns, metrics(), "/flagz").unwrap().2;
-    assert!(flags.contains("\nclusterCIDR=10.240.0.0/12\n"), "{flags}");
+    for line in ["cluster-cidr=10.240.0.0/12", "conntrack-max-per-core=32768"] {
+        assert!(flags.contains(&format!("\n{line}\n")), "{flags}");
+    }
     let slis = get(&bed.netns, metrics(), "/metrics/slis").unwrap().2;
     assert!(slis.contains("kubernetes_healthcheck{name=\"proxier\",type=\"livez\"} 1"));
 }
@@ -194,8 +196,8 @@ fn status_and_flags_are_objects_for_programs() {
                 .contains(&json!("/metrics"))
         );
         let flags = object("/flagz", version, "Flagz");
-        assert_eq!(flags["flags"]["clusterCIDR"], json!("10.240.0.0/12"));
-        assert_eq!(flags["flags"]["conntrack.maxPerCore"], json!("32768"));
+        assert_eq!(flags["flags"]["cluster-cidr"], json!("10.240.0.0/12"));
+        assert_eq!(flags["flags"]["conntrack-max-per-core"], json!("32768"));
     }
     let yaml = "application/yaml;v=v1beta1;g=config.k8s.io;as=Flagz";
     let (_, headers, body) = ask("/flagz", yaml);
@@ -203,7 +205,7 @@ fn status_and_flags_are_objects_for_programs() {
         headers.contains("content-type: application/yaml"),
         "{headers}"
     );
-    assert!(body.contains("clusterCIDR: 10.240.0.0/12"), "{body}");
+    assert!(body.contains("cluster-cidr: 10.240.0.0/12"), "{body}");
     let (status, ..) = ask("/statusz", "application/json");
     assert!(status.contains("406"), "{status}");
     let (status, _, text) = ask("/statusz", "text/plain");
