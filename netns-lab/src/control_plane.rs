@@ -60,7 +60,8 @@ pub struct Place<'a> {
 pub struct ControlPlane {
     // Dropped before the thread whose children they are.
     servers: Vec<Server>,
-    etcd: Program,
+    /// `None` while it is killed.
+    etcd: Option<Program>,
     programs: Programs,
     credentials: Credentials,
     netns: NetNs,
@@ -93,11 +94,9 @@ impl ControlPlane {
             .with_context(|| format!("making {}", place.folder.display()))?;
         let credentials = Credentials::make(&place.folder)?;
         let parent = Arc::new(Worker::start(place.netns)?);
-        let command = etcd_command(programs, &place.folder);
-        let etcd = Program::start(&parent, place.netns, command, place.folder.join("etcd.log"))?;
         let mut plane = Self {
             servers: Vec::new(),
-            etcd,
+            etcd: None,
             programs: programs.clone(),
             credentials,
             netns: place.netns.try_clone()?,
@@ -105,9 +104,36 @@ impl ControlPlane {
             folder: place.folder.clone(),
             parent,
         };
-        plane.wait_for_etcd()?;
+        plane.start_etcd()?;
         plane.add_server(address, flags)?;
         Ok(plane)
+    }
+
+    /// Kills etcd (SIGKILL), as a crash would; its data stays.
+    ///
+    /// # Errors
+    /// When it doesn't run.
+    pub fn kill_etcd(&mut self) -> anyhow::Result<()> {
+        drop(self.etcd.take().context("etcd doesn't run")?);
+        Ok(())
+    }
+
+    /// Starts a killed etcd again, with the data that it had, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it runs; as [`Self::start`].
+    pub fn start_etcd(&mut self) -> anyhow::Result<()> {
+        ensure!(self.etcd.is_none(), "etcd runs already");
+        let command = etcd_command(&self.programs, &self.folder);
+        let log = self.folder.join("etcd.log");
+        let etcd = Program::start(&self.parent, &self.netns, command, log)?;
+        let etcd = self.etcd.insert(etcd);
+        let client = Client::to(Access::plain(etcd_address()))?;
+        let netns = &self.netns;
+        wait_until_ready(etcd, || {
+            let asked = netns.run(|| client.request(Method::GET, "/health", None))?;
+            Ok(matches!(asked, Ok((StatusCode::OK, _))))
+        })
     }
 
     /// Starts another API server on the same etcd, listening here, and waits until it is ready;
@@ -197,15 +223,6 @@ impl ControlPlane {
             "etcd refuses {path}: {status}: {answer}"
         );
         Ok(answer)
-    }
-
-    fn wait_for_etcd(&mut self) -> anyhow::Result<()> {
-        let client = Client::to(Access::plain(etcd_address()))?;
-        let netns = self.netns.try_clone()?;
-        wait_until_ready(&mut self.etcd, || {
-            let asked = netns.run(|| client.request(Method::GET, "/health", None))?;
-            Ok(matches!(asked, Ok((StatusCode::OK, _))))
-        })
     }
 
     fn wait_for_server(&mut self, number: usize) -> anyhow::Result<()> {

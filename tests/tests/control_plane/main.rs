@@ -20,7 +20,7 @@ use libtest_mimic::{Arguments, Trial};
 use netns_lab::control_plane::VARIABLE;
 
 /// All of them, by name.
-const TESTS: [(&str, fn()); 10] = [
+const TESTS: [(&str, fn()); 11] = [
     (
         "lists::streamed_lists_and_changes_reach_the_kernel",
         lists::streamed_lists_and_changes_reach_the_kernel,
@@ -36,6 +36,10 @@ const TESTS: [(&str, fn()); 10] = [
     (
         "outages::killed_and_restarted_it_is_caught_up_with",
         outages::killed_and_restarted_it_is_caught_up_with,
+    ),
+    (
+        "outages::etcd_killed_and_restarted_takes_nothing_away",
+        outages::etcd_killed_and_restarted_takes_nothing_away,
     ),
     (
         "outages::after_410_everything_is_listed_again",

@@ -34,6 +34,28 @@ pub(crate) fn killed_and_restarted_it_is_caught_up_with() {
     assert_eq!(site.failures(&[web, steady], WHILE_AWAY), 0);
 }
 
+/// The API server stays, and what it says while its storage is away is an error, not an empty list.
+pub(crate) fn etcd_killed_and_restarted_takes_nothing_away() {
+    let mut site = Site::new(&[]);
+    let web = site.put("web", 0, 2, PORTS[0]);
+    let steady = site.put("steady", 1, 2, PORTS[0]);
+    let proxy = site.proxy();
+    for target in [web, steady] {
+        site.wait_for(&proxy, target, PORTS[0]);
+    }
+    site.plane.kill_etcd().unwrap();
+    assert_eq!(site.failures(&[web, steady], WHILE_AWAY), 0);
+    // Nor does a proxy that starts meanwhile, whether anything can be listed to it or not.
+    proxy.kill().unwrap();
+    let proxy = site.proxy();
+    assert_eq!(site.failures(&[web, steady], WHILE_AWAY), 0);
+    site.plane.start_etcd().unwrap();
+    site.wait_until_it_takes_changes();
+    site.put("web", 0, 2, PORTS[1]);
+    site.wait_for(&proxy, web, PORTS[1]);
+    assert_eq!(site.failures(&[web, steady], WHILE_AWAY), 0);
+}
+
 pub(crate) fn after_410_everything_is_listed_again() {
     let mut site = Site::new(&[]);
     let web = site.put("web", 0, 2, PORTS[0]);

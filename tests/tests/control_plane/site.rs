@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use causeway_tests::binary;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, node, service, slice};
-use causeway_tests::proxy_bed::{Bed, NODE_IP, Proxy, answer, wait_for};
+use causeway_tests::proxy_bed::{Bed, NODE_IP, Proxy, answer, wait_for, wait_until};
 use netns_lab::apiserver::Resource;
 use netns_lab::client::{Access, Client, Method};
 use netns_lab::control_plane::{ControlPlane, PORT, Place, Programs, VARIABLE, account};
@@ -69,6 +69,14 @@ impl Site {
 
     pub(crate) fn apply(&self, object: &Value) {
         self.on_node(|client| client.apply(object)).unwrap();
+    }
+
+    /// After its storage was away, it takes a moment until the API server has it again.
+    pub(crate) fn wait_until_it_takes_changes(&self) {
+        wait_until("a change taken", PATIENCE, || {
+            self.on_node(|client| client.apply(&node())).is_ok()
+        })
+        .unwrap();
     }
 
     /// As [`Self::apply`], for a Service that isn't there yet: one question less.
