@@ -8,18 +8,16 @@ use nix::sys::prctl::set_no_new_privs;
 
 use crate::config::{Mode, Settings};
 
-/// Ports from here on are everybody's (ip(7), `ip_unprivileged_port_start`).
-const FIRST_FREE_PORT: u16 = 1024;
-
 /// What the daemon does not do without, with these settings.
 pub fn needed(settings: &Settings) -> CapsHashSet {
     // CAP_NET_RAW in every mode: the programs of iptables open their socket with it, and what the
     // iptables data plane left is taken away by them.
-    let mut needed = CapsHashSet::from([Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]);
-    let mut servers = [settings.healthz, settings.metrics].into_iter().flatten();
-    if servers.any(|address| address.port() < FIRST_FREE_PORT) {
-        needed.insert(Capability::CAP_NET_BIND_SERVICE);
-    }
+    let mut needed = CapsHashSet::from([
+        Capability::CAP_NET_ADMIN,
+        Capability::CAP_NET_RAW,
+        // Which ports below 1024 there will be to bind, Services say: their health checks.
+        Capability::CAP_NET_BIND_SERVICE,
+    ]);
     if settings.modes.contains(&Mode::Ebpf) {
         // To load programs and change maps, and to have programs look into packets.
         needed.extend([Capability::CAP_BPF, Capability::CAP_PERFMON]);
@@ -93,20 +91,16 @@ mod tests {
 
     #[test]
     fn each_mode_has_its_own_and_options_take_some_away() {
-        let network = ["CAP_NET_ADMIN", "CAP_NET_RAW"];
+        let network = ["CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"];
         for mode in ["nftables", "iptables"] {
             assert_eq!(with(&["--proxy-mode", mode]), network);
         }
-        let ebpf = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON"];
+        let ebpf = [&["CAP_BPF"][..], &network, &["CAP_PERFMON"]].concat();
         let without = ["--proxy-mode=ebpf", "--ebpf-connect-udp=false"];
         assert_eq!(with(&without), ebpf);
         let enters = [&ebpf[..], &["CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]].concat();
         assert_eq!(with(&["--proxy-mode=ebpf"]), enters);
         assert_eq!(with(&[&without[..], &["--ebpf-end-tcp"]].concat()), enters);
-        assert_eq!(
-            with(&["--proxy-mode=nftables", "--metrics-bind-address=[::1]:443"]),
-            ["CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"]
-        );
     }
 
     #[test]

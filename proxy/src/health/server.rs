@@ -31,6 +31,8 @@ const MOST_HEADERS: usize = 16 * 1024;
 /// a moment, who only holds a connection is not.
 const MOST_CONNECTIONS: usize = 32;
 const BACKLOG: i32 = 128;
+/// Ports from here on are everybody's (ip(7), `ip_unprivileged_port_start`).
+const FIRST_FREE_PORT: u16 = 1024;
 
 /// An address could not be bound, and `bindAddressHardFail` is set.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,8 @@ pub async fn serve(
 ) -> Result<Infallible, BindError> {
     let mut said = false;
     let listener = loop {
-        match TcpListener::bind(address).await {
+        let bound = TcpListener::bind(address).await;
+        match bound.map_err(|error| explained(error, address)) {
             Ok(listener) => break listener,
             Err(source) if hard_fail => {
                 return Err(BindError {
@@ -88,9 +91,21 @@ pub(super) fn listen_in_one_family(address: SocketAddr) -> io::Result<TcpListene
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    let bound = socket.bind(&address.into());
+    bound.map_err(|error| explained(error, address))?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Why `address` cannot be bound, with what would help.
+fn explained(error: io::Error, address: SocketAddr) -> io::Error {
+    if error.kind() != io::ErrorKind::PermissionDenied || address.port() >= FIRST_FREE_PORT {
+        return error;
+    }
+    let explained = format!(
+        "{error}: a port below {FIRST_FREE_PORT} needs the capability CAP_NET_BIND_SERVICE"
+    );
+    io::Error::new(error.kind(), explained)
 }
 
 /// Answers whoever connects, for ever; dropped, it ends all connections.

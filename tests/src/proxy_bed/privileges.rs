@@ -3,16 +3,18 @@
 use anyhow::Context;
 
 /// Capabilities by their numbers (linux/capability.h).
+pub const NET_BIND_SERVICE: u32 = 10;
+/// See [`NET_BIND_SERVICE`].
 pub const NET_ADMIN: u32 = 12;
-/// See [`NET_ADMIN`].
+/// See [`NET_BIND_SERVICE`].
 pub const NET_RAW: u32 = 13;
-/// See [`NET_ADMIN`].
+/// See [`NET_BIND_SERVICE`].
 pub const SYS_PTRACE: u32 = 19;
-/// See [`NET_ADMIN`].
+/// See [`NET_BIND_SERVICE`].
 pub const SYS_ADMIN: u32 = 21;
-/// See [`NET_ADMIN`].
+/// See [`NET_BIND_SERVICE`].
 pub const PERFMON: u32 = 38;
-/// See [`NET_ADMIN`].
+/// See [`NET_BIND_SERVICE`].
 pub const BPF: u32 = 39;
 
 /// The sets of capabilities(7), as `/proc/PID/task/TID/status` names them.

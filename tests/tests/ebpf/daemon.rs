@@ -88,7 +88,7 @@ pub(crate) fn ask(to: SocketAddr) -> Result<u16> {
 }
 
 /// A connection that stays open.
-fn echo(stream: &mut TcpStream) {
+pub(crate) fn echo(stream: &mut TcpStream) {
     stream.write_all(b"still there?").unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();

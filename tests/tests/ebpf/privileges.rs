@@ -2,21 +2,22 @@
 //! at the sockets of other namespaces, too.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread;
 
+use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
 use causeway_tests::proxy_bed::privileges::{
-    BPF, NET_ADMIN, NET_RAW, PERFMON, Privileges, SYS_ADMIN, SYS_PTRACE,
+    BPF, NET_ADMIN, NET_BIND_SERVICE, NET_RAW, PERFMON, Privileges, SYS_ADMIN, SYS_PTRACE,
 };
-use causeway_tests::proxy_bed::{PORTS, Proxy, get, wait_until};
+use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, Proxy, get, wait_until};
 use netns_lab::apiserver::Resource;
 use nodekit::netns::NetNs;
 use nodekit::route::{Handle, Route, RouteKind, TABLE_LOCAL, VethEnd, VethPair};
 
-use crate::daemon::{Node, PATIENCE, ask, in_a_cell};
+use crate::daemon::{Node, PATIENCE, ask, echo, in_a_cell};
 
 /// Every thread has these, in each set, and no others.
 #[track_caller]
@@ -109,11 +110,11 @@ fn works(node: &Node, proxy: &Proxy, round: usize) {
     wait_until("the pin gone", PATIENCE, || !pin.exists()).unwrap();
 }
 
-fn configuration(node: &Node, metrics: u16) -> String {
+fn configuration(node: &Node, mode: &str, metrics: u16) -> String {
     let file = node.bed.folder().join("config.conf");
     let text = format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
-         mode: ebpf\nmetricsBindAddress: 127.0.0.1:{metrics}\nnftables: {{syncPeriod: 1s}}\n"
+         mode: {mode}\nmetricsBindAddress: 127.0.0.1:{metrics}\nnftables: {{syncPeriod: 1s}}\n"
     );
     let fresh = node.bed.folder().join("config.new");
     std::fs::write(&fresh, text).unwrap();
@@ -122,30 +123,32 @@ fn configuration(node: &Node, metrics: u16) -> String {
 }
 
 /// Starts a daemon as `command` begins it, and has it execute itself anew.
-fn starts_and_works(command: Command) {
+fn starts_and_works(command: Command, capabilities: &[u32]) {
     let node = &Node::new();
     let web = node.put("web", 0, PORTS[0]);
-    let config = configuration(node, 10249);
+    let config = configuration(node, "ebpf", 10249);
     let [cgroup, pins] = &node.cell.flags();
     let proxy = node.bed.command(command, &[&config, cgroup, pins]).unwrap();
     node.wait_for(web, PORTS[0]);
-    let all = [BPF, NET_ADMIN, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE];
-    keeps(&proxy, &all);
+    keeps(&proxy, capabilities);
     works(node, &proxy, 0);
-    configuration(node, 10250);
+    configuration(node, "ebpf", 10250);
     let metrics = ([127, 0, 0, 1], 10250).into();
     let there = || get(&node.bed.netns, metrics, "/proxyMode").is_ok();
     wait_until("the other address", PATIENCE, there).unwrap();
     works(node, &proxy, 1);
-    keeps(&proxy, &all);
+    keeps(&proxy, capabilities);
     assert!(proxy.terminate().unwrap().success());
     node.inside(|| ask(web)).unwrap();
 }
 
+const ALL: [u32; 6] = [BPF, NET_ADMIN, NET_RAW, PERFMON, SYS_ADMIN, SYS_PTRACE];
+
 #[test]
 fn the_daemon_keeps_what_it_needs_and_that_is_enough() {
     let program = causeway_tests::binary("causeway-proxy");
-    in_a_cell(|| starts_and_works(Command::new(program)));
+    let all = [&ALL[..], &[NET_BIND_SERVICE]].concat();
+    in_a_cell(move || starts_and_works(Command::new(program), &all));
 }
 
 #[test]
@@ -155,7 +158,47 @@ fn to_start_it_takes_no_more_either() {
     command
         .arg(bounded)
         .arg(causeway_tests::binary("causeway-proxy"));
-    in_a_cell(|| starts_and_works(command));
+    in_a_cell(|| starts_and_works(command, &ALL));
+}
+
+/// To go where it takes what was given up, the daemon ends and asks to be started again, as the kubelet
+/// does: connections go on all the while.
+#[test]
+fn a_mode_that_needs_more_is_there_after_a_new_start_and_connections_stay() {
+    in_a_cell(|| {
+        // In mode nftables packets must have a way on which they are translated.
+        let node = &Node {
+            bed: Bed::new().unwrap(),
+            cell: Cell::new(),
+        };
+        let web = node.put("web", 0, PORTS[0]);
+        let talk = node.put("talk", 1, ECHO_PORT);
+        let config = configuration(node, "nftables", 10249);
+        let [cgroup, pins] = &node.cell.flags();
+        let flags = [&config[..], cgroup, pins];
+        let mut proxy = node.bed.proxy(&flags).unwrap();
+        node.wait_for(web, PORTS[0]);
+        let mut stream = node.inside(|| TcpStream::connect_timeout(&talk, PATIENCE).unwrap());
+        echo(&mut stream);
+        configuration(node, "ebpf", 10249);
+        assert_eq!(proxy.wait(PATIENCE).unwrap().code(), Some(1));
+        let log = proxy.log().unwrap();
+        let asks = "which were given up at the start: whoever started this process is asked";
+        assert!(log.contains(asks), "{log}");
+        echo(&mut stream);
+        assert_eq!(node.inside(|| ask(web).unwrap()), PORTS[0]);
+
+        let proxy = node.bed.proxy(&flags).unwrap();
+        let metrics = ([127, 0, 0, 1], 10249).into();
+        wait_until("mode ebpf", PATIENCE, || {
+            get(&node.bed.netns, metrics, "/proxyMode").is_ok_and(|answer| answer.2 == "ebpf")
+        })
+        .unwrap();
+        node.put("web", 0, PORTS[1]);
+        node.wait_for(web, PORTS[1]);
+        echo(&mut stream);
+        assert!(proxy.terminate().unwrap().success());
+    });
 }
 
 /// Without sockets to be ended nothing lets it into other namespaces; and it cleans up with as

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
 use causeway_tests::proxy_bed::{Bed, NODE_IP, NODE_NAME, PORTS, get, wait_until};
@@ -123,6 +124,42 @@ fn a_port_that_is_taken_is_named_and_tried_again() {
     })
     .unwrap();
     assert!(shows("/metrics", "causeway_check_ports_not_served 0"));
+}
+
+#[test]
+fn a_port_below_1024_is_served_or_what_it_lacks_is_named() {
+    let program = causeway_tests::binary("causeway-proxy");
+    let mut bounded = Command::new("setpriv");
+    bounded
+        .args(["--bounding-set=-all,+net_admin,+net_raw"])
+        .arg(&program);
+    for (command, served) in [(Command::new(&program), true), (bounded, false)] {
+        let bed = Bed::new().unwrap();
+        let service = balanced("web", 0, 880);
+        bed.store.seed(Resource::Service, [service]).unwrap();
+        endpoints(&bed, 1);
+        let proxy = bed
+            .command(command, &["--healthz-bind-address=127.0.0.1:881"])
+            .unwrap();
+        if served {
+            for address in [at(880), ([127, 0, 0, 1], 881).into()] {
+                wait_until("an answer", PATIENCE, || {
+                    get(&bed.netns, address, "/livez").is_ok_and(|answer| answer.0.contains("200"))
+                })
+                .unwrap();
+            }
+            continue;
+        }
+        let statusz = || get(&bed.netns, ([127, 0, 0, 1], 10249).into(), "/statusz");
+        let line = "  Service default/web 172.30.0.1:880: Permission denied (os error 13): a port \
+                    below 1024 needs the capability CAP_NET_BIND_SERVICE";
+        wait_until("line in /statusz", PATIENCE, || {
+            statusz().is_ok_and(|answer| answer.2.contains(line))
+        })
+        .unwrap();
+        let log = proxy.log().unwrap();
+        assert_eq!(log.matches("CAP_NET_BIND_SERVICE").count(), 2, "{log}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use causeway_tests::proxy_bed::privileges::{NET_ADMIN, NET_RAW, Privileges};
+use causeway_tests::proxy_bed::privileges::{NET_ADMIN, NET_BIND_SERVICE, NET_RAW, Privileges};
 use causeway_tests::proxy_bed::{Bed, PORTS, Proxy, answer, wait_for, wait_until};
 use nodekit::nft::{Batch, Family, NftSocket};
 use nodekit::xtables::{self, Table, Variant, Xtables};
@@ -98,13 +98,14 @@ fn setpriv(words: &[&str], program: &Path) -> Command {
 }
 
 const NETWORK: [u32; 2] = [NET_ADMIN, NET_RAW];
+const NETWORK_AND_PORTS: [u32; 3] = [NET_ADMIN, NET_BIND_SERVICE, NET_RAW];
 
 #[test]
 fn the_daemon_keeps_what_it_needs_and_that_is_enough() {
     let program = causeway_tests::binary("causeway-proxy");
     for mode in ["nftables", "iptables"] {
         let bed = Bed::new().unwrap();
-        works(&bed, mode, Command::new(&program), &NETWORK);
+        works(&bed, mode, Command::new(&program), &NETWORK_AND_PORTS);
     }
 }
 
@@ -116,7 +117,7 @@ fn to_start_it_and_to_clean_up_takes_no_more_either() {
         let bed = Bed::new().unwrap();
         works(&bed, mode, setpriv(&bounded, &program), &NETWORK);
         let web = put(&bed, "web", 0, 2, PORTS[0]);
-        assert!(bed.netns.run(|| answer(web)).unwrap().is_some());
+        wait_for(&bed.netns, web, PORTS[0], PATIENCE).unwrap();
         let mut cleanup = bed
             .command(setpriv(&bounded, &program), &["--cleanup"])
             .unwrap();
