@@ -37,6 +37,7 @@ const OURS: &[&str] = &[
     "causeway_check_ports_not_served{}",
     "causeway_drift_repaired_total{}",
     "causeway_event_to_kernel_seconds_bucket{}",
+    "causeway_first_lists_to_kernel_seconds{}",
     "causeway_model_bytes{}",
     "causeway_model_objects{kind}",
     "causeway_objects_with_unusable_fields{}",
