@@ -42,8 +42,8 @@ plain! {
     crate::SocketRules: 16 + 16 + 4;
     crate::Settings: 2 + 2 + 4 + 4 + 8 + 8;
     crate::TrafficKey: 4 + 20;
-    crate::Traffic: 2 * 8;
+    crate::Traffic: 6 * 8;
     crate::PortName: 192;
     crate::Event: 8 + 8 + 4 + 20 + 20 + 20;
-    crate::Track: 8 + 8 + 8 + 40 + 4 + 4;
+    crate::Track: 5 * 8 + 40 + 4 + 4;
 }

@@ -24,7 +24,7 @@ pub use sockets::{Connected, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
 
 /// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// Names of the maps, also of their pins.
 pub mod maps {
@@ -80,6 +80,9 @@ pub mod maps {
     /// [`crate::TrafficKey`] to [`crate::Traffic`], for each processor; there once something went
     /// there.
     pub const TRAFFIC: &str = "traffic";
+    /// [`crate::TrafficKey`] to [`crate::Traffic`] of tracks that the daemon took away: what the
+    /// programs had not counted of them yet.
+    pub const SETTLED: &str = "settled";
     /// One entry: until when somebody watches, in nanoseconds of the monotonic clock; 0: nobody.
     pub const WATCH: &str = "watch";
     /// A ring buffer of [`crate::Event`]: what happens while somebody watches.

@@ -1,7 +1,7 @@
 //! What is known of packets that come to the node by an interface, and of the connections that they
 //! belong to.
 
-use crate::Address;
+use crate::{Address, Backend, Traffic, TrafficKey};
 
 /// An interface whose incoming packets the programs see; the key is its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,12 +88,16 @@ pub struct Track {
     pub packets: u64,
     /// Their bytes, from the IP header on.
     pub bytes: u64,
+    /// How many of the packets were counted for the Service port.
+    pub counted_packets: u64,
+    /// How many of the bytes were.
+    pub counted_bytes: u64,
     /// What its packets become.
     pub becomes: Tuple,
     /// [`Track::ANSWER`], [`Track::FINISHED`], [`Track::RESET`].
     pub flags: u32,
-    /// Zero.
-    pub zero: u32,
+    /// [`crate::Frontend::service`], as the connection began.
+    pub service: u32,
 }
 
 impl Track {
@@ -103,6 +107,31 @@ impl Track {
     pub const FINISHED: u32 = 2;
     /// A RST went this way.
     pub const RESET: u32 = 4;
+
+    /// What is yet to be counted for the Service port, and for which of its backends, if this is the
+    /// track of `key`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn uncounted(&self, key: &Tuple) -> (TrafficKey, Traffic) {
+        let answers = self.flags & Self::ANSWER != 0;
+        let (address, port) = if answers {
+            (key.source, key.source_port)
+        } else {
+            (self.becomes.destination, self.becomes.destination_port)
+        };
+        let backend = Backend {
+            address,
+            port,
+            zero: 0,
+        };
+        let packets = self.packets.saturating_sub(self.counted_packets);
+        let bytes = self.bytes.saturating_sub(self.counted_bytes);
+        let service = self.service;
+        (
+            TrafficKey { service, backend },
+            Traffic::packets(packets, bytes, answers),
+        )
+    }
 }
 
 /// How far a TCP connection has come, by the flags of its two directions.

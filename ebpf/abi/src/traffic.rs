@@ -20,6 +20,14 @@ pub struct Traffic {
     pub connections: u64,
     /// Calls and packets that were refused or dropped: there is no backend.
     pub refused: u64,
+    /// Packets to backends that were translated. (Those of sockets pass by no program.)
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+    /// Packets that were translated on their way back.
+    pub answer_packets: u64,
+    /// Their bytes, from the IP header on.
+    pub answer_bytes: u64,
 }
 
 impl Traffic {
@@ -37,13 +45,40 @@ impl Traffic {
     pub const NONE: Self = Self {
         connections: 0,
         refused: 0,
+        packets: 0,
+        bytes: 0,
+        answer_packets: 0,
+        answer_bytes: 0,
     };
+
+    /// So many packets more, of so many bytes together.
+    #[inline(always)]
+    #[must_use]
+    pub const fn packets(packets: u64, bytes: u64, answers: bool) -> Self {
+        if answers {
+            Self {
+                answer_packets: packets,
+                answer_bytes: bytes,
+                ..Self::NONE
+            }
+        } else {
+            Self {
+                packets,
+                bytes,
+                ..Self::NONE
+            }
+        }
+    }
 
     /// So much more.
     #[inline(always)]
     pub fn add(&mut self, more: &Self) {
         self.connections = self.connections.wrapping_add(more.connections);
         self.refused = self.refused.wrapping_add(more.refused);
+        self.packets = self.packets.wrapping_add(more.packets);
+        self.bytes = self.bytes.wrapping_add(more.bytes);
+        self.answer_packets = self.answer_packets.wrapping_add(more.answer_packets);
+        self.answer_bytes = self.answer_bytes.wrapping_add(more.answer_bytes);
     }
 }
 

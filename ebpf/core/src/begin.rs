@@ -71,7 +71,11 @@ pub fn account(tables: &impl Tables, flow: &Flow, work: &Work) {
         Counter::Translated => {
             event.backend.address = work.becomes.destination;
             event.backend.port = work.becomes.destination_port;
-            tables.add(work.service, &event.backend, &Traffic::CONNECTION);
+            let first = Traffic {
+                connections: 1,
+                ..Traffic::packets(1, u64::from(flow.length), false)
+            };
+            tables.add(work.service, &event.backend, &first);
         }
         Counter::PacketsRefused | Counter::PacketsDropped => {
             tables.add(work.service, &event.backend, &Traffic::REFUSAL);
@@ -230,9 +234,11 @@ fn translate(
         seen: kernel.now(),
         packets: 0,
         bytes: 0,
+        counted_packets: 0,
+        counted_bytes: 0,
         becomes: flow.tuple.reversed(),
         flags: Track::ANSWER,
-        zero: 0,
+        service: work.service,
     };
     match reserve(tables, kernel, work, masquerade) {
         Some(Added::New) => {}
@@ -252,8 +258,10 @@ fn translate(
 #[inline(always)]
 fn remember(tables: &impl PacketTables, flow: &Flow, work: &mut Work) -> Verdict {
     let track = &mut work.track;
-    track.packets = 1;
+    // For the Service port it is counted as the connection is.
+    (track.packets, track.counted_packets) = (1, 1);
     track.bytes = u64::from(flow.length);
+    track.counted_bytes = track.bytes;
     track.becomes = work.becomes;
     track.flags = 0;
     match tables.add_track(&flow.tuple, track) {

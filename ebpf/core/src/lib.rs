@@ -25,7 +25,7 @@ pub use bind::may_bind;
 pub use connect::{Sockets, believed, close, connect};
 pub use onward::{Hop, Routes, Verdict, Way, Work, find_way};
 pub use socket::{Aim, Answer, Kernel, Socket, Tables, send};
-pub use track::{Added, PacketTables, answer_to, follow};
+pub use track::{Added, PacketTables, answer_to, follow, settle};
 
 #[cfg(test)]
 mod tests;

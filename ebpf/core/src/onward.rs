@@ -46,6 +46,8 @@ pub struct Work {
     pub hop: Hop,
     /// The number of the Service port that a connection begins with; 0: unknown.
     pub(crate) service: u32,
+    /// It is time to [`crate::settle`] what was not counted yet.
+    pub due: bool,
     /// What was decided, if that is to be told.
     pub(crate) what: Option<Counter>,
     /// A direction that is about to be remembered, and its key.
@@ -64,14 +66,17 @@ impl Work {
             mtu: 0,
         },
         service: 0,
+        due: false,
         what: None,
         track: Track {
             seen: 0,
             packets: 0,
             bytes: 0,
+            counted_packets: 0,
+            counted_bytes: 0,
             becomes: Tuple::EMPTY,
             flags: 0,
-            zero: 0,
+            service: 0,
         },
         answer: Tuple::EMPTY,
     };

@@ -13,6 +13,8 @@ const SYN_LASTS: u64 = 60 * NANOSECONDS;
 /// How long a port stays taken when its connection is over, in nanoseconds: the last packets may
 /// still be under way.
 const LINGERS: u64 = NANOSECONDS / 5;
+/// Tracks are settled once in so many nanoseconds, as a power of two: about a second.
+const TICK: u32 = 30;
 
 /// The maps of packets.
 pub trait PacketTables: Tables {
@@ -72,18 +74,23 @@ pub fn follow(
     work: &mut Work,
 ) -> bool {
     let Work {
-        becomes, answer, ..
+        becomes,
+        answer,
+        due,
+        ..
     } = work;
     let before = tables.with_track(&flow.tuple, |track| {
         let now = kernel.now();
         let before = (now.saturating_sub(track.seen), track.flags);
         *becomes = track.becomes;
+        *due = now >> TICK != track.seen >> TICK;
         track.seen = now;
         track.packets += 1;
         track.bytes += u64::from(flow.length);
         if flow.flags & (Flow::FIN | Flow::RST) != 0 {
             track.flags |= end(flow);
         }
+        *due |= track.flags & (Track::FINISHED | Track::RESET) != 0;
         before
     });
     let Some((idle, flags)) = before else {
@@ -94,11 +101,48 @@ pub fn follow(
     }
     *answer = becomes.reversed();
     if is_over(tables, kernel, flow, answer, idle, flags) {
-        tables.remove_track(&flow.tuple);
-        tables.remove_track(answer);
+        // This one is the next connection's.
+        tables.with_track(&flow.tuple, |track| {
+            track.packets = track.packets.saturating_sub(1);
+            track.bytes = track.bytes.saturating_sub(u64::from(flow.length));
+        });
+        forget(tables, &flow.tuple);
+        forget(tables, answer);
         return false;
     }
     true
+}
+
+/// Counts for the Service port and its backend what came of a connection since the last time, when
+/// that is [`Work::due`]; and both directions of it.
+///
+/// To do so with every packet would be two look-ups more for each of them. So it is done once a
+/// second, and with each packet when a TCP connection is about to end: nothing is left then when its
+/// port is needed. Otherwise whoever takes a track away counts what is left.
+#[inline(always)]
+pub fn settle(tables: &impl PacketTables, flow: &Flow, work: &Work) {
+    settle_one(tables, &flow.tuple);
+    settle_one(tables, &work.becomes.reversed());
+}
+
+#[inline(always)]
+fn settle_one(tables: &impl PacketTables, key: &Tuple) {
+    let uncounted = tables.with_track(key, |track| {
+        let uncounted = track.uncounted(key);
+        track.counted_packets = track.packets;
+        track.counted_bytes = track.bytes;
+        uncounted
+    });
+    if let Some((to, more)) = uncounted {
+        tables.add(to.service, &to.backend, &more);
+    }
+}
+
+/// Takes a track away.
+#[inline(always)]
+fn forget(tables: &impl PacketTables, key: &Tuple) {
+    settle_one(tables, key);
+    tables.remove_track(key);
 }
 
 #[inline(always)]

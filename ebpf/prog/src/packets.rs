@@ -13,6 +13,7 @@ use causeway_ebpf_core::prefilter::{may_concern_v4, may_concern_v6};
 use causeway_ebpf_core::rewrite::{self, Addresses, Quote};
 use causeway_ebpf_core::{
     PacketTables as _, Tables as _, Verdict, Work, account, answer_to, begin, find_way, follow,
+    settle,
 };
 
 use crate::maps::{self, Maps};
@@ -84,6 +85,9 @@ fn left(why: Counter) -> i32 {
 fn came(buffer: &Buffer, room: &mut Room) -> i32 {
     let Room { flow, work, .. } = room;
     let verdict = if follow(&Maps, &ThisMachine, flow, work) {
+        if work.due {
+            count(flow, work);
+        }
         Verdict::Follow
     } else if flow.begins() {
         let verdict = first(buffer, flow, work);
@@ -116,6 +120,11 @@ fn first(buffer: &Buffer, flow: &Flow, work: &mut Work) -> Verdict {
 #[inline(never)]
 fn tell(flow: &Flow, work: &Work) {
     account(&Maps, flow, work);
+}
+
+#[inline(never)]
+fn count(flow: &Flow, work: &Work) {
+    settle(&Maps, flow, work);
 }
 
 #[inline(never)]

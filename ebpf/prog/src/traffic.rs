@@ -17,6 +17,10 @@ static TRAFFIC_MAP: PerCpuHashMap<TrafficKey, Traffic> =
 #[map(name = "services")]
 static SERVICES_MAP: HashMap<u32, PortName> = HashMap::pinned(SERVICES, BPF_F_NO_PREALLOC);
 
+/// What the daemon counts itself.
+#[map(name = "settled")]
+static SETTLED_MAP: HashMap<TrafficKey, Traffic> = HashMap::pinned(COUNTED, BPF_F_NO_PREALLOC);
+
 /// So much more for a Service port and for its backend.
 #[inline(always)]
 pub fn add(service: u32, backend: &Backend, more: &Traffic) {
@@ -34,7 +38,8 @@ pub fn add(service: u32, backend: &Backend, more: &Traffic) {
     }
 }
 
-#[inline(always)]
+// It stands in many places: once is enough.
+#[inline(never)]
 fn add_at(key: &TrafficKey, more: &Traffic) {
     if grow(key, more)
         || TRAFFIC_MAP

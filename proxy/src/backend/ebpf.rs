@@ -26,6 +26,7 @@ mod pressure;
 mod remainder;
 mod rules;
 mod services;
+mod settled;
 mod sockets;
 mod sweep;
 mod table;

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
+use causeway_ebpf_abi::Traffic;
 use lb_plan::iptables::Counter as PacketCounter;
 use nodekit::nfacct;
 use prometheus_client::encoding::text;
@@ -353,28 +354,55 @@ fn register_ebpf(r: &mut Registry, counts: &Counts) {
     );
 }
 
+/// What is counted of a Service port: the name's end, what it says, and what it is.
+type OfServicePort = (&'static str, &'static str, fn(&Traffic) -> u64);
+
+const OF_SERVICE_PORTS: [OfServicePort; 6] = [
+    (
+        "connections",
+        "Connections and UDP flows to a Service port",
+        |traffic| traffic.connections,
+    ),
+    (
+        "refused",
+        "Calls and packets that were refused or dropped, since a Service port had no endpoint",
+        |traffic| traffic.refused,
+    ),
+    (
+        "packets",
+        "Packets to a Service port that were translated at an interface",
+        |traffic| traffic.packets,
+    ),
+    (
+        "bytes",
+        "Bytes of packets to a Service port that were translated at an interface",
+        |traffic| traffic.bytes,
+    ),
+    (
+        "answer_packets",
+        "Packets of a Service port's endpoints that were translated at an interface",
+        |traffic| traffic.answer_packets,
+    ),
+    (
+        "answer_bytes",
+        "Bytes of packets of a Service port's endpoints that were translated at an interface",
+        |traffic| traffic.answer_bytes,
+    ),
+];
+
 /// What went to each Service port.
 fn register_services(r: &mut Registry, counts: &Counts) {
-    let families: [_; 2] = std::array::from_fn(|_| Family::<ByServicePort, Counter>::default());
-    for (name, traffic) in counts.services() {
-        let labels = ByServicePort {
-            namespace: name.namespace,
-            service: name.service,
-            port: name.port,
-        };
-        let counted = [traffic.connections, traffic.refused];
-        for (family, count) in families.iter().zip(counted) {
-            family.get_or_create(&labels).inc_by(count);
+    let services = counts.services();
+    for (what, help, count) in OF_SERVICE_PORTS {
+        let family = Family::<ByServicePort, Counter>::default();
+        for (name, traffic) in &services {
+            let labels = ByServicePort {
+                namespace: name.namespace.clone(),
+                service: name.service.clone(),
+                port: name.port.clone(),
+            };
+            family.get_or_create(&labels).inc_by(count(traffic));
         }
-    }
-    let said = [
-        ("connections", "Connections and UDP flows to a Service port"),
-        (
-            "refused",
-            "Calls and packets that were refused or dropped, since a Service port had no endpoint",
-        ),
-    ];
-    for ((what, help), family) in said.into_iter().zip(families) {
         r.register(format!("ebpf_service_{what}"), help, family);
     }
 }

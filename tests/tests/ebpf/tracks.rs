@@ -16,7 +16,7 @@ use crate::node::{Node, PATIENCE, on_a_node};
 use crate::world::{World, at, node_port, node_port_service};
 
 /// What is over is forgotten soon, and looked for all the time.
-fn hurried(node: &Node<'_>) -> Options {
+pub(crate) fn hurried(node: &Node<'_>) -> Options {
     // Not so soon that an answer on a busy machine comes too late.
     let soon = Duration::from_secs(2);
     Options {

@@ -2,15 +2,19 @@
 
 use std::net::UdpSocket;
 
+use causeway_ebpf_abi::maps;
 use causeway_proxy::backend::DataPlane as _;
 use causeway_proxy::backend::ebpf::Options;
 use causeway_proxy::config::Mode;
 use causeway_proxy::metrics::Metrics;
+use causeway_tests::packet_bed::ask;
+use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
 
 use crate::looks::shown;
-use crate::node::{Node, on_a_node};
-use crate::world::{World, at, service};
+use crate::node::{Node, PATIENCE, on_a_node};
+use crate::tracks::hurried;
+use crate::world::{World, at, node_port, node_port_service, service};
 
 /// (Service port, pod, connections, refused) of each row; of no pod, the Service port's own.
 fn rows(node: &Node<'_>) -> Vec<(String, Option<usize>, u64, u64)> {
@@ -130,5 +134,85 @@ fn the_page_has_them_by_service_port_unless_nobody_wants_it() {
         let hidden = page(proxy.backend.ebpf_counts());
         assert!(!hidden.contains("causeway_ebpf_service_connections_total{"));
         assert!(hidden.contains("causeway_ebpf_events_total{"));
+    });
+}
+
+/// The packets and bytes of a row, there and back.
+fn numbers(row: &serde_json::Value) -> [u64; 4] {
+    let fields = ["packets", "bytes", "answerPackets", "answerBytes"];
+    fields.map(|field| row[field].as_u64().unwrap())
+}
+
+#[test]
+fn packets_and_bytes_of_a_connection_are_its_endpoints_and_its_service_ports() {
+    on_a_node(|node| {
+        let mut world = World::empty();
+        world.serve(node.bed, &node_port_service(1), &[2]);
+        let mut proxy = node.start(&world);
+        proxy.sync(&mut world);
+        let _streams = Family::ALL.map(|family| {
+            let mut stream = node.bed.client.connect(node_port(node.bed, family, 1));
+            for _ in 0..5 {
+                assert_eq!(ask(stream.as_mut().unwrap()).unwrap().pod, 2);
+            }
+            stream
+        });
+        // The last answer's acknowledgement may be under way.
+        let (tracks, traffic) = loop {
+            let tracks = shown(node, "tracks");
+            let traffic = shown(node, "traffic");
+            let same = |(one, other)| numbers(one) == numbers(other);
+            if shown(node, "tracks").iter().zip(&tracks).all(same) {
+                break (tracks, traffic);
+            }
+        };
+        let mut all = [0; 4];
+        for track in &tracks {
+            let found = traffic
+                .iter()
+                .find(|row| row["backend"] == track["backend"]);
+            assert_eq!(numbers(found.unwrap()), numbers(track));
+            let more = numbers(track);
+            assert!(more.iter().all(|number| *number >= 5), "{more:?}");
+            all = std::array::from_fn(|field| all[field] + more[field]);
+        }
+        assert_eq!(tracks.len(), 2);
+        assert!(traffic[0]["backend"].is_null());
+        assert_eq!(numbers(&traffic[0]), all);
+    });
+}
+
+#[test]
+fn what_a_flow_brought_is_counted_when_it_is_forgotten() {
+    on_a_node(|node| {
+        let mut world = World::empty();
+        world.serve(node.bed, &node_port_service(1), &[2]);
+        let mut proxy = node.start_with(&world, &hurried(node));
+        proxy.sync(&mut world);
+        for _ in 0..3 {
+            let to = node_port(node.bed, Family::V4, 1);
+            node.bed.client.udp(to).unwrap();
+        }
+        let counts = proxy.backend.ebpf_counts().unwrap();
+        let gone = || {
+            counts
+                .maps()
+                .any(|fill| fill.map == maps::TRACKS && fill.entries == 0)
+        };
+        wait_until("flows forgotten", 6 * PATIENCE, gone).unwrap();
+        let counted = shown(node, "traffic");
+        assert_eq!(counted.len(), 2, "a Service port and its endpoint");
+        for row in counted {
+            let [packets, _, answers, bytes] = numbers(&row);
+            assert_eq!((packets, answers), (3, 3));
+            assert!(bytes > 3 * 28, "{bytes}");
+        }
+        // The page says the same.
+        let metrics = Metrics::new();
+        metrics.set_ebpf(Some(counts));
+        let page = metrics.encode(Mode::Ebpf).unwrap();
+        let answers = "causeway_ebpf_service_answer_packets_total{namespace=\"default\",\
+                       service=\"s1\",port=\"udp\"} 3";
+        assert!(page.lines().any(|line| line == answers), "{page}");
     });
 }

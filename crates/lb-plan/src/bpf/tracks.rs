@@ -83,9 +83,11 @@ mod tests {
             seen: seen * SECOND,
             packets,
             bytes: 0,
+            counted_packets: 0,
+            counted_bytes: 0,
             becomes: Tuple::EMPTY,
             flags,
-            zero: 0,
+            service: 0,
         }
     }
 

@@ -149,9 +149,11 @@ fn whoever_loses_a_race_follows_the_winner() {
         seen: 0,
         packets: 1,
         bytes: 60,
+        counted_packets: 0,
+        counted_bytes: 0,
         becomes: winners,
         flags: 0,
-        zero: 0,
+        service: 0,
     };
     *world.other_processor.borrow_mut() = Some((syn().tuple, track));
     assert_eq!(world.translates(&syn()), winners);

@@ -50,6 +50,7 @@ impl Pressure {
             hash::<u32, Entry<Interface>>(p, maps::INTERFACES)?,
             hash::<u32, Entry<PortName>>(p, maps::SERVICES)?,
             traffic(p)?,
+            hash::<Entry<TrafficKey>, Entry<Traffic>>(p, maps::SETTLED)?,
             networks(p, maps::PODS)?,
             networks(p, maps::UNSERVED)?,
             hash::<Entry<Tuple>, Entry<Track>>(p, maps::TRACKS)?,

@@ -11,6 +11,7 @@ use lb_plan::bpf::Lifetimes;
 
 use super::entries::{Entry, ip, monotonic};
 use super::prefilter::Marks;
+use super::settled::Settled;
 use super::sockets::{failed, gone, is_missing};
 use super::{Error, pins};
 use crate::backend::conntrack::Serving;
@@ -20,6 +21,7 @@ use crate::backend::conntrack::Serving;
 pub(super) struct Tracks {
     map: HashMap<MapData, Entry<Tuple>, Entry<Track>>,
     marks: Marks,
+    settled: Settled,
     lifetimes: Lifetimes,
 }
 
@@ -32,6 +34,7 @@ impl Tracks {
         Ok(Self {
             map: map.map_err(failed(maps::TRACKS))?,
             marks: Marks::open(pins)?,
+            settled: Settled::open(pins)?,
             lifetimes,
         })
     }
@@ -102,7 +105,12 @@ impl Tracks {
         }
     }
 
+    /// Counts what its packets brought since the programs did, and takes it away.
     fn remove(&mut self, tuple: &Tuple) -> Result<(), Error> {
+        if let Some(track) = self.get(tuple)? {
+            let (to, more) = track.uncounted(tuple);
+            self.settled.add(&to, &more)?;
+        }
         gone(self.map.remove(&Entry(*tuple))).map_err(failed(maps::TRACKS))
     }
 }

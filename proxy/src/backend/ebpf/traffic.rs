@@ -7,13 +7,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use aya::maps::{MapData, PerCpuHashMap};
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, SlotKey, Traffic, TrafficKey, maps};
+use causeway_ebpf_abi::{
+    Backend, Frontend, FrontendKey, SlotKey, Track, Traffic, TrafficKey, Tuple, maps,
+};
 use serde::Serialize;
 
 use super::Error;
 use super::entries::{Entry, socket_address};
 use super::names::{Names, ServicePortName};
 use super::pinned::{Pinned, present};
+use super::settled::{Settled, both};
 use super::sockets::{failed, gone};
 use super::table::{Table, or_dash};
 
@@ -21,6 +24,8 @@ use super::table::{Table, or_dash};
 pub(super) struct TrafficMaps {
     pinned: Pinned,
     traffic: PerCpuHashMap<MapData, Entry<TrafficKey>, Entry<Traffic>>,
+    /// What was counted of connections that the daemon took away.
+    settled: Settled,
     names: Names,
 }
 
@@ -30,12 +35,14 @@ impl TrafficMaps {
         let pinned = Pinned::open(pins)?;
         Ok(Self {
             traffic: pinned.any(maps::TRAFFIC)?,
+            settled: Settled::of(&pinned)?,
             names: Names::open(&pinned)?,
             pinned,
         })
     }
 
-    /// What is counted, all processors together.
+    /// What is counted, all processors together. It never becomes less; packets of the last second
+    /// are not in it, nor are those after which their connection fell silent.
     fn counted(&self) -> Result<BTreeMap<TrafficKey, Traffic>, Error> {
         let mut found = BTreeMap::new();
         for key in self.traffic.keys() {
@@ -45,6 +52,21 @@ impl TrafficMaps {
                 let mut all = Traffic::NONE;
                 by_processor.iter().for_each(|one| all.add(&one.0));
                 found.insert(key.0, all);
+            }
+        }
+        self.settled.add_to(&mut found)?;
+        Ok(found)
+    }
+
+    /// The same with all that has passed so far.
+    fn passed(&self) -> Result<BTreeMap<TrafficKey, Traffic>, Error> {
+        let mut found = self.counted()?;
+        for (tuple, track) in self.pinned.entries::<Tuple, Track>(maps::TRACKS)? {
+            let (to, more) = track.uncounted(&tuple);
+            if to.service != 0 && more != Traffic::NONE {
+                for key in both(&to) {
+                    found.entry(key).or_default().add(&more);
+                }
             }
         }
         Ok(found)
@@ -66,19 +88,18 @@ impl TrafficMaps {
     /// Takes away what was counted for a Service port; what was for its backends is swept.
     pub(super) fn forget(&mut self, service: u32) -> Result<(), Error> {
         let backend = Backend::NONE;
-        let key = Entry(TrafficKey { service, backend });
-        gone(self.traffic.remove(&key)).map_err(failed(maps::TRAFFIC))
+        self.remove(&TrafficKey { service, backend })
+    }
+
+    fn remove(&mut self, key: &TrafficKey) -> Result<(), Error> {
+        gone(self.traffic.remove(&Entry(*key))).map_err(failed(maps::TRAFFIC))?;
+        self.settled.forget(key)
     }
 
     /// Takes away what was counted for backends and Service ports that are gone. A call that was
     /// under way may make an entry after its backend left, so that this is done again and again.
     pub(super) fn sweep(&mut self) -> Result<(), Error> {
-        let counted: Result<BTreeSet<TrafficKey>, _> = self
-            .traffic
-            .keys()
-            .map(|key| key.map(|key| key.0))
-            .collect();
-        let counted = counted.map_err(failed(maps::TRAFFIC))?;
+        let counted: BTreeSet<TrafficKey> = self.counted()?.into_keys().collect();
         let numbers: BTreeSet<u32> = counted.iter().map(|key| key.service).collect();
         let served = self.served(&numbers)?;
         for key in counted {
@@ -88,7 +109,7 @@ impl TrafficMaps {
                 served.contains(&key)
             };
             if !there {
-                gone(self.traffic.remove(&Entry(key))).map_err(failed(maps::TRAFFIC))?;
+                self.remove(&key)?;
             }
         }
         Ok(())
@@ -142,6 +163,14 @@ pub struct TrafficRow {
     pub connections: u64,
     /// Calls and packets that were refused or dropped, since there was no backend.
     pub refused: u64,
+    /// Packets of clients that were translated one by one; those of sockets are not.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+    /// The same of the answers.
+    pub answer_packets: u64,
+    /// Their bytes.
+    pub answer_bytes: u64,
 }
 
 impl TrafficDump {
@@ -152,7 +181,7 @@ impl TrafficDump {
     pub fn read(pins: &Path) -> Result<Self, Error> {
         let maps = TrafficMaps::open(pins)?;
         let mut rows = Vec::new();
-        for (key, traffic) in maps.counted()? {
+        for (key, traffic) in maps.passed()? {
             let Some(service) = maps.names.of(key.service)? else {
                 continue;
             };
@@ -162,6 +191,10 @@ impl TrafficDump {
                 backend: backend.map(|one| socket_address(one.address, one.port)),
                 connections: traffic.connections,
                 refused: traffic.refused,
+                packets: traffic.packets,
+                bytes: traffic.bytes,
+                answer_packets: traffic.answer_packets,
+                answer_bytes: traffic.answer_bytes,
             });
         }
         rows.sort_by(|a, b| (&a.service, a.backend).cmp(&(&b.service, b.backend)));
@@ -172,13 +205,22 @@ impl TrafficDump {
 /// A line for each.
 impl fmt::Display for TrafficDump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEAD: [&str; 4] = ["SERVICE", "BACKEND", "CONNECTIONS", "REFUSED"];
+        const HEAD: [&str; 6] = [
+            "SERVICE",
+            "BACKEND",
+            "CONNECTIONS",
+            "REFUSED",
+            "PACKETS",
+            "BYTES",
+        ];
         let cells = |row: &TrafficRow| {
             [
                 row.service.to_string(),
                 or_dash(row.backend),
                 row.connections.to_string(),
                 row.refused.to_string(),
+                format!("{}/{}", row.packets, row.answer_packets),
+                format!("{}/{}", row.bytes, row.answer_bytes),
             ]
         };
         Table::new(HEAD, self.0.iter().map(cells)).fmt(f)

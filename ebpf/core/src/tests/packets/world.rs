@@ -14,7 +14,7 @@ use super::{INSIDE, NODE, OUTSIDE, VIP, pod};
 use crate::packet::{Family, Flow, TCP, UDP};
 use crate::{
     Added, Hop, Kernel, PacketTables, Routes, Tables, Verdict, Way, Work, account, begin, find_way,
-    follow,
+    follow, settle,
 };
 
 extern crate std;
@@ -217,6 +217,9 @@ impl World {
     pub(super) fn takes_at(&self, ingress: u32, flow: &Flow) -> (Verdict, Tuple) {
         let mut work = Work::EMPTY;
         let verdict = if follow(self, self, flow, &mut work) {
+            if work.due {
+                settle(self, flow, &work);
+            }
             Verdict::Follow
         } else if flow.begins() {
             let verdict = begin(self, self, self, ingress, flow, &mut work);
