@@ -36,6 +36,7 @@ use nodekit::nft::{self, Batch, Element, ElementPath, Family, NftSocket};
 use nodekit::xtables;
 
 use crate::failure;
+use crate::rollback::{Rollback, Step};
 pub(crate) use entries::{Entries, Entry, Key, Scaffold, address_key, family_of};
 pub(crate) use owner::{Owner, network_tag};
 
@@ -58,6 +59,19 @@ const SCAFFOLD: usize = 0;
 #[derive(Debug)]
 pub(crate) struct Tables {
     nft: NftSocket,
+}
+
+/// The step of ADD that commits `entries`; undone, they go.
+///
+/// # Errors
+/// As [`Tables::add`].
+pub(crate) fn step(rollback: &mut Rollback<'_>, entries: &Entries) -> Result<(), Error> {
+    let (owner, keys) = (entries.owner().clone(), entries.keys());
+    rollback.step_with_undo(
+        Step::Tables,
+        || Tables::open()?.add(entries),
+        move || Tables::open()?.remove(&owner, &keys).map(drop),
+    )
 }
 
 /// An element that was taken away.

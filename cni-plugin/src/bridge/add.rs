@@ -19,7 +19,7 @@ use crate::ipam;
 use crate::pod::{self, Inside, Pair};
 use crate::portmap;
 use crate::rollback::{Rollback, Step};
-use crate::tables::Tables;
+use crate::tables;
 
 /// Attaches a container. On failure nothing of it is left; the bridge, which is everybody's, may
 /// be.
@@ -175,12 +175,7 @@ impl<'a> Target<'a> {
         if entries.is_empty() {
             return Ok(());
         }
-        let (owner, keys) = (entries.owner().clone(), entries.keys());
-        rollback.step_with_undo(
-            Step::Tables,
-            || Tables::open()?.add(&entries),
-            move || Tables::open()?.remove(&owner, &keys).map(drop),
-        )?;
+        tables::step(rollback, &entries)?;
         match &network.ports {
             None => Ok(()),
             Some(ports) => rollback.step(Step::StaleConnections, || {

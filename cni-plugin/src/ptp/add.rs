@@ -17,7 +17,7 @@ use crate::call::Call;
 use crate::identity::{HostEnd, pod_mac};
 use crate::pod::{self, Inside, Pair, to_network};
 use crate::rollback::{Rollback, Step};
-use crate::tables::{Entries, Owner, Tables};
+use crate::tables::{self, Entries, Owner};
 use crate::{failure, forwarding, ipam};
 
 /// Attaches a container. On failure nothing of it is left.
@@ -123,12 +123,7 @@ fn program<'a>(
     if entries.is_empty() {
         return Ok(());
     }
-    let (owner, keys) = (entries.owner().clone(), entries.keys());
-    rollback.step_with_undo(
-        Step::Tables,
-        || Tables::open()?.add(&entries),
-        move || Tables::open()?.remove(&owner, &keys).map(drop),
-    )
+    tables::step(rollback, &entries)
 }
 
 /// What the attachment has in nf_tables.
