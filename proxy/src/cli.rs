@@ -47,6 +47,10 @@ pub struct Flags {
     /// Mode ebpf: the folder on a bpffs where maps and programs outlive the daemon.
     #[arg(long, value_name = "FOLDER", default_value = ebpf::DEFAULT_PINS, global = true)]
     pub ebpf_pin_dir: PathBuf,
+    /// Mode ebpf: how packets are seen at interfaces: by TCX (Linux 6.6), as a filter of the clsact
+    /// qdisc, or by TCX where the kernel has it and by clsact elsewhere.
+    #[arg(long, value_name = "HOOK", default_value = "auto")]
+    pub ebpf_packets_hook: ebpf::PacketsHook,
     /// Mode ebpf: how many directions of connections are remembered whose packets are translated;
     /// each connection has two.
     #[arg(long, value_name = "NUMBER", default_value_t = ebpf::DEFAULT_TRACKS,
@@ -188,6 +192,7 @@ impl Flags {
         ebpf::Options {
             cgroup_root: self.ebpf_cgroup_root.clone(),
             pins: self.ebpf_pin_dir.clone(),
+            packets_hook: self.ebpf_packets_hook,
             connect_udp: self.ebpf_connect_udp,
             end_tcp: self.ebpf_end_tcp,
             guard_node_ports: self.ebpf_guard_node_ports,
@@ -418,6 +423,19 @@ mod tests {
     }
 
     #[test]
+    fn how_packets_are_seen_is_said_by_a_flag() {
+        let said = |flags: &[&str]| {
+            let words = ["causeway-proxy"].iter().chain(flags);
+            Flags::read(words).unwrap().ebpf().packets_hook
+        };
+        use ebpf::PacketsHook::{Auto, Clsact, Tcx};
+        assert_eq!(said(&[]), Auto);
+        for (value, hook) in [("auto", Auto), ("tcx", Tcx), ("clsact", Clsact)] {
+            assert_eq!(said(&[&format!("--ebpf-packets-hook={value}")]), hook);
+        }
+    }
+
+    #[test]
     fn how_backends_are_chosen_is_said_by_flags() {
         let said = |flags: &[&str]| {
             let words = ["causeway-proxy"].iter().chain(flags);
@@ -454,6 +472,7 @@ mod tests {
             ("--ebpf-tracks=10", "1024"),
             ("--ebpf-maglev-table-size=16384", "16381"),
             ("--ebpf-backend-choice=best", "maglev"),
+            ("--ebpf-packets-hook=xdp", "clsact"),
             ("--conntrack-min=many", "a whole number"),
             ("--profiling=maybe", "true or false"),
             ("--feature-gates=A", "Name=true"),

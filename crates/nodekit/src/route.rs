@@ -7,6 +7,7 @@
 
 mod address;
 mod changes;
+mod classifier;
 mod entry;
 mod link;
 mod mac;
@@ -19,6 +20,7 @@ mod vlan;
 
 pub use address::{Address, Scope};
 pub use changes::{Changes, Waker};
+pub use classifier::{Classifier, Filter};
 pub use entry::{
     EVERYTHING_V4, EVERYTHING_V6, Route, RouteFilter, RouteKind, TABLE_LOCAL, TABLE_MAIN,
 };

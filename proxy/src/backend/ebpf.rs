@@ -6,7 +6,9 @@
 //! The programs and their maps outlive the daemon by their pins: a restart finds what is there,
 //! and the new programs take over before the old ones go.
 
+mod attachment;
 mod clients;
+mod clsact;
 mod connected;
 mod counts;
 mod dump;
@@ -45,6 +47,7 @@ use lb_plan::bpf::{Applied, Node, Operation, Step, Unserved, is_taken, wanted};
 use super::conntrack::Serving;
 use super::plane::{DataPlane, PlaneSettings};
 use super::{BackendError, PassReport};
+use attachment::Attachments;
 use entries::ip;
 use packets::Packets;
 use pass::{Pass, Sorted};
@@ -58,7 +61,7 @@ pub use dump::Dump;
 pub use held::{HeldSocket, HeldSockets};
 pub use monitor::{Happening, Monitor};
 pub use names::ServicePortName;
-pub use options::{DEFAULT_SNAT_PORTS, DEFAULT_TRACKS, Options};
+pub use options::{DEFAULT_SNAT_PORTS, DEFAULT_TRACKS, Options, PacketsHook};
 pub use pins::DEFAULT_PINS;
 pub use pressure::MapFill;
 pub use sockets::OBJECT;
@@ -105,11 +108,14 @@ pub enum Error {
         source: aya::programs::ProgramError,
     },
     /// The kernel refused the program on packets.
-    #[error("program packets: {source} (kernel 6.6 or later with TCX is needed)")]
+    #[error("program packets: {source}")]
     Packets {
         /// Why.
         source: aya::programs::ProgramError,
     },
+    /// The kernel refused the program as a filter.
+    #[error("program packets: {0} (without TCX, sch_ingress and cls_bpf are needed)")]
+    Filter(nodekit::netlink::Error),
     /// The interfaces of the node are not known.
     #[error("the node's interfaces: {0}")]
     Interfaces(nodekit::netlink::Error),
@@ -192,7 +198,8 @@ impl EbpfBackend {
     /// # Errors
     /// Something is left.
     pub fn cleanup(options: &Options) -> Result<(), BackendError> {
-        pins::remove(&options.pins).map_err(refused)
+        let filters = Attachments::remove(&options.pins);
+        pins::remove(&options.pins).and(filters).map_err(refused)
     }
 
     /// Looks where the node is now, on which all entries depend.
@@ -463,7 +470,7 @@ impl DataPlane for EbpfBackend {
             self.attached = false;
         }
         self.look().map_err(refused)?;
-        let whole = self.packets.is_whole();
+        let whole = self.packets.is_whole().map_err(refused)?;
         Ok(self.remainder.check()?
             || !intact
             || !whole

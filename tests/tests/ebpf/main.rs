@@ -9,6 +9,7 @@
 
 mod binding;
 mod changes;
+mod clsact;
 mod connected;
 mod counts;
 mod daemon;

@@ -8,6 +8,7 @@ use super::traffic::{Place, TCA_KIND, TCA_OPTIONS, finished};
 use super::{Error, Handle};
 use crate::netlink::{Attrs, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use nix::errno::Errno;
+use std::fmt::Display;
 
 /// Message types (linux/rtnetlink.h).
 const RTM_NEWQDISC: u16 = 36;
@@ -89,6 +90,20 @@ impl Handle {
     /// [`Error`]; `ENOENT` on a kernel without it.
     pub fn add_ingress(&mut self, link: u32) -> Result<(), Error> {
         let what = format_args!("hook what link number {link} receives");
+        self.add_hook(&what, link, "ingress")
+    }
+
+    /// Gives a link the hooks by which filters see what it receives and what it sends (tc(8),
+    /// `clsact`). `EEXIST` when it has them, or `ingress`, already.
+    ///
+    /// # Errors
+    /// [`Error`]; `ENOENT` on a kernel without them.
+    pub fn add_clsact(&mut self, link: u32) -> Result<(), Error> {
+        let what = format_args!("hook what link number {link} receives and sends");
+        self.add_hook(&what, link, "clsact")
+    }
+
+    fn add_hook(&mut self, what: &dyn Display, link: u32, kind: &str) -> Result<(), Error> {
         let place = Place {
             link,
             handle: INGRESS_HANDLE,
@@ -96,10 +111,27 @@ impl Handle {
             info: 0,
         };
         let mut message = place.begin();
-        message.string(TCA_KIND, "ingress");
+        message.string(TCA_KIND, kind);
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.socket
-            .request(&what, RTM_NEWQDISC, flags, &finished(&what, message)?)
+            .request(what, RTM_NEWQDISC, flags, &finished(what, message)?)
+    }
+
+    /// The links that have such hooks.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn hooked_links(&mut self) -> Result<Vec<u32>, Error> {
+        let what = "list queue disciplines";
+        let payload = finished(&what, Place::default().begin())?;
+        self.socket
+            .dump(&what, RTM_GETQDISC, &payload, |message, found| {
+                let (place, _) = Place::read(&what, message)?;
+                if place.handle == INGRESS_HANDLE {
+                    found.push(place.link);
+                }
+                Ok(())
+            })
     }
 
     /// The discipline of a link's side; `None` where there is none.

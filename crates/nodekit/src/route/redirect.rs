@@ -6,8 +6,8 @@ use super::{Error, Handle};
 use crate::netlink::{AttrWriter, Attrs, NLM_F_CREATE, NLM_F_EXCL};
 
 /// Message types (linux/rtnetlink.h).
-const RTM_NEWTFILTER: u16 = 44;
-const RTM_GETTFILTER: u16 = 46;
+pub(super) const RTM_NEWTFILTER: u16 = 44;
+pub(super) const RTM_GETTFILTER: u16 = 46;
 
 /// Priority 1 and, in network order, `ETH_P_ALL` (3, linux/if_ether.h).
 const FIRST_OF_ALL: u32 = (1 << 16) | 3_u16.to_be() as u32;

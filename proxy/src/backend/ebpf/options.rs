@@ -8,6 +8,18 @@ use lb_plan::bpf::{Lifetimes, Maglev};
 
 use super::pins::DEFAULT_PINS;
 
+/// How the program on packets is attached to an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PacketsHook {
+    /// By TCX where the kernel has it, else by clsact.
+    #[default]
+    Auto,
+    /// By a link of TCX (Linux 6.6).
+    Tcx,
+    /// As a filter of the clsact qdisc.
+    Clsact,
+}
+
 /// Where the programs go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -16,6 +28,8 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     /// The folder of the pins, on a bpffs.
     pub pins: PathBuf,
+    /// How packets are seen.
+    pub packets_hook: PacketsHook,
     /// `connect` of UDP is translated, where the kernel can end such sockets when their endpoint
     /// leaves; else their packets are.
     pub connect_udp: bool,
@@ -51,6 +65,7 @@ impl Default for Options {
         Self {
             cgroup_root: None,
             pins: DEFAULT_PINS.into(),
+            packets_hook: PacketsHook::Auto,
             connect_udp: true,
             end_tcp: false,
             guard_node_ports: true,

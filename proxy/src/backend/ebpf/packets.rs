@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -14,25 +13,21 @@ use std::time::{Duration, Instant};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use causeway_ebpf_abi::{Address, Interface, PodNetwork, Settings, maps};
 use ipnetwork::IpNetwork;
 use lb_model::{Family, LocalDetector};
 use lb_plan::bpf::{Change, Lifetimes, network};
 use nodekit::route::{Changes, Waker};
 
+use super::attachment::Attachments;
 use super::entries::Entry;
 use super::interfaces::Scene;
 use super::prefilter::Bits;
 use super::sockets::{failed, gone, take};
 use super::sweep::Tracks;
 use super::traffic::TrafficMaps;
-use super::{Error, Options, pins};
+use super::{Error, Options};
 
-/// The program's name, and the beginning of its pins'.
-const PROGRAM: &str = "packets";
 /// How often counts of who is gone are looked for.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -56,7 +51,7 @@ pub(super) struct Packets {
 
 /// Where the program is.
 struct Hooks {
-    program: SchedClassifier,
+    attachments: Attachments,
     settings: Array<MapData, Entry<Settings>>,
     interfaces: aya::maps::HashMap<MapData, u32, Entry<Interface>>,
     pods: Networks,
@@ -66,7 +61,6 @@ struct Hooks {
     scene: Scene,
     /// The program is where it should be.
     whole: bool,
-    pins: PathBuf,
 }
 
 impl fmt::Debug for Hooks {
@@ -80,11 +74,10 @@ impl fmt::Debug for Hooks {
 impl Packets {
     /// Loads the program out of `ebpf`, and takes its maps. It is attached to nothing yet.
     pub(super) fn load(ebpf: &mut Ebpf, options: &Options) -> Result<Self, Error> {
-        let program = load(ebpf, &options.pins).map_err(at_program)?;
         let settings: Array<_, Entry<Settings>> = take(ebpf, maps::SETTINGS)?;
         let Entry(before) = settings.get(&0, 0).map_err(failed(maps::SETTINGS))?;
         let mut hooks = Hooks {
-            program,
+            attachments: Attachments::load(ebpf, options)?,
             settings,
             interfaces: take(ebpf, maps::INTERFACES)?,
             pods: take(ebpf, maps::PODS)?,
@@ -92,7 +85,6 @@ impl Packets {
             known: BTreeMap::new(),
             scene: Scene::default(),
             whole: false,
-            pins: options.pins.clone(),
         };
         hooks.set(Settings {
             first_port: *options.snat_ports.start(),
@@ -156,33 +148,15 @@ impl Packets {
         Ok(())
     }
 
-    /// Whether the program is at every interface, and the pins are there.
-    pub(super) fn is_whole(&self) -> bool {
-        let hooks = lock(&self.hooks);
-        let mut known = hooks.known.keys();
-        hooks.whole && known.all(|index| pin(&self.pins, *index).exists())
+    /// Whether the program is at every interface.
+    pub(super) fn is_whole(&self) -> Result<bool, Error> {
+        lock(&self.hooks).is_whole()
     }
 
     /// Every address of the node, as far as it was looked.
     pub(super) fn here(&self) -> BTreeSet<IpAddr> {
         lock(&self.hooks).scene.here.clone()
     }
-}
-
-/// The program, apart from the object that it came in: it goes to interfaces on another thread.
-fn load(ebpf: &mut Ebpf, folder: &Path) -> Result<SchedClassifier, ProgramError> {
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(PROGRAM)
-        .ok_or(ProgramError::NotLoaded)?
-        .try_into()?;
-    program.load()?;
-    // By a name for a moment: there is no other way to have it twice.
-    let name = pins::link(folder, "program");
-    drop(fs::remove_file(&name));
-    program.pin(&name).map_err(other)?;
-    let own = SchedClassifier::from_pin(&name);
-    drop(fs::remove_file(&name));
-    own
 }
 
 /// A number in two, the lower half first.
@@ -196,10 +170,6 @@ const fn halves(number: u64) -> [u32; 2] {
 
 fn lock(hooks: &Mutex<Hooks>) -> MutexGuard<'_, Hooks> {
     hooks.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn pin(pins: &Path, index: u32) -> PathBuf {
-    pins::link(pins, &format!("{PROGRAM}-{index}"))
 }
 
 impl Hooks {
@@ -222,6 +192,18 @@ impl Hooks {
     fn follow(&mut self) -> Result<(), Error> {
         self.look()?;
         self.bring()
+    }
+
+    fn is_whole(&mut self) -> Result<bool, Error> {
+        let Self {
+            attachments, known, ..
+        } = self;
+        for index in known.keys() {
+            if !attachments.is_at(*index)? {
+                return Ok(false);
+            }
+        }
+        Ok(self.whole)
     }
 
     fn bring_to(&mut self, scene: &Scene) -> Result<(), Error> {
@@ -271,57 +253,24 @@ impl Hooks {
                 .insert(index, Entry(*interface), 0)
                 .map_err(failed(maps::INTERFACES))?;
         }
-        let pin = pin(&self.pins, index);
-        if !self.known.contains_key(&index) || !pin.exists() {
-            self.attach(name, &pin).map_err(at_program)?;
+        if !self.known.contains_key(&index) || !self.attachments.is_at(index)? {
+            self.attachments.attach(index, name)?;
         }
         self.known.insert(index, *interface);
         Ok(())
     }
 
-    /// Puts the program in the place of an earlier daemon's, in one go, or on the interface, after
-    /// all others.
-    fn attach(&mut self, name: &str, pin: &Path) -> Result<(), ProgramError> {
-        if let Ok(pinned) = PinnedLink::from_pin(pin) {
-            let replaced = SchedClassifierLink::try_from(FdLink::from(pinned))
-                .map_err(other)
-                .and_then(|link| self.program.attach_to_link(link));
-            if let Ok(id) = replaced {
-                drop(self.program.take_link(id)?);
-                return Ok(());
-            }
-            // It was of an interface that is gone.
-            fs::remove_file(pin).map_err(ProgramError::IOError)?;
-        }
-        let last = TcAttachOptions::TcxOrder(LinkOrder::last());
-        let id = self
-            .program
-            .attach_with_options(name, TcAttachType::Ingress, last)?;
-        let link = FdLink::try_from(self.program.take_link(id)?).map_err(other)?;
-        link.pin(pin).map_err(other)?;
-        Ok(())
-    }
-
     /// Interfaces that are gone, or became a port of another, also since an earlier daemon.
     fn forget(&mut self, scene: &Scene) -> Result<(), Error> {
-        let folder = self.pins.join("links");
-        let prefix = format!("{PROGRAM}-");
-        for entry in fs::read_dir(&folder).map_err(pins::failed("folder", &folder))? {
-            let path = entry.map_err(pins::failed("folder", &folder))?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            let index = name.and_then(|name| name.strip_prefix(&prefix)?.parse::<u32>().ok());
-            if index.is_some_and(|index| !scene.interfaces.contains_key(&index)) {
-                fs::remove_file(&path).map_err(pins::failed("pin", &path))?;
-            }
-        }
+        let there = &scene.interfaces;
+        self.attachments.keep(|index| there.contains_key(&index))?;
         let failed = || failed(maps::INTERFACES);
         let found: Result<Vec<u32>, _> = self.interfaces.keys().collect();
         for index in found.map_err(failed())? {
-            if !scene.interfaces.contains_key(&index) {
+            if !there.contains_key(&index) {
                 gone(self.interfaces.remove(&index)).map_err(failed())?;
             }
         }
-        let there = &scene.interfaces;
         self.known.retain(|index, _| there.contains_key(index));
         Ok(())
     }
@@ -362,14 +311,6 @@ fn set_pods(map: &mut Networks, pods: &[IpNetwork]) -> Result<(), aya::maps::Map
         set(map, key, None)?;
     }
     Ok(())
-}
-
-fn other(error: impl std::error::Error + Send + Sync + 'static) -> ProgramError {
-    ProgramError::IOError(std::io::Error::other(error))
-}
-
-fn at_program(source: ProgramError) -> Error {
-    Error::Packets { source }
 }
 
 /// The thread that follows interfaces. It ends when this is dropped.

@@ -22,6 +22,22 @@ pub(super) fn link(pins: &Path, program: &str) -> PathBuf {
     pins.join("links").join(program)
 }
 
+/// The numbers in the names of what is beside the attachments' pins and begins with `prefix`.
+pub(super) fn numbered(pins: &Path, prefix: &str) -> Result<Vec<u32>, Error> {
+    let folder = pins.join("links");
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed("folder", &folder))?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed("folder", &folder))?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    Ok(numbers)
+}
+
 /// Makes the folders.
 ///
 /// # Errors
