@@ -24,7 +24,7 @@ pub use sockets::{Connected, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
 
 /// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 /// Names of the maps, also of their pins.
 pub mod maps {
@@ -312,11 +312,14 @@ pub enum Counter {
     ConnectedUdp = 16,
     /// Refused to bind a socket to a node port.
     BindRefused = 17,
+    /// ICMP errors about packets that are too large or refused, which were not made: there were too
+    /// many.
+    Unanswered = 18,
 }
 
 impl Counter {
     /// All of them, by index.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Connected,
         Self::Sent,
         Self::Refused,
@@ -335,6 +338,7 @@ impl Counter {
         Self::ErrorTranslated,
         Self::ConnectedUdp,
         Self::BindRefused,
+        Self::Unanswered,
     ];
 }
 

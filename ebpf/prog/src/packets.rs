@@ -12,8 +12,8 @@ use causeway_ebpf_core::packet::{self, Family, Flow, Found, ICMP_HEADER, UDP};
 use causeway_ebpf_core::prefilter::{may_concern_v4, may_concern_v6};
 use causeway_ebpf_core::rewrite::{self, Addresses, Quote};
 use causeway_ebpf_core::{
-    PacketTables as _, Tables as _, Verdict, Work, account, answer_to, begin, find_way, follow,
-    settle,
+    Kernel as _, Limit, PacketTables as _, Tables as _, Verdict, Work, account, answer_to, begin,
+    find_way, follow, settle,
 };
 
 use crate::maps::{self, Maps};
@@ -34,6 +34,7 @@ pub struct Room {
     flow: Flow,
     about: Flow,
     work: Work,
+    limit: Limit,
 }
 
 #[classifier]
@@ -83,7 +84,9 @@ fn left(why: Counter) -> i32 {
 
 #[inline(always)]
 fn came(buffer: &Buffer, room: &mut Room) -> i32 {
-    let Room { flow, work, .. } = room;
+    let Room {
+        flow, work, limit, ..
+    } = room;
     let verdict = if follow(&Maps, &ThisMachine, flow, work) {
         if work.due {
             count(flow, work);
@@ -103,10 +106,22 @@ fn came(buffer: &Buffer, room: &mut Room) -> i32 {
     match verdict {
         Verdict::Pass | Verdict::Follow => GO_ON,
         Verdict::Drop => DROP,
+        // A reset is not limited: it answers no more than was asked.
+        Verdict::TooBig if !may_answer(limit) => DROP,
+        Verdict::Refuse if flow.tuple.protocol == UDP && !may_answer(limit) => DROP,
         Verdict::TooBig => done(answer::too_big(buffer, flow, work.hop.mtu)),
         Verdict::Refuse => done(answer::refuse(buffer, flow)),
         Verdict::Translate => done(send(buffer, flow, work)),
     }
+}
+
+#[inline(always)]
+fn may_answer(limit: &mut Limit) -> bool {
+    let may = limit.take(ThisMachine.now());
+    if !may {
+        Maps.count(Counter::Unanswered);
+    }
+    may
 }
 
 // What is not needed at the same time is in functions of its own, for the same reason.
@@ -145,6 +160,7 @@ fn icmp_came(buffer: &Buffer, room: &mut Room) -> Result<i32, Failed> {
         flow: error,
         about,
         work,
+        ..
     } = room;
     if !packet::quoted(buffer, error, about) || !answer_to(&Maps, about, work) {
         return Ok(GO_ON);

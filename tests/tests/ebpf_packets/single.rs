@@ -1,9 +1,11 @@
 //! Single packets handed to the program (`BPF_PROG_TEST_RUN`): what it makes of them, byte for byte.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use aya::programs::{TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use causeway_ebpf_abi::{Counter, Frontend};
+use causeway_tests::proxy_bed::wait_until;
 use nodekit::route::{Handle, Mac};
 
 use crate::bed::Bed;
@@ -42,19 +44,30 @@ impl<'a> Gate<'a> {
 
     /// What becomes of a frame.
     fn takes(&self, plane: &mut Plane, frame: &[u8]) -> (i32, Vec<u8>) {
+        let program = plane.program();
+        let run = || self.handed(program, frame);
+        self.bed.node.run(run).unwrap()
+    }
+
+    /// How many times in a row a frame is answered, without a pause.
+    fn answers(&self, plane: &mut Plane, frame: &[u8]) -> usize {
+        let program = plane.program();
+        let answered = |_: &usize| self.handed(program, frame).0 == REDIRECT;
+        let run = || (0..1_000_000).take_while(answered).count();
+        self.bed.node.run(run).unwrap()
+    }
+
+    /// To be called on the node.
+    fn handed(&self, program: &SchedClassifier, frame: &[u8]) -> (i32, Vec<u8>) {
         let mut out = vec![0; frame.len() + 256];
         // `ifindex` in `struct __sk_buff`.
         let mut context = [0; 192];
         context[40..44].copy_from_slice(&self.index.to_ne_bytes());
-        let program = plane.program();
-        let run = || {
-            let mut options = TestRunOptions::new();
-            options.data_in = Some(frame);
-            options.data_out = Some(&mut out);
-            options.ctx_in = Some(&context);
-            program.test_run(options).unwrap()
-        };
-        let result = self.bed.node.run(run).unwrap();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&context);
+        let result = program.test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         (result.return_value.cast_signed(), out)
     }
@@ -158,6 +171,26 @@ fn a_refusal_is_an_answer() {
                 assert_eq!(Read::quoted(quoted).sockets(), (client, front));
             }
         }
+    });
+}
+
+#[test]
+fn refusals_that_come_too_fast_are_not_all_told() {
+    on_a_bed(|bed, plane| {
+        let outside = Gate::of(bed, "eth0");
+        let (client, front) = (at(CLIENTS[0]), at(NODE_PORTS[0]));
+        plane.serve(front, 1, 0, &[]);
+        let [datagram, syn] = [UDP, TCP].map(|protocol| {
+            let packet = packet(client, front, protocol);
+            packet.frame(outside.mac)
+        });
+        // A processor has a few at once, and then one a millisecond.
+        let told = outside.answers(plane, &datagram);
+        assert!((50..1_000_000).contains(&told), "{told}");
+        assert_eq!(plane.counted(Counter::Unanswered), 1);
+        assert_eq!(outside.takes(plane, &syn).0, REDIRECT, "resets are");
+        let again = || outside.takes(plane, &datagram).0 == REDIRECT;
+        wait_until("the next one", Duration::from_secs(60), again).unwrap();
     });
 }
 

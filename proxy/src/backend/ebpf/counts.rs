@@ -149,6 +149,7 @@ pub(super) const fn said(counter: Counter) -> (&'static str, &'static str, bool)
         Counter::Forgotten => (SOCKET, "forgotten", false),
         Counter::Translated => (PACKET, "connection", false),
         Counter::ErrorTranslated => (PACKET, "icmp_error", false),
+        Counter::Unanswered => (PACKET, "icmp_limited", false),
         Counter::Fragment => (PACKET, "fragment", false),
         Counter::Extension => (PACKET, "extension", false),
         Counter::NotForwarded => (PACKET, "no_route", false),

@@ -4,6 +4,7 @@ use causeway_ebpf_abi::{Backend, Counter, Event, Frontend, Traffic};
 
 use super::world::{SERVICE, World};
 use super::{CLIENT, INSIDE, SECOND, VIP, of, packet, pod, syn};
+use crate::Limit;
 use crate::packet::{Flow, TCP, UDP};
 
 /// The only thing that was told.
@@ -106,4 +107,27 @@ fn what_was_not_counted_is_when_the_next_connection_takes_the_place() {
         assert_eq!(passed(&world), (3, 1), "and the next one's first");
         assert_eq!(world.traffic.borrow()[&(SERVICE, pod(0))].connections, 2);
     }
+}
+
+#[test]
+fn errors_are_told_one_a_millisecond_and_fifty_at_once() {
+    const MILLISECOND: u64 = SECOND / 1_000;
+    let mut limit = Limit::default();
+    let mut said = |now| (0..1_000).filter(|_| limit.take(now)).count();
+    for (now, expected) in [
+        (1, 50),
+        (1, 0),
+        (MILLISECOND, 0),
+        (MILLISECOND + 1, 1),
+        (9 * SECOND, 50),
+    ] {
+        assert_eq!(said(now), expected, "{now}");
+    }
+    // Never more than that, however they come.
+    let mut limit = Limit::default();
+    let all = (0..SECOND)
+        .step_by(10_000)
+        .filter(|now| limit.take(*now))
+        .count();
+    assert_eq!(all, 1_049);
 }
