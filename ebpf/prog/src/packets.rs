@@ -87,7 +87,7 @@ fn came(buffer: &Buffer, room: &mut Room) -> i32 {
     let Room {
         flow, work, limit, ..
     } = room;
-    let verdict = if follow(&Maps, &ThisMachine, flow, work) {
+    let verdict = if known(flow, work) {
         if work.due {
             count(flow, work);
         }
@@ -124,7 +124,13 @@ fn may_answer(limit: &mut Limit) -> bool {
     may
 }
 
-// What is not needed at the same time is in functions of its own, for the same reason.
+// What is not needed at the same time is in functions of its own, for the same reason. Older kernels
+// count what each of them takes in steps of 32 bytes (Linux 6.1, `check_max_stack_depth`).
+
+#[inline(never)]
+fn known(flow: &Flow, work: &mut Work) -> bool {
+    follow(&Maps, &ThisMachine, flow, work)
+}
 
 #[inline(never)]
 fn first(buffer: &Buffer, flow: &Flow, work: &mut Work) -> Verdict {

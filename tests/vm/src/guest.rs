@@ -36,6 +36,7 @@ fn work() -> anyhow::Result<i32> {
     for (kind, target) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),
+        ("cgroup2", "/sys/fs/cgroup"),
         ("devtmpfs", "/dev"),
         ("tmpfs", "/run"),
     ] {
