@@ -23,8 +23,34 @@ pub use packets::{ClientKey, Interface, PodNetwork, Settings, Stage, Track, Tupl
 pub use sockets::{Connected, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
 
-/// Grows whenever a type or a map below changes its meaning: maps of another layout are not used.
+/// Grows whenever a type or a map below changes its meaning, but for those of [`LASTING`]: maps of
+/// another layout are not used.
 pub const LAYOUT: u32 = 8;
+
+/// Maps that established connections need, and the numbers of Service ports that they bear. They stay when others change their layout, so that each
+/// group has a number of its own, which grows only when one of its own maps changes its meaning.
+pub const LASTING: [(&str, u32, &[&str]); 3] = [
+    (
+        "connections",
+        1,
+        &[maps::TRACKS, maps::MARKS, maps::GENERATION],
+    ),
+    (
+        "sockets",
+        1,
+        &[
+            maps::REVERSE,
+            maps::FLOWS,
+            maps::CONNECTED_UDP,
+            maps::CONNECTED_TCP,
+        ],
+    ),
+    (
+        "services",
+        1,
+        &[maps::SERVICES, maps::TRAFFIC, maps::SETTLED],
+    ),
+];
 
 /// Names of the maps, also of their pins.
 pub mod maps {

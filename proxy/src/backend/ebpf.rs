@@ -62,7 +62,7 @@ pub use held::{HeldSocket, HeldSockets};
 pub use monitor::{Happening, Monitor};
 pub use names::ServicePortName;
 pub use options::{DEFAULT_SNAT_PORTS, DEFAULT_TRACKS, Options, PacketsHook};
-pub use pins::DEFAULT_PINS;
+pub use pins::{DEFAULT_PINS, map_pin};
 pub use pressure::MapFill;
 pub use sockets::OBJECT;
 pub use tracked::{State, Tracked, TrackedConnection};
@@ -167,8 +167,21 @@ impl EbpfBackend {
     /// # Errors
     /// The kernel can't do it, or may not be asked to.
     pub fn open(options: &Options, settings: Vec<PlaneSettings>) -> Result<Self, BackendError> {
+        Self::open_object(OBJECT, options, settings)
+    }
+
+    /// As [`EbpfBackend::open`], with the programs of another object.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_object(
+        object: &[u8],
+        options: &Options,
+        settings: Vec<PlaneSettings>,
+    ) -> Result<Self, BackendError> {
         let began = Instant::now();
-        let (sockets, packets, services) = Sockets::open(options).map_err(refused)?;
+        let opened = Sockets::open(object, options);
+        let (sockets, packets, services) = opened.map_err(refused)?;
         sockets.counts().set_loading(began.elapsed());
         let left = settings.iter().cloned().map(Into::into).collect();
         let mut applied = sockets.adopt().map_err(refused)?;

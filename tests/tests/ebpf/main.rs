@@ -25,6 +25,7 @@ mod privileges;
 mod restart;
 mod tracks;
 mod traffic;
+mod upgrade;
 #[path = "../nftables/world.rs"]
 #[expect(dead_code, reason = "shared with the data planes that need more of it")]
 mod world;

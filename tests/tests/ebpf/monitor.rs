@@ -8,6 +8,7 @@ use std::thread;
 
 use aya::maps::{Array, Map, MapData};
 use causeway_ebpf_abi::maps;
+use causeway_proxy::backend::ebpf::map_pin;
 use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
 use nix::sys::signal::{Signal, kill};
@@ -38,8 +39,7 @@ const SOCKETS: u64 = 10_000;
 
 /// The map that says until when the programs tell, in nanoseconds.
 fn watch(node: &Node<'_>) -> Array<MapData, u64> {
-    let maps = format!("maps-{}", causeway_ebpf_abi::LAYOUT);
-    let pin = node.cell.options().pins.join(maps).join(maps::WATCH);
+    let pin = map_pin(&node.cell.options().pins, maps::WATCH);
     let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
     Array::try_from(map).unwrap()
 }

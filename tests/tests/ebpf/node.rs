@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use causeway_proxy::backend::ebpf::{EbpfBackend, Options};
+use causeway_proxy::backend::ebpf::{EbpfBackend, OBJECT, Options};
 use causeway_proxy::backend::{NftablesBackend, PlaneSettings};
 use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
@@ -50,6 +50,16 @@ impl<'a> Node<'a> {
 
     /// The same with `options`.
     pub(crate) fn start_with(&self, world: &World, options: &Options) -> Proxy<'a, EbpfBackend> {
+        self.open(OBJECT, world, options)
+    }
+
+    /// The same with the programs of another object.
+    pub(crate) fn open(
+        &self,
+        object: &[u8],
+        world: &World,
+        options: &Options,
+    ) -> Proxy<'a, EbpfBackend> {
         let settings = Family::ALL.map(|family| PlaneSettings {
             family,
             masquerade_bit: 14,
@@ -59,7 +69,7 @@ impl<'a> Node<'a> {
             localhost_node_ports: true,
             tcp_be_liberal: false,
         });
-        let open = || EbpfBackend::open(options, settings.to_vec()).unwrap();
+        let open = || EbpfBackend::open_object(object, options, settings.to_vec()).unwrap();
         Proxy::over(self.bed, self.bed.node.netns.run(open).unwrap())
     }
 

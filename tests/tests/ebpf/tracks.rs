@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
+use causeway_ebpf_abi::maps;
 use causeway_ebpf_abi::prefilter::GENERATIONS;
-use causeway_ebpf_abi::{LAYOUT, maps};
 use causeway_proxy::backend::DataPlane as _;
-use causeway_proxy::backend::ebpf::Options;
+use causeway_proxy::backend::ebpf::{Options, map_pin};
 use causeway_tests::packet_bed::ask;
 use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
@@ -33,8 +33,8 @@ pub(crate) fn hurried(node: &Node<'_>) -> Options {
 
 /// How often tracks were looked at.
 fn generation(node: &Node<'_>) -> u32 {
-    let pins = node.cell.options().pins.join(format!("maps-{LAYOUT}"));
-    let data = MapData::from_pin(pins.join(maps::GENERATION)).and_then(Map::from_map_data);
+    let pin = map_pin(&node.cell.options().pins, maps::GENERATION);
+    let data = MapData::from_pin(pin).and_then(Map::from_map_data);
     let map: Array<_, u32> = data.and_then(Array::try_from).unwrap();
     map.get(&0, 0).unwrap()
 }

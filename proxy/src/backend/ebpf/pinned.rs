@@ -12,7 +12,7 @@ use super::entries::Entry;
 use super::sockets::{failed, is_missing};
 use super::{Error, pins};
 
-/// The folder of the maps of this layout.
+/// The folder that all pins are in, with maps of this layout.
 pub(super) struct Pinned(PathBuf);
 
 /// A hash map among them, of one of its kinds.
@@ -24,7 +24,7 @@ impl Pinned {
     pub(super) fn open(pins: &Path) -> Result<Self, Error> {
         let folder = pins::maps(pins);
         std::fs::metadata(&folder).map_err(pins::failed("the maps of mode ebpf in", &folder))?;
-        Ok(Self(folder))
+        Ok(Self(pins.to_owned()))
     }
 
     /// A map of them.
@@ -48,7 +48,7 @@ impl Pinned {
     }
 
     fn data(&self, name: &str) -> Result<MapData, MapError> {
-        MapData::from_pin(self.0.join(name))
+        MapData::from_pin(pins::map_pin(&self.0, name))
     }
 
     /// Every entry of one. What comes or goes meanwhile may be missing; a walk over a map that

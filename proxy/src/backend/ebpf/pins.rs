@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use causeway_ebpf_abi::LAYOUT;
+use causeway_ebpf_abi::{LASTING, LAYOUT};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Error;
@@ -12,9 +12,31 @@ use super::Error;
 /// The folder unless another one is named.
 pub const DEFAULT_PINS: &str = "/sys/fs/bpf/causeway";
 
-/// The folder of the maps of this layout.
+/// The folder of the maps of this layout, but for the lasting ones.
 pub(super) fn maps(pins: &Path) -> PathBuf {
     pins.join(format!("maps-{LAYOUT}"))
+}
+
+/// The pins of the maps that have a layout of their own, by their names.
+pub(super) fn lasting(pins: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
+    LASTING.into_iter().flat_map(move |(group, layout, maps)| {
+        let folder = pins.join(format!("{group}-{layout}"));
+        maps.iter().map(move |map| (*map, folder.join(map)))
+    })
+}
+
+/// The pin of a map.
+pub fn map_pin(pins: &Path, name: &str) -> PathBuf {
+    let own = lasting(pins).find(|(map, _)| *map == name);
+    own.map_or_else(|| maps(pins).join(name), |(_, pin)| pin)
+}
+
+/// The folders of maps of all groups, in their layouts of now.
+fn folders(pins: &Path) -> impl Iterator<Item = PathBuf> {
+    let lasting = LASTING.into_iter();
+    let lasting = lasting.map(|(group, layout, _)| format!("{group}-{layout}"));
+    let names = lasting.chain([format!("maps-{LAYOUT}")]);
+    names.map(|name| pins.join(name))
 }
 
 /// The pin of a program's attachment.
@@ -49,7 +71,7 @@ pub(super) fn prepare(pins: &Path) -> Result<(), Error> {
     if !on_bpffs {
         return Err(Error::NoBpffs(pins.to_owned()));
     }
-    for folder in [maps(pins), pins.join("links")] {
+    for folder in folders(pins).chain([pins.join("links")]) {
         fs::create_dir_all(&folder).map_err(failed("folder", &folder))?;
     }
     Ok(())
@@ -57,10 +79,14 @@ pub(super) fn prepare(pins: &Path) -> Result<(), Error> {
 
 /// Removes the maps of other layouts, which nothing is attached to any more.
 pub(super) fn forget_other_layouts(pins: &Path) -> io::Result<()> {
+    let current: Vec<PathBuf> = folders(pins).collect();
+    let groups = LASTING.map(|(group, ..)| group);
     for entry in fs::read_dir(pins)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        if name.is_some_and(|name| name.starts_with("maps-")) && path != maps(pins) {
+        let group = name.and_then(|name| Some(name.rsplit_once('-')?.0));
+        let of_ours = group.is_some_and(|group| group == "maps" || groups.contains(&group));
+        if of_ours && !current.contains(&path) {
             fs::remove_dir_all(path)?;
         }
     }

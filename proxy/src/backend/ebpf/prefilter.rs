@@ -123,6 +123,6 @@ impl Marks {
 }
 
 fn open<V: aya::Pod>(pins: &Path, name: &'static str) -> Result<Array<MapData, V>, Error> {
-    let data = MapData::from_pin(pins::maps(pins).join(name)).and_then(Map::from_map_data);
+    let data = MapData::from_pin(pins::map_pin(pins, name)).and_then(Map::from_map_data);
     data.and_then(Array::try_from).map_err(failed(name))
 }

@@ -68,8 +68,11 @@ impl fmt::Debug for Sockets {
 
 impl Sockets {
     /// Loads everything, with the maps that are pinned already.
-    pub(super) fn open(options: &Options) -> Result<(Self, Packets, Services), Error> {
-        if OBJECT.is_empty() {
+    pub(super) fn open(
+        object: &[u8],
+        options: &Options,
+    ) -> Result<(Self, Packets, Services), Error> {
+        if object.is_empty() {
             return Err(Error::NotBuilt);
         }
         let root = match &options.cgroup_root {
@@ -79,10 +82,14 @@ impl Sockets {
         let cgroup = File::open(&root).map_err(pins::failed("--ebpf-cgroup-root", &root))?;
         pins::prepare(&options.pins)?;
         let outgrown = sweep::outgrown(&options.pins, options.tracks)?;
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .default_map_pin_directory(pins::maps(&options.pins))
-            .map_max_entries(maps::TRACKS, options.tracks)
-            .load(OBJECT)?;
+            .map_max_entries(maps::TRACKS, options.tracks);
+        for (name, pin) in pins::lasting(&options.pins) {
+            loader.map_pin_path(name, pin);
+        }
+        let mut ebpf = loader.load(object)?;
         if let Some(tracks) = outgrown {
             sweep::refill(&options.pins, tracks)?;
         }

@@ -28,7 +28,7 @@ pub(super) struct Tracks {
 impl Tracks {
     /// A view of its own of the pinned map.
     pub(super) fn open(pins: &Path, lifetimes: Lifetimes) -> Result<Self, Error> {
-        let pin = pins::maps(pins).join(maps::TRACKS);
+        let pin = pins::map_pin(pins, maps::TRACKS);
         let data = MapData::from_pin(pin).and_then(Map::from_map_data);
         let map = data.and_then(HashMap::try_from);
         Ok(Self {
@@ -117,7 +117,7 @@ impl Tracks {
 
 /// The tracks of a map that is about to be replaced by one of another size; `None`: it may stay.
 pub(super) fn outgrown(pins: &Path, size: u32) -> Result<Option<Vec<(Tuple, Track)>>, Error> {
-    let pin = pins::maps(pins).join(maps::TRACKS);
+    let pin = pins::map_pin(pins, maps::TRACKS);
     let data = match MapData::from_pin(&pin) {
         Ok(data) => data,
         Err(_) if !pin.exists() => return Ok(None),

@@ -1,0 +1,368 @@
+//! Who connects, or is connected, while another daemon takes over: one that has other programs,
+//! one whose maps look different, and one that comes after a kill. Pods connect at the socket,
+//! clients outside by node port.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use causeway_ebpf_abi::LAYOUT;
+use causeway_proxy::backend::ebpf::{DEFAULT_TRACKS, OBJECT, Options};
+use causeway_tests::packet_bed::{self, Bed, POD_PORT, ask};
+use causeway_tests::proxy_bed::objects::{cluster_ip, service as object, slice};
+use causeway_tests::proxy_bed::{Proxy, wait_until};
+use lb_model::Family;
+use netns_lab::apiserver::{ApiServer, Resource, Store, StoreOptions, kubeconfig};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::node::{Node, StopAtEnd, bar_the_way, on_a_node};
+use crate::world::{World, at, node_port, node_port_service, service};
+
+/// For what takes milliseconds: the machine may be busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often the daemon changes in each test; `CAUSEWAY_TAKEOVERS=20` makes it last.
+fn takeovers() -> usize {
+    let said = std::env::var("CAUSEWAY_TAKEOVERS").ok();
+    said.map_or(2, |said| said.parse().unwrap())
+}
+
+/// Clients of one kind that connect all the time.
+#[derive(Default)]
+struct Clients {
+    made: AtomicUsize,
+    failures: Mutex<Vec<String>>,
+}
+
+impl Clients {
+    fn connect(&self, to: SocketAddr, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            if let Err(error) = packet_bed::tcp(to, PATIENCE) {
+                self.failures.lock().unwrap().push(format!("{to}: {error}"));
+                return;
+            }
+            self.made.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Some more connections are made, and none failed.
+    fn go_on(&self) {
+        let before = self.made.load(Ordering::Relaxed);
+        wait_until("more connections", PATIENCE, || {
+            assert_eq!(*self.failures.lock().unwrap(), [""; 0]);
+            self.made.load(Ordering::Relaxed) >= before + 20
+        })
+        .unwrap();
+    }
+}
+
+/// Those who connect, and what they aim at.
+struct Traffic<'a> {
+    node: &'a Node<'a>,
+    inside: Vec<SocketAddr>,
+    outside: Vec<SocketAddr>,
+    pods: Clients,
+    strangers: Clients,
+}
+
+impl<'a> Traffic<'a> {
+    fn new(node: &'a Node<'a>, inside: Vec<SocketAddr>, outside: Vec<SocketAddr>) -> Self {
+        Self {
+            node,
+            inside,
+            outside,
+            pods: Clients::default(),
+            strangers: Clients::default(),
+        }
+    }
+
+    fn goes_on(&self) {
+        self.pods.go_on();
+        self.strangers.go_on();
+    }
+
+    /// Connections that stay open, each with the pod that it is with.
+    fn kept(&self) -> Vec<(TcpStream, usize)> {
+        let Node { bed, .. } = self.node;
+        let inside = self.inside.iter().map(|to| {
+            let connect = || TcpStream::connect_timeout(to, PATIENCE).unwrap();
+            self.node.inside(bed.pod(3), connect)
+        });
+        let outside = self.outside.iter();
+        let outside = outside.map(|to| bed.client.connect(*to).unwrap());
+        let with_its_pod = |mut stream: TcpStream| {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let pod = ask(&mut stream).unwrap().pod;
+            (stream, pod)
+        };
+        inside.chain(outside).map(with_its_pod).collect()
+    }
+
+    /// Has everybody connect while `act` goes on; then nobody's connection failed, and those that
+    /// were there before are with the same pods.
+    fn during<T>(&self, act: impl FnOnce() -> T) -> T {
+        let mut kept = self.kept();
+        let (stop, begun) = (AtomicBool::new(false), Instant::now());
+        let done = thread::scope(|scope| {
+            let running = StopAtEnd(&stop);
+            for to in &self.inside {
+                let run = || self.pods.connect(*to, &stop);
+                scope.spawn(move || self.node.inside(self.node.bed.pod(3), run));
+            }
+            for to in &self.outside {
+                let run = || self.strangers.connect(*to, &stop);
+                scope.spawn(move || self.node.bed.client.netns.run(run).unwrap());
+            }
+            self.goes_on();
+            let done = act();
+            self.goes_on();
+            drop(running);
+            done
+        });
+        for (stream, pod) in &mut kept {
+            assert_eq!(ask(stream).unwrap().pod, *pod);
+        }
+        for (who, clients) in [("pods", &self.pods), ("outside", &self.strangers)] {
+            let made = clients.made.load(Ordering::Relaxed);
+            assert_eq!(*clients.failures.lock().unwrap(), [""; 0]);
+            println!("{who}: {made} connections in {:?}", begun.elapsed());
+        }
+        done
+    }
+}
+
+/// There is room for all who connect meanwhile, and for who waits beside them.
+fn options(node: &Node<'_>) -> Options {
+    Options {
+        tracks: DEFAULT_TRACKS,
+        ..node.cell.options()
+    }
+}
+
+fn world(bed: &Bed) -> World {
+    let mut world = World::empty();
+    world.serve(bed, &service(1), &[1, 2]);
+    world.serve(bed, &node_port_service(2), &[2, 3]);
+    world
+}
+
+fn traffic<'a>(node: &'a Node<'a>) -> Traffic<'a> {
+    let inside = Family::ALL.map(|family| at(family, 1));
+    let outside = Family::ALL.map(|family| node_port(node.bed, family, 2));
+    Traffic::new(node, inside.to_vec(), outside.to_vec())
+}
+
+/// The object with other instructions that do the same: in every program the first move of a small
+/// number into a register moves its lower half only, which clears the upper one (`BPF_MOV | BPF_K`
+/// of BPF_ALU64 and BPF_ALU, linux/bpf.h).
+fn changed(object: &[u8]) -> Vec<u8> {
+    const MOVE_64: u8 = 0xb7;
+    const MOVE_32: u8 = 0xb4;
+    const WIDE: u8 = 0x18;
+    let mut changed = object.to_vec();
+    for code in code_sections(object) {
+        let mut at = code.start;
+        while at < code.end {
+            let operation = object[at];
+            let number = object[at + 4..at + 8].try_into().unwrap();
+            if operation == MOVE_64 && i32::from_le_bytes(number) >= 0 {
+                changed[at] = MOVE_32;
+                break;
+            }
+            at += if operation == WIDE { 16 } else { 8 };
+        }
+    }
+    assert_ne!(changed, object);
+    changed
+}
+
+/// Where the code of an ELF object of 64 bits is (elf(5)).
+fn code_sections(object: &[u8]) -> Vec<std::ops::Range<usize>> {
+    const EXECUTABLE: u64 = 4;
+    let number = |at: usize, length: usize| {
+        let mut bytes = [0; 8];
+        bytes[..length].copy_from_slice(&object[at..at + length]);
+        u64::from_le_bytes(bytes)
+    };
+    let place = |at, length| usize::try_from(number(at, length)).unwrap();
+    let (table, size, count) = (place(0x28, 8), place(0x3a, 2), place(0x3c, 2));
+    let sections = (0..count).map(|index| table + index * size);
+    let code = sections.filter(|at| number(at + 8, 8) & EXECUTABLE != 0);
+    let ranges = code.map(|at| {
+        let start = place(at + 0x18, 8);
+        start..start + place(at + 0x20, 8)
+    });
+    ranges.filter(|range| !range.is_empty()).collect()
+}
+
+/// The tag of the program at the client's interface: a hash of its instructions.
+fn tag(node: &Node<'_>) -> u64 {
+    let query = || SchedClassifier::query_tcx("eth0", TcAttachType::Ingress).unwrap();
+    let (_, programs) = node.bed.node.netns.run(query).unwrap();
+    let [program] = &programs[..] else {
+        panic!("{} programs", programs.len());
+    };
+    program.tag()
+}
+
+#[test]
+fn other_programs_take_over_and_nobody_notices() {
+    on_a_node(|node| {
+        let mut world = world(node.bed);
+        bar_the_way(node.bed.pod(3));
+        let mut proxy = node.start_with(&world, &options(node));
+        proxy.sync(&mut world);
+        let objects = [changed(OBJECT), OBJECT.to_vec()];
+        traffic(node).during(|| {
+            for turn in 0..takeovers() {
+                let before = tag(node);
+                let mut after = self::world(node.bed);
+                let mut next = node.open(&objects[turn % 2], &after, &options(node));
+                assert_eq!(next.sync(&mut after).operations(), 0);
+                assert_ne!(tag(node), before, "the same program");
+                proxy = next;
+            }
+        });
+        drop(proxy);
+    });
+}
+
+/// Makes the maps of this layout look as if an older one had made them.
+fn grow_old(pins: &Path, turn: usize) -> PathBuf {
+    let old = pins.join(format!(
+        "maps-{}",
+        usize::try_from(LAYOUT).unwrap() + 1 + turn
+    ));
+    fs::rename(pins.join(format!("maps-{LAYOUT}")), &old).unwrap();
+    old
+}
+
+/// Entries that give a number to a Service port: those of the two Services.
+const NAMES: usize = 4;
+
+#[test]
+fn maps_of_another_layout_are_made_beside_and_connections_stay() {
+    on_a_node(|node| {
+        let mut before = world(node.bed);
+        bar_the_way(node.bed.pod(3));
+        let mut proxy = node.start_with(&before, &options(node));
+        let all = proxy.sync(&mut before).operations();
+        let pins = node.cell.options().pins;
+        traffic(node).during(|| {
+            for turn in 0..takeovers() {
+                let old = grow_old(&pins, turn);
+                let mut after = world(node.bed);
+                let mut next = node.start_with(&after, &options(node));
+                let written = next.sync(&mut after).operations();
+                assert_eq!(written, all - NAMES, "all but the numbers of ports");
+                assert!(!old.exists(), "{} is left", old.display());
+                proxy = next;
+            }
+        });
+        drop(proxy);
+    });
+}
+
+/// What the real daemon watches.
+struct Cluster {
+    store: Store,
+    _server: ApiServer,
+    folder: TempDir,
+}
+
+impl Cluster {
+    fn new(bed: &Bed) -> Self {
+        let store = Store::new(StoreOptions::default());
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-0"}, "spec": {},
+            "status": {"addresses": [{
+                "type": "InternalIP", "address": bed.node.ip(Family::V4).to_string(),
+            }]},
+        });
+        store.seed(Resource::Node, [node]).unwrap();
+        let server = ApiServer::start(store.clone()).unwrap();
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listener = bed.node.netns.run(listen).unwrap();
+        let api = server.serve(listener).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let config = kubeconfig(&format!("http://{api}"));
+        fs::write(folder.path().join("kubeconfig"), config).unwrap();
+        Self {
+            store,
+            _server: server,
+            folder,
+        }
+    }
+
+    /// A Service with pods 1 and 2 behind it; where it is reached.
+    fn put(&self, bed: &Bed, index: usize, port: Option<u16>) -> SocketAddr {
+        let name = format!("web-{index}");
+        let mut service = object(&name, cluster_ip(index));
+        if let Some(port) = port {
+            service["spec"]["type"] = "NodePort".into();
+            service["spec"]["ports"][0]["nodePort"] = port.into();
+        }
+        self.store.seed(Resource::Service, [service]).unwrap();
+        let pods = [1, 2].map(|pod| bed.pod(pod).ip(Family::V4));
+        let slice = slice(&name, pods, POD_PORT);
+        self.store.seed(Resource::EndpointSlice, [slice]).unwrap();
+        (cluster_ip(index), 80).into()
+    }
+
+    /// The daemon, born with the mounts of this thread.
+    fn start(&self, node: &Node<'_>) -> Proxy {
+        let mut command = Command::new(causeway_tests::binary("causeway-proxy"));
+        command
+            .arg("--kubeconfig")
+            .arg(self.folder.path().join("kubeconfig"))
+            .args(["--hostname-override=node-0", "--proxy-mode=ebpf"])
+            .arg("--cluster-cidr=10.244.0.0/16")
+            .args(node.cell.flags());
+        Proxy::spawn(&node.bed.node.netns, command, self.folder.path()).unwrap()
+    }
+}
+
+/// Waits until a pod reaches it.
+fn wait_for(node: &Node<'_>, to: SocketAddr) {
+    let reached = || node.tcp(node.bed.pod(3), to).is_ok();
+    wait_until("a new Service", PATIENCE, reached).unwrap();
+}
+
+#[test]
+fn a_daemon_killed_at_any_moment_fails_no_connection_and_changes_no_backend() {
+    const NODE_PORT: u16 = 30_001;
+    /// After its start: as it loads, attaches, and writes.
+    const MOMENTS: [u64; 6] = [0, 20, 60, 150, 300, 600];
+    on_a_node(|node| {
+        let cluster = Cluster::new(node.bed);
+        let web = cluster.put(node.bed, 1, Some(NODE_PORT));
+        let outside = SocketAddr::new(node.bed.node.ip(Family::V4), NODE_PORT);
+        let mut proxy = cluster.start(node);
+        bar_the_way(node.bed.pod(3));
+        wait_for(node, web);
+        let traffic = Traffic::new(node, vec![web; 2], vec![outside; 2]);
+        let proxy = traffic.during(|| {
+            for turn in 0..takeovers() {
+                for moment in MOMENTS {
+                    proxy.kill().unwrap();
+                    traffic.goes_on();
+                    proxy = cluster.start(node);
+                    thread::sleep(Duration::from_millis(moment));
+                }
+                // The last one lives, and does its work.
+                wait_for(node, cluster.put(node.bed, 10 + turn, None));
+                traffic.goes_on();
+            }
+            proxy
+        });
+        assert!(proxy.terminate().unwrap().success());
+    });
+}
