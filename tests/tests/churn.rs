@@ -15,8 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
-use causeway_tests::proxy_bed::{Bed, Proxy, wait_until};
+use causeway_tests::proxy_bed::{Bed, Proxy, get, wait_until};
 use netns_lab::apiserver::{Deletion, Resource};
 use nodekit::conntrack::{self, ConntrackSocket};
 use serde_json::json;
@@ -161,13 +162,33 @@ fn serve(bed: &Bed) -> UdpSocket {
     socket
 }
 
-/// Everything in the node's rule set, whatever its order.
-fn ruleset(bed: &Bed) -> BTreeMap<String, usize> {
+/// How many entries of the maps there are of Services and sockets, in mode ebpf.
+fn entries(bed: &Bed) -> BTreeMap<String, usize> {
+    const MAPS: [&str; 6] = [
+        "frontends",
+        "backends",
+        "members",
+        "services",
+        "connected_tcp",
+        "connected_udp",
+    ];
+    let metrics = ([127, 0, 0, 1], 10249).into();
+    let (_, _, page) = get(&bed.netns, metrics, "/metrics").unwrap();
+    let of = |map: &&str| {
+        let name = format!("causeway_ebpf_map_entries{{map=\"{map}\"}} ");
+        let count = page.lines().find_map(|line| line.strip_prefix(&name))?;
+        Some(((*map).to_owned(), count.parse().unwrap()))
+    };
+    MAPS.iter().filter_map(of).collect()
+}
+
+/// Everything in the node's rule set, whatever its order, and how much there is in maps.
+fn state(bed: &Bed) -> BTreeMap<String, usize> {
     let list = || Command::new("nft").args(["-s", "list", "ruleset"]).output();
     let output = bed.netns.run(list).unwrap().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    let mut words = BTreeMap::new();
+    let mut words = entries(bed);
     for word in text.split([' ', ',', '\n', '\t']) {
         *words.entry(word.to_owned()).or_default() += 1;
     }
@@ -212,8 +233,11 @@ fn roll(
             seen.gone.lock().unwrap().remove(&ip);
         }
         pods.put(bed);
-        // Somebody who never stops sending.
-        drop(senders[pods.service].send(b"?"));
+        // Somebody who never stops sending, and connects anew when told that nobody is there.
+        let sender = &senders[pods.service];
+        if sender.send(b"?").is_err() {
+            drop(sender.connect((cluster_ip(pods.service), 80)));
+        }
         thread::sleep(Duration::from_millis(3));
         if start.elapsed() > time / 4 {
             warm.get_or_insert_with(|| proxy.usage().unwrap().resident);
@@ -222,7 +246,7 @@ fn roll(
     warm.unwrap()
 }
 
-fn churn(mode: &str, services: usize, time: Duration) {
+fn churn(mode: &str, cell: Option<&Cell>, services: usize, time: Duration) {
     let bed = Bed::new().unwrap();
     let _pods_udp = serve(&bed);
     let mut all: Vec<Pods> = (0..services).map(Pods::new).collect();
@@ -232,14 +256,17 @@ fn churn(mode: &str, services: usize, time: Duration) {
         bed.store.seed(Resource::Service, [service]).unwrap();
         pods.put(&bed);
     }
-    let proxy = bed.proxy(&[mode]).unwrap();
+    let flags = cell.map(Cell::flags);
+    let flags = flags.iter().flatten().map(String::as_str);
+    let proxy = bed.proxy(&Vec::from_iter([mode].into_iter().chain(flags)));
+    let proxy = proxy.unwrap();
     let reached = |service| bed.netns.run(|| ask((cluster_ip(service), 80).into()));
     for service in [0, services - 1] {
-        let answers = || reached(service).unwrap().is_ok();
+        let answers = || inside(cell, || reached(service)).unwrap().is_ok();
         wait_until("answer", PATIENCE * 3, answers).unwrap();
     }
-    let before = ruleset(&bed);
-    let warm = connected(&bed, &proxy, &mut all, time);
+    let before = state(&bed);
+    let warm = inside(cell, || connected(&bed, &proxy, &mut all, time));
     let resident = proxy.usage().unwrap().resident;
     println!("{mode}: resident {warm} bytes after a quarter of the time, {resident} at its end");
     let grown = resident.saturating_sub(warm);
@@ -248,6 +275,14 @@ fn churn(mode: &str, services: usize, time: Duration) {
     let log = proxy.log().unwrap();
     let quiet = !log.contains("ERROR") && !log.contains("trying again");
     assert!(quiet, "{log}");
+}
+
+/// Does as processes of the node do, which are in the cell where there is one.
+fn inside<T: Send>(cell: Option<&Cell>, act: impl FnOnce() -> T + Send) -> T {
+    match cell {
+        Some(cell) => cell.inside(act),
+        None => act(),
+    }
 }
 
 /// Rolls, while clients connect who may not fail; gives resident memory at a quarter of the time.
@@ -287,7 +322,7 @@ fn nothing_is_left(bed: &Bed, all: &mut [Pods], before: &BTreeMap<String, usize>
         *pods = Pods::new(pods.service);
         pods.put(bed);
     }
-    wait_until("the rules of before", PATIENCE, || ruleset(bed) == *before).unwrap();
+    wait_until("what was there before", PATIENCE, || state(bed) == *before).unwrap();
     let first: BTreeSet<IpAddr> = all
         .iter()
         .flat_map(|pods| {
@@ -312,14 +347,28 @@ fn nothing_is_left(bed: &Bed, all: &mut [Pods], before: &BTreeMap<String, usize>
         }
     }
     wait_until("no flow left", PATIENCE, || udp_targets(bed).is_empty()).unwrap();
+    wait_until("no map entry left", PATIENCE, || {
+        entries(bed).values().all(|count| *count == 0)
+    })
+    .unwrap();
 }
 
 #[test]
 fn rolling_updates_of_200_services_cost_nobody_a_connection() {
-    churn("--proxy-mode=nftables", 200, seconds(12));
+    churn("--proxy-mode=nftables", None, 200, seconds(12));
 }
 
 #[test]
 fn rolling_updates_over_iptables_cost_nobody_a_connection() {
-    churn("--proxy-mode=iptables", 200, seconds(8));
+    churn("--proxy-mode=iptables", None, 200, seconds(8));
+}
+
+#[test]
+fn rolling_updates_over_ebpf_cost_nobody_a_connection() {
+    let with_a_cell = || {
+        let cell = Cell::new();
+        churn("--proxy-mode=ebpf", Some(&cell), 200, seconds(8));
+    };
+    // The mounts of a cell are its thread's.
+    thread::spawn(with_a_cell).join().unwrap();
 }

@@ -180,8 +180,7 @@ impl EbpfBackend {
         settings: Vec<PlaneSettings>,
     ) -> Result<Self, BackendError> {
         let began = Instant::now();
-        let opened = Sockets::open(object, options);
-        let (sockets, packets, services) = opened.map_err(refused)?;
+        let (sockets, packets, services) = Sockets::open(object, options).map_err(refused)?;
         sockets.counts().set_loading(began.elapsed());
         let left = settings.iter().cloned().map(Into::into).collect();
         let mut applied = sockets.adopt().map_err(refused)?;
