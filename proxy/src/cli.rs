@@ -94,6 +94,10 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_service_metrics: bool,
+    /// Mode ebpf: packets of known connections that leave by where they came turn in the driver
+    /// (XDP), at the node's ways out.
+    #[arg(long, value_name = "WHERE", default_value = "off")]
+    pub ebpf_xdp: ebpf::Frames,
     /// URL of the API server, instead of the one in the kubeconfig.
     #[arg(long, value_name = "URL")]
     pub master: Option<String>,
@@ -207,6 +211,7 @@ impl Flags {
                 }),
             },
             service_metrics: self.ebpf_service_metrics,
+            frames: self.ebpf_xdp,
             ..ebpf::Options::default()
         }
     }
@@ -460,6 +465,16 @@ mod tests {
     }
 
     #[test]
+    fn drivers_are_left_alone_unless_that_is_said() {
+        let said = |flags: &[&str]| {
+            let words = ["causeway-proxy"].iter().chain(flags);
+            Flags::read(words).unwrap().ebpf().frames
+        };
+        assert_eq!(said(&[]), ebpf::Frames::Off);
+        assert_eq!(said(&["--ebpf-xdp=native"]), ebpf::Frames::Native);
+    }
+
+    #[test]
     fn an_unknown_flag_or_value_is_refused_by_name() {
         let refused = |flag: &str| {
             Flags::read(["causeway-proxy", flag])
@@ -473,6 +488,7 @@ mod tests {
             ("--ebpf-maglev-table-size=16384", "16381"),
             ("--ebpf-backend-choice=best", "maglev"),
             ("--ebpf-packets-hook=xdp", "clsact"),
+            ("--ebpf-xdp=on", "off, auto, native"),
             ("--conntrack-min=many", "a whole number"),
             ("--profiling=maybe", "true or false"),
             ("--feature-gates=A", "Name=true"),

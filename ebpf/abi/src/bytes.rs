@@ -35,6 +35,7 @@ plain! {
     crate::ReverseKey: 8 + 20 + 4;
     crate::Original: 16 + 2 + 2;
     crate::Interface: 16 + 16 + 4;
+    crate::HardwareAddress: 6 + 2;
     crate::PodNetwork: 4 + 16;
     crate::Tuple: 16 + 16 + 2 + 2 + 1 + 3;
     crate::ClientKey: 16 + 4;

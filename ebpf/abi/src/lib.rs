@@ -19,13 +19,15 @@ mod traffic;
 pub use bytes::Plain;
 pub use events::Event;
 pub use maglev::{Row, RowKey};
-pub use packets::{ClientKey, Interface, PodNetwork, Settings, Stage, Track, Tuple};
+pub use packets::{
+    ClientKey, HardwareAddress, Interface, PodNetwork, Settings, Stage, Track, Tuple,
+};
 pub use sockets::{Connected, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
 
 /// Grows whenever a type or a map below changes its meaning, but for those of [`LASTING`]: maps of
 /// another layout are not used.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 
 /// Maps that established connections need, and the numbers of Service ports that they bear. They stay when others change their layout, so that each
 /// group has a number of its own, which grows only when one of its own maps changes its meaning.
@@ -73,6 +75,8 @@ pub mod maps {
     pub const NODE: &str = "node";
     /// Index of an interface to [`crate::Interface`].
     pub const INTERFACES: &str = "interfaces";
+    /// Index of an interface whose frames are seen (XDP) to [`crate::HardwareAddress`].
+    pub const WAYS_OUT: &str = "ways_out";
     /// [`crate::PodNetwork`] to 1.
     pub const PODS: &str = "pods";
     /// [`crate::PodNetwork`] (of Services, here) to [`crate::UNSERVED_REFUSED`] or
@@ -341,11 +345,13 @@ pub enum Counter {
     /// ICMP errors about packets that are too large or refused, which were not made: there were too
     /// many.
     Unanswered = 18,
+    /// Packets that were translated in the driver (XDP), and left by where they came.
+    Turned = 19,
 }
 
 impl Counter {
     /// All of them, by index.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Connected,
         Self::Sent,
         Self::Refused,
@@ -365,6 +371,7 @@ impl Counter {
         Self::ConnectedUdp,
         Self::BindRefused,
         Self::Unanswered,
+        Self::Turned,
     ];
 }
 

@@ -23,6 +23,16 @@ impl Interface {
     pub const NO_ETHERNET: u32 = 2;
 }
 
+/// The Ethernet address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct HardwareAddress {
+    /// As it stands in a frame.
+    pub octets: [u8; 6],
+    /// Zero.
+    pub zero: [u8; 2],
+}
+
 /// A network whose addresses are pods', by the local detector: the key of a longest-prefix match
 /// (`BPF_MAP_TYPE_LPM_TRIE`; the kernel wants the length first).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -20,6 +20,7 @@ pub mod refusal;
 pub mod rewrite;
 mod socket;
 mod track;
+mod turn;
 
 pub use begin::{account, begin};
 pub use bind::may_bind;
@@ -28,6 +29,7 @@ pub use limit::Limit;
 pub use onward::{Hop, Routes, Verdict, Way, Work, find_way};
 pub use socket::{Aim, Answer, Kernel, Socket, Tables, send};
 pub use track::{Added, PacketTables, answer_to, follow, settle};
+pub use turn::{may_be_unfinished, turn};
 
 #[cfg(test)]
 mod tests;

@@ -51,9 +51,10 @@ pub const fn icmp(family: Family) -> u8 {
     }
 }
 
-/// The sum of the pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1) of an answer.
+/// The sum of the pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1) of a packet, or of an
+/// answer to it.
 #[inline(always)]
-fn pseudo_header(asked: &Tuple, family: Family, protocol: u8, bytes: u16) -> u64 {
+pub(crate) fn pseudo_header(asked: &Tuple, family: Family, protocol: u8, bytes: u16) -> u64 {
     let last = |address: &Address| {
         let [.., a, b, c, d] = *address;
         sum(&[a, b, c, d])

@@ -3,7 +3,7 @@
 use causeway_ebpf_abi::{Address, Tuple};
 
 use crate::checksum::{difference, fold, updated};
-use crate::packet::{Family, Flow};
+use crate::packet::{Family, Flow, UDP};
 
 /// A packet's own header, before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,19 @@ pub const fn ports(tuple: &Tuple) -> [u8; 4] {
 #[must_use]
 pub fn ports_difference(old: &Tuple, new: &Tuple) -> u16 {
     fold(difference(&ports(old), &ports(new)))
+}
+
+/// What a finished checksum of TCP or UDP becomes when the sums of addresses and of ports grow so.
+#[inline(always)]
+#[must_use]
+pub fn transport_checksum(protocol: u8, before: u16, addresses: u16, ports: u16) -> u16 {
+    let after = updated(before, u64::from(addresses) + u64::from(ports));
+    // Of UDP, zero means that there is none (RFC 768).
+    match (protocol, before, after) {
+        (UDP, 0, _) => 0,
+        (UDP, _, 0) => 0xffff,
+        _ => after,
+    }
 }
 
 /// What is written into the packet that an ICMP error quotes, which becomes `quoted`.

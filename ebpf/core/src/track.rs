@@ -14,7 +14,7 @@ const SYN_LASTS: u64 = 60 * NANOSECONDS;
 /// still be under way.
 const LINGERS: u64 = NANOSECONDS / 5;
 /// Tracks are settled once in so many nanoseconds, as a power of two: about a second.
-const TICK: u32 = 30;
+pub(crate) const TICK: u32 = 30;
 
 /// The maps of packets.
 pub trait PacketTables: Tables {
@@ -84,9 +84,7 @@ pub fn follow(
         let before = (now.saturating_sub(track.seen), track.flags);
         *becomes = track.becomes;
         *due = now >> TICK != track.seen >> TICK;
-        track.seen = now;
-        track.packets += 1;
-        track.bytes += u64::from(flow.length);
+        note(track, flow, now);
         if flow.flags & (Flow::FIN | Flow::RST) != 0 {
             track.flags |= end(flow);
         }
@@ -143,6 +141,14 @@ fn settle_one(tables: &impl PacketTables, key: &Tuple) {
 fn forget(tables: &impl PacketTables, key: &Tuple) {
     settle_one(tables, key);
     tables.remove_track(key);
+}
+
+/// One packet more came this way.
+#[inline(always)]
+pub(crate) fn note(track: &mut Track, flow: &Flow, now: u64) {
+    track.seen = now;
+    track.packets += 1;
+    track.bytes += u64::from(flow.length);
 }
 
 #[inline(always)]

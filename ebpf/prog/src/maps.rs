@@ -8,8 +8,8 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use causeway_ebpf_abi::prefilter::{AIM_WORDS, MARKS, mark_of};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
-    FrontendKey, Interface, MemberKey, Original, ReverseKey, Row, RowKey, Settings, SlotKey, Track,
-    Traffic, Tuple,
+    FrontendKey, HardwareAddress, Interface, MemberKey, Original, ReverseKey, Row, RowKey,
+    Settings, SlotKey, Track, Traffic, Tuple,
 };
 use causeway_ebpf_core::prefilter::Prefilter;
 use causeway_ebpf_core::{Added, PacketTables, Tables};
@@ -22,6 +22,7 @@ const FRONTENDS: u32 = 65_536;
 const BACKENDS: u32 = 1_048_576;
 const SOCKETS: u32 = 65_536;
 const INTERFACES: u32 = 4_096;
+const WAYS_OUT: u32 = 256;
 const PODS: u32 = 1_024;
 const UNSERVED: u32 = 65_536;
 const TRACKS: u32 = 262_144;
@@ -60,6 +61,9 @@ static NODE_MAP: Array<u64> = Array::pinned(1, 0);
 
 #[map(name = "interfaces")]
 static INTERFACES_MAP: HashMap<u32, Interface> = HashMap::pinned(INTERFACES, BPF_F_NO_PREALLOC);
+
+#[map(name = "ways_out")]
+static WAYS_OUT_MAP: HashMap<u32, HardwareAddress> = HashMap::pinned(WAYS_OUT, BPF_F_NO_PREALLOC);
 
 #[map(name = "pods")]
 static PODS_MAP: LpmTrie<Address, u32> = LpmTrie::pinned(PODS, BPF_F_NO_PREALLOC);
@@ -245,6 +249,14 @@ impl Prefilter for Maps {
     fn aims(&self, word: u32) -> u64 {
         AIMS_MAP.get(word).copied().unwrap_or(u64::MAX)
     }
+}
+
+/// The Ethernet address of an interface whose frames are seen.
+#[inline(always)]
+pub fn hardware_address(interface: u32) -> Option<[u8; 6]> {
+    // SAFETY: an entry is replaced as a whole, and copied here at once.
+    let found = unsafe { WAYS_OUT_MAP.get(&interface) }?;
+    Some(found.octets)
 }
 
 /// Whether packets of an interface may begin with the IP header.

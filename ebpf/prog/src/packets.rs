@@ -2,7 +2,9 @@
 
 mod answer;
 mod buffer;
+mod frame;
 mod routes;
+mod turn;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
@@ -65,12 +67,25 @@ fn may_concern(buffer: &Buffer, family: Family) -> bool {
     if maps::may_lack_ethernet(buffer.interface()) {
         return true;
     }
+    concerns(buffer, family)
+}
+
+/// A packet of which the beginning may be in one piece.
+trait Head {
+    /// The first words from the IP header on, behind an Ethernet header; none where they are fewer,
+    /// or elsewhere in memory.
+    fn head<const N: usize>(&self) -> Option<&[u32; N]>;
+}
+
+/// What the prefilter says of it.
+#[inline(always)]
+fn concerns(packet: &impl Head, family: Family) -> bool {
     // One that is not in one piece so far takes the longer way.
     match family {
-        Family::V4 => buffer
+        Family::V4 => packet
             .head()
             .is_none_or(|words| may_concern_v4(&Maps, words)),
-        Family::V6 => buffer
+        Family::V6 => packet
             .head()
             .is_none_or(|words| may_concern_v6(&Maps, words)),
     }

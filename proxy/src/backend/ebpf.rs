@@ -13,6 +13,7 @@ mod connected;
 mod counts;
 mod dump;
 mod entries;
+mod frames;
 mod held;
 mod interfaces;
 mod monitor;
@@ -61,7 +62,7 @@ pub use dump::Dump;
 pub use held::{HeldSocket, HeldSockets};
 pub use monitor::{Happening, Monitor};
 pub use names::ServicePortName;
-pub use options::{DEFAULT_SNAT_PORTS, DEFAULT_TRACKS, Options, PacketsHook};
+pub use options::{DEFAULT_SNAT_PORTS, DEFAULT_TRACKS, Frames, Options, PacketsHook};
 pub use pins::{DEFAULT_PINS, map_pin};
 pub use pressure::MapFill;
 pub use sockets::OBJECT;
@@ -185,7 +186,7 @@ impl EbpfBackend {
         let left = settings.iter().cloned().map(Into::into).collect();
         let mut applied = sockets.adopt().map_err(refused)?;
         applied.spread_by(options.maglev);
-        let mut backend = Self {
+        Ok(Self {
             remainder: Remainder::open(left)?,
             applied,
             unserved: Unserved::adopt(packets.unserved().map_err(refused)?),
@@ -193,16 +194,12 @@ impl EbpfBackend {
             packets,
             services,
             node: Node::default(),
-            settings: BTreeMap::new(),
+            settings: settings.into_iter().map(|one| (one.family, one)).collect(),
             full: true,
             attached: false,
             homeless: false,
             end_tcp: options.end_tcp,
-        };
-        for one in settings {
-            backend.settings.insert(one.family, one);
-        }
-        Ok(backend)
+        })
     }
 
     /// Removes programs and maps. The tables of the remainder are the nftables data plane's.

@@ -29,3 +29,4 @@ mod upgrade;
 #[path = "../nftables/world.rs"]
 #[expect(dead_code, reason = "shared with the data planes that need more of it")]
 mod world;
+mod xdp;

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
 
+use causeway_tests::proxy_bed::wait_until;
 use nodekit::netns::NetNs;
-use nodekit::route::{Address, Handle, NewBridge, Route, VethEnd, VethPair};
+use nodekit::route::{Address, Handle, NewBridge, Route, RouteKind, VethEnd, VethPair};
 use nodekit::sysctl;
 
 /// For an answer that must come: the machine may be busy.
@@ -75,6 +76,15 @@ impl Host {
     /// The same over UDP.
     pub(crate) fn udp(&self, to: SocketAddr) -> Result<String> {
         exchange(&self.udp_socket(to), b"?")
+    }
+
+    /// The same, asked twice of the same port.
+    pub(crate) fn udp_twice(&self, to: SocketAddr) -> Result<String> {
+        let socket = self.udp_socket(to);
+        let first = exchange(&socket, b"?")?;
+        let second = exchange(&socket, b"?")?;
+        assert_eq!(first, second);
+        Ok(second)
     }
 }
 
@@ -149,11 +159,40 @@ impl Bed {
     /// else they are left unfinished between virtual ones, and nobody looks at them.
     pub(crate) fn finish_checksums(&self) {
         for link in ["eth0", "eth1", "cni0", "veth2", "veth3"] {
-            let mut ethtool = Command::new("ethtool");
-            ethtool.args(["--offload", link, "tx", "off"]);
-            let output = self.node.run(|| ethtool.output()).unwrap().unwrap();
-            assert!(output.status.success(), "{output:?}");
+            set_offload(&self.node, link, "tx", false);
         }
+    }
+
+    /// Has the client finish its checksums, as if there were a real link to it.
+    pub(crate) fn finish_clients_checksums(&self) {
+        set_offload(&self.client.netns, "eth0", "tx", false);
+    }
+
+    /// Pods of another node that is behind the same link as the client, 10.244.3.2 and
+    /// fd00:244:3::2: it is the client itself.
+    pub(crate) fn beyond(&self) -> Host {
+        let netns = self.client.netns.try_clone().unwrap();
+        let beyond = Host {
+            netns,
+            v4: "10.244.3.2".parse().unwrap(),
+            v6: "fd00:244:3::2".parse().unwrap(),
+        };
+        give(&beyond.netns, "lo", ["10.244.3.2/32", "fd00:244:3::2/128"]);
+        // The kernel makes the route to an IPv6 address of its own in the background.
+        let mut theirs = Handle::open_in(&beyond.netns).unwrap();
+        wait_until("a route to the address", PATIENCE, || {
+            let route = theirs.route_to(beyond.v6);
+            route.is_ok_and(|route| route.kind == RouteKind::Local)
+        })
+        .unwrap();
+        let mut links = Handle::open_in(&self.node).unwrap();
+        let networks = ["10.244.3.0/24", "fd00:244:3::/64"];
+        for (network, gateway) in networks.iter().zip([self.client.v4, self.client.v6]) {
+            let mut route = Route::to(network.parse().unwrap());
+            route.gateway = Some(gateway);
+            links.add_route(&route).unwrap();
+        }
+        beyond
     }
 
     /// The index of a link of the node.
@@ -161,6 +200,14 @@ impl Bed {
         let mut links = Handle::open_in(&self.node).unwrap();
         links.link_by_name(name).unwrap().index
     }
+}
+
+/// What the kernel leaves to a link, or does for it (ethtool(8), `--offload`).
+pub(crate) fn set_offload(netns: &NetNs, link: &str, what: &str, on: bool) {
+    let mut ethtool = Command::new("ethtool");
+    ethtool.args(["--offload", link, what, if on { "on" } else { "off" }]);
+    let output = netns.run(|| ethtool.output()).unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 fn set(key: &[&str], value: &str) {

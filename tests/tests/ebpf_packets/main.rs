@@ -14,3 +14,5 @@ mod servers;
 mod single;
 mod traffic;
 mod tunnel;
+mod turned;
+mod turning;

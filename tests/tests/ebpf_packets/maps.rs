@@ -4,15 +4,16 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use causeway_ebpf_abi::prefilter::{FIRST_GENERATION, Folded, aim};
 use causeway_ebpf_abi::{
-    Address, Backend, Counter, Frontend, FrontendKey, Interface, MemberKey, Plain, Settings,
-    SlotKey, Track, Tuple, maps,
+    Address, Backend, Counter, Frontend, FrontendKey, HardwareAddress, Interface, MemberKey, Plain,
+    Settings, SlotKey, Track, Tuple, maps,
 };
 use causeway_proxy::backend::ebpf;
 use causeway_tests::cell::Cell;
+use nodekit::route::Handle;
 
 use crate::bed::Bed;
 
@@ -55,6 +56,7 @@ impl Plane {
             .unwrap();
         let mut plane = Self { ebpf, _cell: cell };
         plane.program().load().unwrap();
+        plane.frames().load().unwrap();
         let mut settings: Array<_, Entry<Settings>> = plane.map(maps::SETTINGS);
         settings.set(0, Entry(Settings::DEFAULT), 0).unwrap();
         let mut generation: Array<_, u32> = plane.map(maps::GENERATION);
@@ -65,6 +67,33 @@ impl Plane {
     pub(crate) fn program(&mut self) -> &mut SchedClassifier {
         let program = self.ebpf.program_mut("packets").unwrap();
         program.try_into().unwrap()
+    }
+
+    /// The program in the driver.
+    pub(crate) fn frames(&mut self) -> &mut Xdp {
+        let program = self.ebpf.program_mut("frames").unwrap();
+        program.try_into().unwrap()
+    }
+
+    /// Frames that come by a link of the node may turn there.
+    pub(crate) fn know_way_out(&mut self, bed: &Bed, link: &str) {
+        let link = Handle::open_in(&bed.node).unwrap().link_by_name(link);
+        let link = link.unwrap();
+        let address = HardwareAddress {
+            octets: link.mac.unwrap().0,
+            zero: [0; 2],
+        };
+        let mut map: HashMap<&mut MapData, u32, Entry<HardwareAddress>> = self.map(maps::WAYS_OUT);
+        map.insert(link.index, Entry(address), 0).unwrap();
+    }
+
+    /// Attaches the program in the driver to such a link.
+    pub(crate) fn turn_at(&mut self, bed: &Bed, link: &str) {
+        self.know_way_out(bed, link);
+        let index = bed.link(link);
+        let program = self.frames();
+        let attach = || program.attach_to_if_index(index, XdpMode::Driver).unwrap();
+        bed.node.run(attach).unwrap();
     }
 
     fn map<'a, M: TryFrom<&'a mut Map>>(&'a mut self, name: &str) -> M

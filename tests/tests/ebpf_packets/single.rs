@@ -18,20 +18,20 @@ const GO_ON: i32 = -1;
 const DROP: i32 = 2;
 const REDIRECT: i32 = 7;
 
-const CLIENTS: [&str; 2] = ["192.0.2.2:40000", "[2001:db8:2::2]:40000"];
+pub(crate) const CLIENTS: [&str; 2] = ["192.0.2.2:40000", "[2001:db8:2::2]:40000"];
 const PODS: [&str; 2] = ["10.244.1.2:8080", "[fd00:244:1::2]:8080"];
 const NODES: [&str; 2] = ["10.244.1.1", "fd00:244:1::1"];
 
 /// The interface that the packets come by.
-struct Gate<'a> {
-    bed: &'a Bed,
+pub(crate) struct Gate<'a> {
+    pub(crate) bed: &'a Bed,
     name: &'static str,
-    index: u32,
-    mac: Mac,
+    pub(crate) index: u32,
+    pub(crate) mac: Mac,
 }
 
 impl<'a> Gate<'a> {
-    fn of(bed: &'a Bed, name: &'static str) -> Self {
+    pub(crate) fn of(bed: &'a Bed, name: &'static str) -> Self {
         let mut links = Handle::open_in(&bed.node).unwrap();
         let link = links.link_by_name(name).unwrap();
         Self {
@@ -73,18 +73,18 @@ impl<'a> Gate<'a> {
     }
 
     /// The packet that it becomes, which is sent on.
-    fn sends_on(&self, plane: &mut Plane, packet: &Packet<'_>) -> Read {
+    pub(crate) fn sends_on(&self, plane: &mut Plane, packet: &Packet<'_>) -> Read {
         let (action, out) = self.takes(plane, &packet.frame(self.mac));
         assert_eq!(action, REDIRECT, "{} {:?}", self.name, packet.to);
         Read::checked(&out[ETHERNET..])
     }
 }
 
-fn at(text: &str) -> SocketAddr {
+pub(crate) fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn packet<'a>(from: SocketAddr, to: SocketAddr, protocol: u8) -> Packet<'a> {
+pub(crate) fn packet<'a>(from: SocketAddr, to: SocketAddr, protocol: u8) -> Packet<'a> {
     Packet {
         from,
         to,

@@ -1,14 +1,16 @@
 //! Checksums against their computation from all of the bytes.
 
+use std::vec;
 use std::vec::Vec;
 
 use causeway_ebpf_abi::{Tuple, mapped};
 use proptest::prelude::*;
 
 use crate::checksum::{difference, finish, fold, sum, updated};
-use crate::packet::{Family, Flow, TCP};
+use crate::may_be_unfinished;
+use crate::packet::{Family, Flow, TCP, UDP};
 use crate::refusal;
-use crate::rewrite::Addresses;
+use crate::rewrite::{Addresses, ports_difference, transport_checksum};
 
 extern crate std;
 
@@ -108,6 +110,66 @@ proptest! {
 
         let v4 = refusal::v4_header(&asked, TCP, 20);
         prop_assert_eq!(checksum(&v4), 0);
+    }
+}
+
+/// A TCP or UDP packet's sum of the pseudo header, and its own bytes with what `checksum` says.
+fn transport(flow: &Flow, ports: [u8; 4], payload: &[u8], checksum: u16) -> (u16, Vec<u8>) {
+    let skip = if flow.family == Family::V6 { 0 } else { 12 };
+    let at = if flow.tuple.protocol == UDP { 6 } else { 16 };
+    let mut bytes = vec![0; at];
+    bytes[..4].copy_from_slice(&ports);
+    bytes.extend(checksum.to_ne_bytes());
+    bytes.extend(payload);
+    let length = u8::try_from(bytes.len()).unwrap();
+    let pseudo = [
+        &flow.tuple.source[skip..],
+        &flow.tuple.destination[skip..],
+        &[0, flow.tuple.protocol, 0, length],
+    ];
+    (!self::checksum(&pseudo.concat()), bytes)
+}
+
+proptest! {
+    #[test]
+    fn a_rewritten_packet_keeps_a_checksum_that_is_right(
+        from: [[u8; 16]; 2], to: [[u8; 16]; 2], ports: [[u8; 4]; 2],
+        payload in prop::collection::vec(any::<u8>(), 0..60), v6: bool, udp: bool,
+    ) {
+        let family = if v6 { Family::V6 } else { Family::V4 };
+        let short = |address: [u8; 16]| if v6 { address } else {
+            let [a, b, c, d, ..] = address;
+            mapped([a, b, c, d])
+        };
+        let flow = |addresses: [[u8; 16]; 2], ports: [u8; 4]| {
+            let [source, destination] = addresses.map(short);
+            let [a, b, c, d] = ports;
+            let (source_port, destination_port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            let protocol = if udp { UDP } else { TCP };
+            let tuple = Tuple { source, destination, source_port, destination_port, protocol, zero: [0; 3] };
+            Flow { tuple, family, transport: 40, ..Flow::EMPTY }
+        };
+        let (mut before, after) = (flow(from, ports[0]), flow(to, ports[1]));
+        let (pseudo, unfinished) = transport(&before, ports[0], &payload, 0);
+        before.length = 40 + u16::try_from(unfinished.len()).unwrap();
+        prop_assert!(may_be_unfinished(&before, pseudo));
+        let whole = |pseudo: u16, bytes: &[u8]| checksum(&[&pseudo.to_ne_bytes()[..], bytes].concat());
+        let finished = match whole(pseudo, &unfinished) {
+            0 if udp => 0xffff,
+            sum => sum,
+        };
+        // What is covered may be such that it is no difference whether it is finished.
+        prop_assert_eq!(may_be_unfinished(&before, finished), same(finished, pseudo));
+
+        let addresses = Addresses::of(&before, &after.tuple.source, &after.tuple.destination);
+        let difference = addresses.difference(family);
+        let ports_difference = ports_difference(&before.tuple, &after.tuple);
+        let protocol = before.tuple.protocol;
+        let written = transport_checksum(protocol, finished, difference, ports_difference);
+        let (pseudo, bytes) = transport(&after, ports[1], &payload, written);
+        prop_assert!(same(whole(pseudo, &bytes), 0));
+        prop_assert!(!udp || written != 0);
+        prop_assert!(!udp || transport_checksum(UDP, 0, difference, ports_difference) == 0);
     }
 }
 

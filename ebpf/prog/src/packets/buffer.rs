@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 };
 use causeway_ebpf_core::packet::{Family, Packet};
 
-use super::ETHERNET;
+use super::{ETHERNET, Head};
 
 /// `PACKET_HOST` (linux/if_packet.h): its Ethernet address is this machine's.
 const TO_THIS_MACHINE: u32 = 0;
@@ -56,6 +56,20 @@ impl Packet for Buffer {
     }
 }
 
+impl Head for Buffer {
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<&[u32; N]> {
+        // SAFETY: the verifier checks every access to the context; and that nothing is read but
+        // between the two addresses that it says, which may not be aligned: a processor that can't
+        // read so gets a program that reads bytes.
+        unsafe {
+            let (data, end) = ((*self.0).data as usize, (*self.0).data_end as usize);
+            let words = data + ETHERNET as usize;
+            (words + size_of::<[u32; N]>() <= end).then(|| &*(words as *const [u32; N]))
+        }
+    }
+}
+
 impl Buffer {
     /// Its IP version; none where it is of something else, or for somebody else: the packets of a
     /// VLAN come to its own interface once more.
@@ -84,20 +98,6 @@ impl Buffer {
     pub(super) fn interface(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).ifindex }
-    }
-
-    /// The packet's first words from the IP header on, behind an Ethernet header; none where they
-    /// are fewer, or elsewhere in memory.
-    #[inline(always)]
-    pub(super) fn head<const N: usize>(&self) -> Option<&[u32; N]> {
-        // SAFETY: the verifier checks every access to the context; and that nothing is read but
-        // between the two addresses that it says, which may not be aligned: a processor that can't
-        // read so gets a program that reads bytes.
-        unsafe {
-            let (data, end) = ((*self.0).data as usize, (*self.0).data_end as usize);
-            let words = data + ETHERNET as usize;
-            (words + size_of::<[u32; N]>() <= end).then(|| &*(words as *const [u32; N]))
-        }
     }
 
     /// Bytes from the link's header on.

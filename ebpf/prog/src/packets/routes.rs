@@ -16,7 +16,7 @@ use super::buffer::Buffer;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-const FOUND: i64 = BPF_FIB_LKUP_RET_SUCCESS as i64;
+pub(super) const FOUND: i64 = BPF_FIB_LKUP_RET_SUCCESS as i64;
 /// The neighbour is asked for when the packet is sent.
 const FOUND_UNSEEN: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
 const TOO_BIG: i64 = BPF_FIB_LKUP_RET_FRAG_NEEDED as i64;
@@ -24,25 +24,7 @@ const TOO_BIG: i64 = BPF_FIB_LKUP_RET_FRAG_NEEDED as i64;
 impl Routes for Buffer {
     #[inline(always)]
     fn way(&self, ingress: u32, family: Family, tuple: &Tuple, hop: &mut Hop) -> Way {
-        // SAFETY: integers, of which zero is a value.
-        let mut asked: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-        asked.l4_protocol = tuple.protocol;
-        asked.sport = tuple.source_port.to_be();
-        asked.dport = tuple.destination_port.to_be();
-        asked.ifindex = ingress;
-        let (source, destination) = (words(&tuple.source), words(&tuple.destination));
-        match family {
-            Family::V4 => {
-                asked.family = AF_INET;
-                asked.__bindgen_anon_3.ipv4_src = source[3];
-                asked.__bindgen_anon_4.ipv4_dst = destination[3];
-            }
-            Family::V6 => {
-                asked.family = AF_INET6;
-                asked.__bindgen_anon_3.ipv6_src = source;
-                asked.__bindgen_anon_4.ipv6_dst = destination;
-            }
-        }
+        let mut asked = question(ingress, family, tuple);
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: takes the structure and its size.
         let status = unsafe { lookup(self.0.cast(), from_mut(&mut asked), size, 0) };
@@ -64,8 +46,34 @@ impl Routes for Buffer {
     }
 }
 
+/// What the kernel is asked about a packet that came by the interface `ingress` and shall be one of
+/// `tuple`.
 #[inline(always)]
-fn words(address: &Address) -> [u32; 4] {
+pub(super) fn question(ingress: u32, family: Family, tuple: &Tuple) -> bpf_fib_lookup {
+    // SAFETY: integers, of which zero is a value.
+    let mut asked: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    asked.l4_protocol = tuple.protocol;
+    asked.sport = tuple.source_port.to_be();
+    asked.dport = tuple.destination_port.to_be();
+    asked.ifindex = ingress;
+    let (source, destination) = (words(&tuple.source), words(&tuple.destination));
+    match family {
+        Family::V4 => {
+            asked.family = AF_INET;
+            asked.__bindgen_anon_3.ipv4_src = source[3];
+            asked.__bindgen_anon_4.ipv4_dst = destination[3];
+        }
+        Family::V6 => {
+            asked.family = AF_INET6;
+            asked.__bindgen_anon_3.ipv6_src = source;
+            asked.__bindgen_anon_4.ipv6_dst = destination;
+        }
+    }
+    asked
+}
+
+#[inline(always)]
+pub(super) fn words(address: &Address) -> [u32; 4] {
     let mut words = [0; 4];
     for (word, bytes) in words.iter_mut().zip(address.as_chunks::<4>().0) {
         *word = u32::from_ne_bytes(*bytes);

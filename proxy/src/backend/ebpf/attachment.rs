@@ -136,11 +136,20 @@ fn load(ebpf: &mut Ebpf, folder: &Path) -> Result<SchedClassifier, ProgramError>
         .ok_or(ProgramError::NotLoaded)?
         .try_into()?;
     program.load()?;
-    // By a name for a moment: there is no other way to have it twice.
+    let own = |name: &Path| SchedClassifier::from_pin(name);
+    twin(folder, |name| program.pin(name).map_err(other), own)
+}
+
+/// A program once more, by a name for a moment: there is no other way to have it twice.
+pub(super) fn twin<P>(
+    folder: &Path,
+    pin: impl FnOnce(&Path) -> Result<(), ProgramError>,
+    own: impl FnOnce(&Path) -> Result<P, ProgramError>,
+) -> Result<P, ProgramError> {
     let name = pins::link(folder, "program");
     drop(fs::remove_file(&name));
-    program.pin(&name).map_err(other)?;
-    let own = SchedClassifier::from_pin(&name);
+    pin(&name)?;
+    let own = own(&name);
     drop(fs::remove_file(&name));
     own
 }
@@ -161,7 +170,7 @@ fn pin(pins: &Path, index: u32) -> PathBuf {
     pins::link(pins, &format!("{PREFIX}{index}"))
 }
 
-fn other(error: impl std::error::Error + Send + Sync + 'static) -> ProgramError {
+pub(super) fn other(error: impl std::error::Error + Send + Sync + 'static) -> ProgramError {
     ProgramError::IOError(std::io::Error::other(error))
 }
 

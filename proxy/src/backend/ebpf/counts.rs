@@ -136,6 +136,7 @@ fn nanoseconds(took: Duration) -> u64 {
 
 const SOCKET: &str = "socket";
 const PACKET: &str = "packet";
+const XDP: &str = "xdp";
 
 /// The hook, what happened there, and whether that was the end of a call or a packet.
 pub(super) const fn said(counter: Counter) -> (&'static str, &'static str, bool) {
@@ -152,6 +153,7 @@ pub(super) const fn said(counter: Counter) -> (&'static str, &'static str, bool)
         Counter::Unanswered => (PACKET, "icmp_limited", false),
         Counter::Fragment => (PACKET, "fragment", false),
         Counter::Extension => (PACKET, "extension", false),
+        Counter::Turned => (XDP, "turned", false),
         Counter::NotForwarded => (PACKET, "no_route", false),
         Counter::PacketsRefused => (PACKET, "no_endpoint", true),
         Counter::PacketsDropped => (PACKET, "not_served", true),

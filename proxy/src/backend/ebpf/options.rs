@@ -49,6 +49,19 @@ pub struct Options {
     pub sweep: Duration,
     /// The metrics page says what went to each Service port.
     pub service_metrics: bool,
+    /// Packets that leave by where they came turn in the driver.
+    pub frames: Frames,
+}
+
+/// Where packets that leave by where they came turn in the driver (XDP): at the node's ways out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Frames {
+    /// Nowhere.
+    Off,
+    /// Where the driver can; not at virtual pairs, whose other end may drop what comes back.
+    Auto,
+    /// Where the driver can; a warning where it can't.
+    Native,
 }
 
 /// Entries of the map of connections, unless the command line says otherwise.
@@ -75,6 +88,7 @@ impl Default for Options {
             lifetimes: Lifetimes::default(),
             sweep: DEFAULT_SWEEP,
             service_metrics: true,
+            frames: Frames::Off,
         }
     }
 }

@@ -21,6 +21,7 @@ use nodekit::route::{Changes, Waker};
 
 use super::attachment::Attachments;
 use super::entries::Entry;
+use super::frames::Frames;
 use super::interfaces::Scene;
 use super::prefilter::Bits;
 use super::sockets::{failed, gone, take};
@@ -61,6 +62,8 @@ struct Hooks {
     scene: Scene,
     /// The program is where it should be.
     whole: bool,
+    /// The one in drivers.
+    frames: Frames,
 }
 
 impl fmt::Debug for Hooks {
@@ -85,6 +88,7 @@ impl Packets {
             known: BTreeMap::new(),
             scene: Scene::default(),
             whole: false,
+            frames: Frames::load(ebpf, options)?,
         };
         hooks.set(Settings {
             first_port: *options.snat_ports.start(),
@@ -183,6 +187,7 @@ impl Hooks {
     fn bring(&mut self) -> Result<(), Error> {
         let scene = std::mem::take(&mut self.scene);
         let result = self.bring_to(&scene);
+        self.frames.follow(&scene);
         self.whole = result.is_ok();
         self.scene = scene;
         result
@@ -203,7 +208,7 @@ impl Hooks {
                 return Ok(false);
             }
         }
-        Ok(self.whole)
+        Ok(self.whole && self.frames.is_whole())
     }
 
     fn bring_to(&mut self, scene: &Scene) -> Result<(), Error> {
