@@ -1,6 +1,7 @@
 //! What the tests that need namespaces share. It never runs in production.
 
 pub mod arguments;
+mod attempt;
 pub mod bars;
 pub mod cell;
 pub mod figures;
@@ -8,6 +9,8 @@ pub mod packet_bed;
 pub mod proxy_bed;
 
 use std::path::{Path, PathBuf};
+
+pub use attempt::attempt;
 
 /// One of the workspace's binaries, built beside the running test.
 ///

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nodekit::netns::NetNs;
 
+use crate::attempt;
+
 /// A connection to an endpoint on the same machine takes microseconds; a Service that is not
 /// programmed yet swallows the packet. Who asks again and again need not wait longer.
 const GLANCE: Duration = Duration::from_millis(3);
@@ -15,11 +17,10 @@ const ANSWER: Duration = Duration::from_millis(500);
 
 /// The port number that answers at `target` now; to be called inside the namespace.
 pub fn answer(target: SocketAddr) -> Option<u16> {
-    answer_within(target, ANSWER)
+    read(TcpStream::connect_timeout(&target, ANSWER).ok()?)
 }
 
-fn answer_within(target: SocketAddr, connected: Duration) -> Option<u16> {
-    let mut stream = TcpStream::connect_timeout(&target, connected).ok()?;
+fn read(mut stream: TcpStream) -> Option<u16> {
     stream.set_read_timeout(Some(ANSWER)).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
@@ -40,7 +41,8 @@ pub fn wait_for(
         .run(|| {
             let start = Instant::now();
             while start.elapsed() < patience {
-                if answer_within(target, GLANCE) == Some(port) {
+                let answer = attempt(target, GLANCE).ok().and_then(read);
+                if answer == Some(port) {
                     return Some(Instant::now());
                 }
                 std::thread::sleep(Duration::from_micros(200));

@@ -3,21 +3,27 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use causeway_tests::proxy_bed::{NODE_IP, PORTS, wait_until};
+use causeway_tests::proxy_bed::{NODE_IP, PORTS, Proxy, wait_until};
 use netns_lab::control_plane::PORT;
 
 use crate::site::{PATIENCE, Site};
 
 const WHILE_AWAY: Duration = Duration::from_secs(2);
 
-pub(crate) fn killed_and_restarted_it_is_caught_up_with() {
-    let mut site = Site::new(&[]);
-    let web = site.put("web", 0, 2, PORTS[0]);
-    let steady = site.put("steady", 1, 2, PORTS[0]);
+/// A site whose proxy serves these Services, of two endpoints each.
+fn serving<const N: usize>(names: [&str; N]) -> (Site, Proxy, [SocketAddr; N]) {
+    let site = Site::new(&[]);
+    let mut indices = 0..;
+    let targets = names.map(|name| site.put(name, indices.next().unwrap(), 2, PORTS[0]));
     let proxy = site.proxy();
-    for target in [web, steady] {
+    for target in targets {
         site.wait_for(&proxy, target, PORTS[0]);
     }
+    (site, proxy, targets)
+}
+
+pub(crate) fn killed_and_restarted_it_is_caught_up_with() {
+    let (mut site, proxy, [web, steady]) = serving(["web", "steady"]);
     site.plane.kill_server(0).unwrap();
     assert_eq!(site.failures(&[web, steady], WHILE_AWAY), 0);
     wait_until("complaint about the API server", PATIENCE, || {
@@ -36,13 +42,7 @@ pub(crate) fn killed_and_restarted_it_is_caught_up_with() {
 
 /// The API server stays, and what it says while its storage is away is an error, not an empty list.
 pub(crate) fn etcd_killed_and_restarted_takes_nothing_away() {
-    let mut site = Site::new(&[]);
-    let web = site.put("web", 0, 2, PORTS[0]);
-    let steady = site.put("steady", 1, 2, PORTS[0]);
-    let proxy = site.proxy();
-    for target in [web, steady] {
-        site.wait_for(&proxy, target, PORTS[0]);
-    }
+    let (mut site, proxy, [web, steady]) = serving(["web", "steady"]);
     site.plane.kill_etcd().unwrap();
     assert_eq!(site.failures(&[web, steady], WHILE_AWAY), 0);
     // Nor does a proxy that starts meanwhile, whether anything can be listed to it or not.
@@ -57,14 +57,7 @@ pub(crate) fn etcd_killed_and_restarted_takes_nothing_away() {
 }
 
 pub(crate) fn after_410_everything_is_listed_again() {
-    let mut site = Site::new(&[]);
-    let web = site.put("web", 0, 2, PORTS[0]);
-    let steady = site.put("steady", 1, 2, PORTS[0]);
-    let gone = site.put("gone", 2, 2, PORTS[0]);
-    let proxy = site.proxy();
-    for target in [web, steady, gone] {
-        site.wait_for(&proxy, target, PORTS[0]);
-    }
+    let (mut site, proxy, [web, steady, gone]) = serving(["web", "steady", "gone"]);
     // While the proxy's server is away, another takes changes; then their history is lost: to
     // etcd by compaction, to the server because it only remembers what it saw.
     site.plane.kill_server(0).unwrap();

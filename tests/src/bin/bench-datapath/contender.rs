@@ -1,20 +1,17 @@
 //! Those who are measured: two nodes, with somebody's Services or without.
 
 use std::fmt;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::Range;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use causeway_tests::attempt;
 use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::{Proxy, wait_until};
 use netns_lab::apiserver::{ApiServer, kubeconfig};
 use nodekit::netns::NetNs;
-use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, NODES, PODS};
@@ -29,8 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const PEER_PATIENCE: Duration = Duration::from_secs(20 * 60);
 /// A Service that is not programmed yet swallows the packet.
 const ATTEMPT: Duration = Duration::from_millis(100);
-/// Below those that the kernel gives to clients here.
-const PORTS: Range<u16> = 5000..10_000;
 
 /// What a kube-proxy must leave alone on a node that is a network namespace.
 const PEER_FLAGS: [&str; 4] = [
@@ -155,7 +150,7 @@ impl Contender {
         let others = witnesses(services).map(|to| (Road::VipNear, to));
         for (road, to) in roads.chain(others) {
             let works = || {
-                let works = self.at_the_client(road, || connects(to));
+                let works = self.at_the_client(road, || attempt(to, ATTEMPT).is_ok());
                 matches!(works, Ok(true)) || interrupt.came()
             };
             let what = format!("way to {to} ({})", self.plane);
@@ -195,18 +190,4 @@ fn kubeconfig_inside(api: &ApiServer, node: &NetNs, base: &Path) -> anyhow::Resu
     let path = base.with_extension("kubeconfig");
     std::fs::write(&path, kubeconfig(&format!("http://{address}")))?;
     Ok(path)
-}
-
-/// From a port that no measured connection has: the kernel goes on treating a port's next
-/// connection as one that was tried before there was a rule, for two minutes.
-fn connects(to: SocketAddr) -> bool {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.end.abs_diff(PORTS.start);
-    let connect = || -> io::Result<()> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        let own = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-        socket.bind(&own.into())?;
-        socket.connect_timeout(&to.into(), ATTEMPT)
-    };
-    connect().is_ok()
 }
