@@ -38,6 +38,16 @@ enum Fate {
     Lost(xtables::Error),
 }
 
+/// What became of several Services' input.
+enum Narrowed {
+    /// The kernel has it.
+    Written(Input),
+    /// Some of these Services' rules are wrong, nobody says which.
+    Halves(Vec<ServiceName>, Vec<ServiceName>),
+    /// Nothing can be done now; that is noted.
+    Lost,
+}
+
 impl<'a> Run<'a> {
     pub(super) fn new(xtables: &'a Xtables, refused: BTreeSet<ServiceName>) -> Self {
         Self {
@@ -127,43 +137,24 @@ impl<'a> Run<'a> {
             };
             services = written;
         }
-        loop {
-            let mut restore = if in_parts {
+        let everything = |services: &[ServiceName]| {
+            let restore = if in_parts {
                 Restore::shared(desired.settings, found)
             } else {
                 Restore::full(desired.settings, found)
             };
-            for service in &services {
-                restore.add(service, desired.rules(service));
+            input_of(restore, desired, services)
+        };
+        match self.narrow(services, everything) {
+            Narrowed::Written(input) => {
+                input.commit(desired.settings, applied);
+                true
             }
-            let input = restore.finish();
-            match self.apply(&input) {
-                Fate::Done => {
-                    input.commit(desired.settings, applied);
-                    return true;
-                }
-                Fate::Blamed(blamed, error) => {
-                    services.retain(|one| *one != blamed);
-                    self.refuse(blamed, error);
-                }
-                // Half of them first, then the others piece by piece.
-                Fate::Refused(_) if services.len() > 1 => {
-                    let rest = services.split_off(services.len() / 2);
-                    return self.write(desired, found, applied, services)
-                        && self.add(desired, applied, rest);
-                }
-                Fate::Refused(error) if self.may_go_on() => {
-                    let Some(last) = services.pop() else {
-                        self.lose(error);
-                        return false;
-                    };
-                    self.refuse(last, error);
-                }
-                Fate::Refused(error) | Fate::Lost(error) => {
-                    self.lose(error);
-                    return false;
-                }
+            // Half of them first, then the others piece by piece.
+            Narrowed::Halves(first, rest) => {
+                self.write(desired, found, applied, first) && self.add(desired, applied, rest)
             }
+            Narrowed::Lost => false,
         }
     }
 
@@ -198,11 +189,7 @@ impl<'a> Run<'a> {
         mut services: Vec<ServiceName>,
     ) -> Option<Vec<ServiceName>> {
         let again = |services: &[ServiceName]| {
-            let mut restore = Restore::chains(desired.settings);
-            for service in services {
-                restore.add(service, desired.rules(service));
-            }
-            restore.finish()
+            input_of(Restore::chains(desired.settings), desired, services)
         };
         match self.apply(input) {
             Fate::Done => Some(services),
@@ -236,34 +223,48 @@ impl<'a> Run<'a> {
         &mut self,
         desired: &Desired<'_>,
         applied: &mut Applied,
-        mut services: Vec<ServiceName>,
+        services: Vec<ServiceName>,
     ) -> bool {
+        match self.narrow(services, |services| difference(desired, applied, services)) {
+            Narrowed::Written(input) => {
+                input.commit(desired.settings, applied);
+                true
+            }
+            Narrowed::Halves(first, rest) => {
+                self.add(desired, applied, first) && self.add(desired, applied, rest)
+            }
+            Narrowed::Lost => false,
+        }
+    }
+
+    /// Writes the input of `services`, without those whose rules are known to be wrong.
+    fn narrow(
+        &mut self,
+        mut services: Vec<ServiceName>,
+        make: impl Fn(&[ServiceName]) -> Input,
+    ) -> Narrowed {
         loop {
-            let input = difference(desired, applied, &services);
+            let input = make(&services);
             match self.apply(&input) {
-                Fate::Done => {
-                    input.commit(desired.settings, applied);
-                    return true;
-                }
+                Fate::Done => return Narrowed::Written(input),
                 Fate::Blamed(blamed, error) => {
                     services.retain(|one| *one != blamed);
                     self.refuse(blamed, error);
                 }
                 Fate::Refused(_) if services.len() > 1 => {
                     let rest = services.split_off(services.len() / 2);
-                    return self.add(desired, applied, services)
-                        && self.add(desired, applied, rest);
+                    return Narrowed::Halves(services, rest);
                 }
                 Fate::Refused(error) if self.may_go_on() => {
                     let Some(last) = services.pop() else {
                         self.lose(error);
-                        return false;
+                        return Narrowed::Lost;
                     };
                     self.refuse(last, error);
                 }
                 Fate::Refused(error) | Fate::Lost(error) => {
                     self.lose(error);
-                    return false;
+                    return Narrowed::Lost;
                 }
             }
         }
@@ -361,6 +362,14 @@ impl<'a> Run<'a> {
         self.report.restore = Some(self.restore);
         (self.report, self.refused)
     }
+}
+
+/// What `restore` begins, with the desired rules of `services`.
+fn input_of(mut restore: Restore<'_>, desired: &Desired<'_>, services: &[ServiceName]) -> Input {
+    for service in services {
+        restore.add(service, desired.rules(service));
+    }
+    restore.finish()
 }
 
 /// What leads from `applied` to the desired rules of `services`.
