@@ -51,6 +51,12 @@ pub struct Flags {
     /// qdisc, or by TCX where the kernel has it and by clsact elsewhere.
     #[arg(long, value_name = "HOOK", default_value = "auto")]
     pub ebpf_packets_hook: ebpf::PacketsHook,
+    /// Mode ebpf: ClusterIPs are for everybody: packets of other hosts, virtual machines and processes
+    /// outside of the cgroup, too. Otherwise they are for sockets of this node only, and interfaces have
+    /// no program, which costs every packet, unless something can be reached from outside.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    pub ebpf_external_cluster_ips: bool,
     /// Mode ebpf: how many directions of connections are remembered whose packets are translated;
     /// each connection has two.
     #[arg(long, value_name = "NUMBER", default_value_t = ebpf::DEFAULT_TRACKS,
@@ -197,6 +203,7 @@ impl Flags {
             cgroup_root: self.ebpf_cgroup_root.clone(),
             pins: self.ebpf_pin_dir.clone(),
             packets_hook: self.ebpf_packets_hook,
+            external_cluster_ips: self.ebpf_external_cluster_ips,
             connect_udp: self.ebpf_connect_udp,
             end_tcp: self.ebpf_end_tcp,
             guard_node_ports: self.ebpf_guard_node_ports,
@@ -307,194 +314,4 @@ fn given(flag: &Flag, matches: &ArgMatches) -> Option<Value> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(flags: &Flags) -> Vec<(&str, String)> {
-        let fields = flags.fields.iter();
-        fields
-            .map(|(flag, value)| (flag.name, value.to_string()))
-            .collect()
-    }
-
-    #[test]
-    fn flags_are_read_as_kube_proxy_writes_them() {
-        let flags = Flags::read([
-            "causeway-proxy",
-            "--config=/etc/kube-proxy.yaml",
-            "--hostname-override",
-            "worker-1",
-            "--masquerade-all",
-            "--bind-address-hard-fail=false",
-            "--nodeport-addresses=10.0.0.0/8,192.168.0.0/16",
-            "--nodeport-addresses=primary",
-            "--feature-gates=A=true,B=false",
-            "--feature-gates=B=1",
-            "--oom-score-adj",
-            "-999",
-            "-v=4",
-            "--v=5",
-        ])
-        .unwrap();
-        assert_eq!(
-            flags.config.as_ref().unwrap().to_str(),
-            Some("/etc/kube-proxy.yaml")
-        );
-        assert_eq!(
-            said(&flags),
-            [
-                ("bind-address-hard-fail", "false".to_owned()),
-                ("feature-gates", r#"{"A":true,"B":true}"#.to_owned()),
-                ("hostname-override", r#""worker-1""#.to_owned()),
-                ("masquerade-all", "true".to_owned()),
-                (
-                    "nodeport-addresses",
-                    r#"["10.0.0.0/8","192.168.0.0/16","primary"]"#.to_owned()
-                ),
-                ("oom-score-adj", "-999".to_owned()),
-                ("v", "5".to_owned()),
-            ]
-        );
-    }
-
-    #[test]
-    fn every_flag_is_shown_as_kube_proxy_shows_it() {
-        let flags = Flags::read([
-            "causeway-proxy",
-            "--config=/etc/kube-proxy.yaml",
-            "--nodeport-addresses=10.0.0.0/8,primary",
-            "--feature-gates=B=true,A=false",
-            "--cleanup",
-            "-v=4",
-        ])
-        .unwrap();
-        for (name, value) in [
-            ("config", "/etc/kube-proxy.yaml"),
-            ("nodeport-addresses", "[10.0.0.0/8,primary]"),
-            ("feature-gates", "A=false,B=true"),
-            ("cleanup", "true"),
-            ("v", "4"),
-            // Nobody said these.
-            ("init-only", "false"),
-            ("master", ""),
-            ("cluster-cidr", ""),
-            ("bind-address", "0.0.0.0"),
-            ("conntrack-max-per-core", "32768"),
-            ("config-sync-period", "15m0s"),
-            ("iptables-sync-period", "30s"),
-            ("ipvs-exclude-cidrs", "[]"),
-            ("kube-api-qps", "5"),
-            ("healthz-port", "10256"),
-            ("metrics-port", "10249"),
-            ("ebpf-connect-udp", "true"),
-        ] {
-            assert_eq!(flags.shown[name], value, "{name}");
-        }
-        let known = FLAGS.iter().map(|flag| flag.name);
-        assert!(known.into_iter().all(|name| flags.shown.contains_key(name)));
-    }
-
-    #[test]
-    fn a_task_stands_beside_the_flags() {
-        for (arguments, json) in [
-            ("--ebpf-pin-dir=/x ebpf dump", false),
-            ("ebpf dump --json --ebpf-pin-dir /x", true),
-        ] {
-            let words = ["causeway-proxy"].into_iter().chain(arguments.split(' '));
-            let flags = Flags::read(words).unwrap();
-            assert_eq!(flags.command, Some(Task::Ebpf(EbpfTask::Dump { json })));
-            assert_eq!(flags.ebpf_pin_dir.to_str(), Some("/x"));
-        }
-        let plain = Flags::read(["causeway-proxy", "--config", "ebpf"]).unwrap();
-        assert_eq!(plain.command, None);
-        assert_eq!(plain.ebpf_pin_dir.to_str(), Some(ebpf::DEFAULT_PINS));
-        for incomplete in ["ebpf", "dump"] {
-            assert!(Flags::read(["causeway-proxy", incomplete]).is_err());
-        }
-    }
-
-    #[test]
-    fn what_sockets_are_asked_of_is_said_by_flags() {
-        let said = |flags: &[&str]| {
-            let words = ["causeway-proxy"].iter().chain(flags);
-            let ebpf = Flags::read(words).unwrap().ebpf();
-            [ebpf.connect_udp, ebpf.end_tcp, ebpf.guard_node_ports]
-        };
-        assert_eq!(said(&[]), [true, false, true]);
-        let flags = ["--ebpf-connect-udp=false", "--ebpf-end-tcp"];
-        assert_eq!(said(&flags), [false, true, true]);
-        let flags = ["--ebpf-connect-udp", "--ebpf-guard-node-ports=false"];
-        assert_eq!(said(&flags), [true, false, false]);
-    }
-
-    #[test]
-    fn how_packets_are_seen_is_said_by_a_flag() {
-        let said = |flags: &[&str]| {
-            let words = ["causeway-proxy"].iter().chain(flags);
-            Flags::read(words).unwrap().ebpf().packets_hook
-        };
-        use ebpf::PacketsHook::{Auto, Clsact, Tcx};
-        assert_eq!(said(&[]), Auto);
-        for (value, hook) in [("auto", Auto), ("tcx", Tcx), ("clsact", Clsact)] {
-            assert_eq!(said(&[&format!("--ebpf-packets-hook={value}")]), hook);
-        }
-    }
-
-    #[test]
-    fn how_backends_are_chosen_is_said_by_flags() {
-        let said = |flags: &[&str]| {
-            let words = ["causeway-proxy"].iter().chain(flags);
-            Flags::read(words).unwrap().ebpf().maglev
-        };
-        let seed = "--ebpf-maglev-seed=7";
-        assert_eq!(said(&[]), None);
-        assert_eq!(said(&[seed]), None);
-        let choice = "--ebpf-backend-choice=maglev";
-        assert_eq!(said(&[choice]), Some(Maglev::default()));
-        let flags = [
-            "--ebpf-maglev-table-size=251",
-            "--ebpf-maglev-tables=3",
-            seed,
-        ];
-        let maglev = Maglev {
-            size: 251,
-            seed: 7,
-            limit: 3,
-        };
-        assert_eq!(said(&[&flags[..], &[choice]].concat()), Some(maglev));
-    }
-
-    #[test]
-    fn drivers_are_left_alone_unless_that_is_said() {
-        let said = |flags: &[&str]| {
-            let words = ["causeway-proxy"].iter().chain(flags);
-            Flags::read(words).unwrap().ebpf().frames
-        };
-        assert_eq!(said(&[]), ebpf::Frames::Off);
-        assert_eq!(said(&["--ebpf-xdp=native"]), ebpf::Frames::Native);
-    }
-
-    #[test]
-    fn an_unknown_flag_or_value_is_refused_by_name() {
-        let refused = |flag: &str| {
-            Flags::read(["causeway-proxy", flag])
-                .unwrap_err()
-                .to_string()
-        };
-        for (flag, named) in [
-            ("--no-such-flag", "--no-such-flag"),
-            ("--ebpf-snat-ports=65535-61000", "the lower one first"),
-            ("--ebpf-tracks=10", "1024"),
-            ("--ebpf-maglev-table-size=16384", "16381"),
-            ("--ebpf-backend-choice=best", "maglev"),
-            ("--ebpf-packets-hook=xdp", "clsact"),
-            ("--ebpf-xdp=on", "off, auto, native"),
-            ("--conntrack-min=many", "a whole number"),
-            ("--profiling=maybe", "true or false"),
-            ("--feature-gates=A", "Name=true"),
-        ] {
-            let error = refused(flag);
-            assert!(error.contains(named), "{error}");
-        }
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ pub use maglev::{Maglev, SIZES as MAGLEV_SIZES};
 pub use networks::{Change, Unserved, network};
 pub use ports::Ports;
 pub use tracks::Lifetimes;
-pub use wanted::{Node, Wanted, address, is_taken, wanted};
+pub use wanted::{Node, Wanted, address, is_taken, needs_hooks, wanted};
 
 /// Of a key.
 const UDP: u8 = lb_model::Protocol::Udp.number();

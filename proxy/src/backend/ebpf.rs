@@ -26,6 +26,7 @@ mod pass;
 mod pinned;
 mod pins;
 mod prefilter;
+mod presence;
 mod pressure;
 mod remainder;
 mod rules;
@@ -43,7 +44,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lb_model::{Family, LocalDetector, Model, Protocol, ServiceName, ServicePort};
-use lb_plan::bpf::{Applied, Node, Operation, Step, Unserved, is_taken, wanted};
+use lb_plan::bpf::{Applied, Node, Operation, Step, Unserved, is_taken, needs_hooks, wanted};
 
 use super::conntrack::Serving;
 use super::plane::{DataPlane, PlaneSettings};
@@ -88,6 +89,8 @@ pub struct EbpfBackend {
     homeless: bool,
     /// [`Options::end_tcp`].
     end_tcp: bool,
+    /// [`Options::external_cluster_ips`].
+    external_cluster_ips: bool,
 }
 
 impl EbpfBackend {
@@ -127,6 +130,7 @@ impl EbpfBackend {
             attached: false,
             homeless: false,
             end_tcp: options.end_tcp,
+            external_cluster_ips: options.external_cluster_ips,
         })
     }
 
@@ -170,6 +174,7 @@ impl EbpfBackend {
             detects: detects.map(|one| one.family).collect(),
             packets: !self.homeless,
             connected_udp: self.sockets.rules.takes_udp_connect(),
+            external_cluster_ips: self.external_cluster_ips,
         };
         self.full |= node != self.node;
         self.node = node;
@@ -298,12 +303,15 @@ impl EbpfBackend {
         if self.full {
             all.extend(model.services().cloned());
             self.remainder.clear();
+            self.packets.clear_reachable();
         }
         for service in &all {
             let ports = self.ports(model, service);
-            let mut frontends = ports.iter().flat_map(|port| &port.frontends);
-            let left = frontends.any(|one| !is_taken(one, &self.node));
+            let frontends = || ports.iter().flat_map(|port| &port.frontends);
+            let left = frontends().any(|one| !is_taken(one, &self.node));
             self.remainder.set(service, left);
+            let reachable = frontends().any(|one| needs_hooks(one, &self.node));
+            self.packets.set_reachable(service, reachable);
             self.services.set(service, &ports);
         }
         let (left, taken) = all

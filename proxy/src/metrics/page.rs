@@ -326,6 +326,13 @@ fn register_ebpf(r: &mut Registry, counts: &Counts) {
         drops,
     );
     register_services(r, counts);
+    let hooked: Gauge = Gauge::default();
+    hooked.set(i64::try_from(counts.hooked()).unwrap_or(i64::MAX));
+    r.register(
+        "ebpf_hooked_interfaces",
+        "Interfaces that have the eBPF program on packets",
+        hooked,
+    );
     let start = Family::<ByStep, Gauge<f64, AtomicU64>>::default();
     for (step, took) in counts.start() {
         let gauge = start.get_or_create_owned(&ByStep { step });

@@ -21,6 +21,7 @@ mod names;
 mod node;
 mod outside;
 mod places;
+mod presence;
 mod privileges;
 mod restart;
 mod tracks;

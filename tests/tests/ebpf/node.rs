@@ -13,7 +13,7 @@ use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
 use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
-use nodekit::route::{Handle, Link, Route, RouteKind};
+use nodekit::route::{Handle, Route, RouteKind};
 
 use crate::world::{Proxy, World};
 
@@ -103,12 +103,14 @@ impl<'a> Node<'a> {
     pub(crate) fn programs_at_packets(&self) -> usize {
         let count = || {
             let links = Handle::open().unwrap().links().unwrap();
-            let at = |link: &Link| {
-                let found = SchedClassifier::query_tcx(&link.name, TcAttachType::Ingress);
-                found.unwrap().1.len()
-            };
-            links.iter().map(at).sum()
+            links.iter().map(|link| links_at(&link.name)).sum()
         };
+        self.bed.node.netns.run(count).unwrap()
+    }
+
+    /// How many there are on those that come by one interface.
+    pub(crate) fn programs_at(&self, interface: &str) -> usize {
+        let count = || links_at(interface);
         self.bed.node.netns.run(count).unwrap()
     }
 
@@ -121,6 +123,11 @@ impl<'a> Node<'a> {
     pub(crate) fn tcp(&self, host: &Host, to: SocketAddr) -> Result<Seen> {
         self.inside(host, || packet_bed::tcp(to, PATIENCE))
     }
+}
+
+fn links_at(interface: &str) -> usize {
+    let found = SchedClassifier::query_tcx(interface, TcAttachType::Ingress);
+    found.unwrap().1.len()
 }
 
 /// `host` has no way to a ClusterIP any more, whatever the node would do with its packets.

@@ -32,7 +32,7 @@ pub(crate) fn hurried(node: &Node<'_>) -> Options {
 }
 
 /// How often tracks were looked at.
-fn generation(node: &Node<'_>) -> u32 {
+pub(crate) fn generation(node: &Node<'_>) -> u32 {
     let pin = map_pin(&node.cell.options().pins, maps::GENERATION);
     let data = MapData::from_pin(pin).and_then(Map::from_map_data);
     let map: Array<_, u32> = data.and_then(Array::try_from).unwrap();

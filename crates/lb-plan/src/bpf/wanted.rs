@@ -24,6 +24,20 @@ pub struct Node {
     /// A UDP socket that connects is translated, too; else the packets that the node itself sends by
     /// such a socket meet no program.
     pub connected_udp: bool,
+    /// ClusterIPs are for packets, too; else for sockets of this node only.
+    pub external_cluster_ips: bool,
+}
+
+impl Node {
+    /// Whether packets that aim at `frontend` are for the maps.
+    fn serves_packets(&self, frontend: &Frontend) -> bool {
+        self.external_cluster_ips || frontend.kind != FrontendKind::ClusterIp
+    }
+
+    /// Whether one of them is at this very node: its answers come in by no interface.
+    fn is_among<'a>(&self, mut endpoints: impl Iterator<Item = &'a Endpoint>) -> bool {
+        endpoints.any(|endpoint| self.here.contains(&endpoint.ip))
+    }
 }
 
 /// What the maps shall have at one address.
@@ -56,10 +70,19 @@ impl Wanted {
 /// it. What is left to another one:
 ///
 /// - SCTP, source ranges and silence, which a socket's call cannot show;
-/// - endpoints that are this node itself: their answers come in by no interface.
+/// - endpoints that are this node itself, where packets are served: their answers come in by no
+///   interface.
 pub fn is_taken(frontend: &Frontend, node: &Node) -> bool {
     let by_calls = frontend.address.protocol() != Protocol::Udp || node.connected_udp;
-    by_calls && sides(frontend).is_some_and(|sides| sides.packets(node))
+    let packets = |sides: Sides<'_>| !node.serves_packets(frontend) || sides.packets(node);
+    by_calls && sides(frontend).is_some_and(packets)
+}
+
+/// Whether packets that aim at `frontend` are translated where there is a program at the interfaces.
+/// Whether there is one makes no difference: it is asked to know who needs it.
+pub fn needs_hooks(frontend: &Frontend, node: &Node) -> bool {
+    let possible = |sides: Sides<'_>| !node.is_among(sides.all());
+    node.serves_packets(frontend) && sides(frontend).is_some_and(possible)
 }
 
 /// Who may be told what.
@@ -71,10 +94,13 @@ struct Sides<'a> {
 }
 
 impl Sides<'_> {
-    /// Whether packets are translated, too.
+    fn all(&self) -> impl Iterator<Item = &Endpoint> {
+        self.inside.iter().chain(self.outside.into_iter().flatten())
+    }
+
+    /// Whether packets can be translated, too.
     fn packets(&self, node: &Node) -> bool {
-        let mut all = self.inside.iter().chain(self.outside.into_iter().flatten());
-        node.packets && all.all(|endpoint| !node.here.contains(&endpoint.ip))
+        node.packets && !node.is_among(self.all())
     }
 
     fn masquerade(&self, detects: bool) -> u32 {
@@ -124,7 +150,7 @@ pub fn wanted(frontend: &Frontend, node: &Node, service: u32) -> Vec<Wanted> {
     let Some(sides) = sides(frontend) else {
         return left(frontend, node, service);
     };
-    let packets = sides.packets(node);
+    let packets = node.serves_packets(frontend) && sides.packets(node);
     let family = frontend.address.family();
     let mut flags = maps::Frontend::SOCKETS;
     if packets {

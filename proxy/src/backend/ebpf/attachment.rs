@@ -57,6 +57,17 @@ impl Attachments {
         })
     }
 
+    /// Whether any interface has the program of an earlier daemon.
+    pub(super) fn are_anywhere(&mut self) -> Result<bool, Error> {
+        if !pins::numbered(&self.pins, PREFIX)?.is_empty() {
+            return Ok(true);
+        }
+        let places = self.clsact.places()?;
+        // One that went meanwhile has none.
+        let has = |index| self.clsact.program(index).is_ok_and(|one| one.is_some());
+        Ok(places.into_iter().any(has))
+    }
+
     /// Whether an interface has this very program.
     pub(super) fn is_at(&mut self, index: u32) -> Result<bool, Error> {
         match self.way {

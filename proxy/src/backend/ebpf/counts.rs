@@ -24,6 +24,8 @@ struct Inner {
     /// None: nobody wants to see it.
     traffic: Option<TrafficMaps>,
     ended: AtomicU64,
+    /// The interfaces that have the program on packets.
+    hooked: AtomicU64,
     /// How long it took to load programs and maps, and to attach the programs, in nanoseconds.
     loading: AtomicU64,
     attaching: AtomicU64,
@@ -63,6 +65,7 @@ impl Counts {
             pressure: Pressure::open(&options.pins)?,
             traffic,
             ended: AtomicU64::new(0),
+            hooked: AtomicU64::new(0),
             loading: AtomicU64::new(0),
             attaching: AtomicU64::new(0),
         })))
@@ -87,6 +90,17 @@ impl Counts {
     /// So many sockets were ended, since their endpoint left.
     pub(super) fn add_ended(&self, sockets: u64) {
         self.0.ended.fetch_add(sockets, Ordering::Relaxed);
+    }
+
+    /// So many interfaces have the program on packets.
+    pub(super) fn set_hooked(&self, interfaces: usize) {
+        let interfaces = u64::try_from(interfaces).unwrap_or(u64::MAX);
+        self.0.hooked.store(interfaces, Ordering::Relaxed);
+    }
+
+    /// How many interfaces have the program on packets.
+    pub fn hooked(&self) -> u64 {
+        self.0.hooked.load(Ordering::Relaxed)
     }
 
     /// What was done, or left to others; without what the kernel does not tell.

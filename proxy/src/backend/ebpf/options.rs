@@ -30,6 +30,9 @@ pub struct Options {
     pub pins: PathBuf,
     /// How packets are seen.
     pub packets_hook: PacketsHook,
+    /// ClusterIPs are for packets, too: of other hosts and virtual machines. Else they are for sockets
+    /// of this node only, and interfaces have no program while there is nothing else to serve.
+    pub external_cluster_ips: bool,
     /// `connect` of UDP is translated, where the kernel can end such sockets when their endpoint
     /// leaves; else their packets are.
     pub connect_udp: bool,
@@ -79,6 +82,7 @@ impl Default for Options {
             cgroup_root: None,
             pins: DEFAULT_PINS.into(),
             packets_hook: PacketsHook::Auto,
+            external_cluster_ips: true,
             connect_udp: true,
             end_tcp: false,
             guard_node_ports: true,

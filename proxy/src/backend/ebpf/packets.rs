@@ -1,5 +1,6 @@
-//! The program on packets, at every interface of the node: it follows interfaces as they come and
-//! go, on a thread of its own, and takes away connections that are over.
+//! The program on packets, at every interface of the node, or, while nobody needs it, at none: it
+//! follows interfaces as they come and go, on a thread of its own, and takes away connections that are
+//! over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,15 +16,17 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData};
 use causeway_ebpf_abi::{Address, Interface, PodNetwork, Settings, maps};
 use ipnetwork::IpNetwork;
-use lb_model::{Family, LocalDetector};
+use lb_model::{Family, LocalDetector, ServiceName};
 use lb_plan::bpf::{Change, Lifetimes, network};
 use nodekit::route::{Changes, Waker};
 
 use super::attachment::Attachments;
+use super::counts::Counts;
 use super::entries::Entry;
 use super::frames::Frames;
 use super::interfaces::Scene;
 use super::prefilter::Bits;
+use super::presence::Presence;
 use super::sockets::{failed, gone, take};
 use super::sweep::Tracks;
 use super::traffic::TrafficMaps;
@@ -42,6 +45,10 @@ pub(super) struct Packets {
     unserved: Networks,
     /// What packets may aim at.
     pub(super) bits: Bits,
+    /// The Services that need the program.
+    reachable: BTreeSet<ServiceName>,
+    /// It is needed without any.
+    always: bool,
     /// Heard of since the first look, until there is a keeper.
     changes: Option<Changes>,
     keeper: Option<Keeper>,
@@ -60,10 +67,12 @@ struct Hooks {
     /// As they are in the map, each with the program on it.
     known: BTreeMap<u32, Interface>,
     scene: Scene,
+    presence: Presence,
     /// The program is where it should be.
     whole: bool,
     /// The one in drivers.
     frames: Frames,
+    counts: Counts,
 }
 
 impl fmt::Debug for Hooks {
@@ -76,11 +85,13 @@ impl fmt::Debug for Hooks {
 
 impl Packets {
     /// Loads the program out of `ebpf`, and takes its maps. It is attached to nothing yet.
-    pub(super) fn load(ebpf: &mut Ebpf, options: &Options) -> Result<Self, Error> {
+    pub(super) fn load(ebpf: &mut Ebpf, options: &Options, counts: Counts) -> Result<Self, Error> {
         let settings: Array<_, Entry<Settings>> = take(ebpf, maps::SETTINGS)?;
         let Entry(before) = settings.get(&0, 0).map_err(failed(maps::SETTINGS))?;
+        let mut attachments = Attachments::load(ebpf, options)?;
         let mut hooks = Hooks {
-            attachments: Attachments::load(ebpf, options)?,
+            presence: Presence::adopt(attachments.are_anywhere()?),
+            attachments,
             settings,
             interfaces: take(ebpf, maps::INTERFACES)?,
             pods: take(ebpf, maps::PODS)?,
@@ -89,6 +100,7 @@ impl Packets {
             scene: Scene::default(),
             whole: false,
             frames: Frames::load(ebpf, options)?,
+            counts,
         };
         hooks.set(Settings {
             first_port: *options.snat_ports.start(),
@@ -103,6 +115,8 @@ impl Packets {
             tracks: Tracks::open(&options.pins, options.lifetimes)?,
             unserved: take(ebpf, maps::UNSERVED)?,
             bits: Bits::adopt(ebpf)?,
+            reachable: BTreeSet::new(),
+            always: options.external_cluster_ips,
             changes: None,
             keeper: None,
             pins: options.pins.clone(),
@@ -139,9 +153,25 @@ impl Packets {
         hooks.look()
     }
 
-    /// Brings the program to every interface that was seen, and follows them from now on.
+    /// Whether a Service needs the program.
+    pub(super) fn set_reachable(&mut self, service: &ServiceName, reachable: bool) {
+        if reachable {
+            self.reachable.insert(service.clone());
+        } else {
+            self.reachable.remove(service);
+        }
+    }
+
+    /// Each will be said anew.
+    pub(super) fn clear_reachable(&mut self) {
+        self.reachable.clear();
+    }
+
+    /// Brings the program to every interface that was seen, if it is needed, and follows them from now
+    /// on.
     pub(super) fn attach(&mut self) -> Result<(), Error> {
-        lock(&self.hooks).bring()?;
+        let needed = self.always || !self.reachable.is_empty();
+        lock(&self.hooks).need(needed)?;
         if let Some(changes) = self.changes.take() {
             let hooks = Arc::clone(&self.hooks);
             let tracks = Tracks::open(&self.pins, self.lifetimes)?;
@@ -172,6 +202,13 @@ const fn halves(number: u64) -> [u32; 2] {
     ]
 }
 
+/// No connection is left.
+fn rest(hooks: &Mutex<Hooks>, patience: Duration) {
+    if let Err(error) = lock(hooks).rest(patience) {
+        tracing::warn!(%error, "interfaces keep a program that nobody needs");
+    }
+}
+
 fn lock(hooks: &Mutex<Hooks>) -> MutexGuard<'_, Hooks> {
     hooks.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -183,11 +220,37 @@ impl Hooks {
         Ok(())
     }
 
+    /// Whether the program is needed from now on; it comes at once, and stays for now.
+    fn need(&mut self, needed: bool) -> Result<(), Error> {
+        let before = self.presence.is_due();
+        self.presence.set_needed(needed, Instant::now());
+        if !before && needed {
+            tracing::info!("interfaces get the program on packets, which is needed");
+        }
+        self.bring()
+    }
+
+    /// No connection is left: takes the program away if it has not been needed for that long.
+    fn rest(&mut self, patience: Duration) -> Result<(), Error> {
+        if !self.presence.end(Instant::now(), patience) {
+            return Ok(());
+        }
+        tracing::info!("nothing can be reached from outside: interfaces have no program");
+        self.bring()
+    }
+
     /// Sees to each interface. One that cannot have the program does not keep it from others.
     fn bring(&mut self) -> Result<(), Error> {
         let scene = std::mem::take(&mut self.scene);
-        let result = self.bring_to(&scene);
-        self.frames.follow(&scene);
+        let result = if self.presence.is_due() {
+            self.frames.follow(&scene);
+            self.bring_to(&scene)
+        } else {
+            let nowhere = Scene::default();
+            self.frames.follow(&nowhere);
+            self.forget(&nowhere)
+        };
+        self.counts.set_hooked(self.known.len());
         self.whole = result.is_ok();
         self.scene = scene;
         result
@@ -347,8 +410,12 @@ impl Keeper {
                     tracing::warn!(%error, "packets of an interface are not translated");
                 }
                 if swept.elapsed() >= sweep {
-                    if let Err(error) = tracks.sweep() {
-                        tracing::warn!(%error, "connections that are over stay");
+                    match tracks.sweep() {
+                        Ok(0) => rest(&hooks, sweep),
+                        Ok(_) => {}
+                        Err(error) => {
+                            tracing::warn!(%error, "connections that are over stay");
+                        }
                     }
                     swept = Instant::now();
                 }

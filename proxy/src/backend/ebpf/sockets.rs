@@ -101,7 +101,7 @@ impl Sockets {
         }
         let counters: PerCpuArray<_, u64> = take(&mut ebpf, maps::COUNTERS)?;
         let counts = Counts::new(counters, options)?;
-        let packets = Packets::load(&mut ebpf, options)?;
+        let packets = Packets::load(&mut ebpf, options, counts.clone())?;
         let services = Services::adopt(&mut ebpf, &options.pins)?;
         let (udp, tcp) = (maps::CONNECTED_UDP, maps::CONNECTED_TCP);
         let (udp, tcp) = (take(&mut ebpf, udp)?, take(&mut ebpf, tcp)?);

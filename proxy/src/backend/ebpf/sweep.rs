@@ -40,9 +40,10 @@ impl Tracks {
     }
 
     /// Takes away what is over, and marks what stays for the prefilter: nobody else may do that at
-    /// the same time.
-    pub(super) fn sweep(&mut self) -> Result<(), Error> {
+    /// the same time. Gives how many stay.
+    pub(super) fn sweep(&mut self) -> Result<usize, Error> {
         let now = monotonic();
+        let mut staying = 0;
         let generation = self.marks.now()?;
         for (tuple, track) in self.all()? {
             let other = self.get(&track.becomes.reversed())?;
@@ -59,9 +60,11 @@ impl Tracks {
                 self.remove(&tuple)?;
             } else {
                 self.marks.mark(&tuple, generation)?;
+                staying += 1;
             }
         }
-        self.marks.end(generation)
+        self.marks.end(generation)?;
+        Ok(staying)
     }
 
     /// Takes away the UDP flows to whom does not serve (any more).

@@ -35,6 +35,14 @@ const PEER_FLAGS: [&str; 4] = [
     "--conntrack-tcp-timeout-close-wait=0s",
 ];
 
+/// A mode of ours.
+pub(crate) const EBPF: &str = "ebpf";
+/// The same with ClusterIPs for sockets only, where nothing can be reached from outside: no interface
+/// has a program then.
+pub(crate) const SOCKETS_ONLY: &str = "ebpf-sockets";
+
+const SOCKETS_FLAGS: [&str; 1] = ["--ebpf-external-cluster-ips=false"];
+
 /// Whose Services, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Plane {
@@ -143,7 +151,8 @@ impl Contender {
             Plane::Peer { services, .. } => (services, PEER_PATIENCE),
         };
         let kind = Kind::Connection;
-        let roads = Road::ALL.into_iter().map(|road| match self.plane {
+        let roads = Road::ALL.into_iter().filter(|road| self.plane.has(*road));
+        let roads = roads.map(|road| match self.plane {
             Plane::Bare => (road, road.limit(kind)),
             _ => (road, road.target(kind)),
         });
@@ -161,19 +170,28 @@ impl Contender {
 }
 
 impl Plane {
+    /// Whether something can be reached from outside, by a node port.
+    pub(crate) fn is_reachable(&self) -> bool {
+        !matches!(self, Self::Own { mode, .. } if mode == SOCKETS_ONLY)
+    }
+
+    /// Whether there is such a way.
+    pub(crate) fn has(&self, road: Road) -> bool {
+        self.is_reachable() || !road.is_from_outside()
+    }
+
     /// The program for the node of a cell.
     fn command(&self, cell: &Cell) -> Option<Command> {
+        let own = || causeway_tests::binary("causeway-proxy");
         let (program, mode, flags) = match self {
             Self::Bare => return None,
-            Self::Own { mode, .. } => {
-                let program = causeway_tests::binary("causeway-proxy");
-                (program, mode, [].as_slice())
-            }
-            Self::Peer { program, mode, .. } => (program.clone(), mode, PEER_FLAGS.as_slice()),
+            Self::Own { mode, .. } if mode == SOCKETS_ONLY => (own(), EBPF, &SOCKETS_FLAGS[..]),
+            Self::Own { mode, .. } => (own(), mode.as_str(), &[][..]),
+            Self::Peer { program, mode, .. } => (program.clone(), mode.as_str(), &PEER_FLAGS[..]),
         };
         let mut command = Command::new(program);
         command.arg("--proxy-mode").arg(mode).args(flags);
-        if mode == "ebpf" {
+        if mode == EBPF {
             let options = cell.options();
             command.arg("--ebpf-pin-dir").arg(&options.pins);
             let cgroup = options.cgroup_root.as_ref();

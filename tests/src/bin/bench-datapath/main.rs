@@ -18,16 +18,20 @@ use anyhow::{Context, bail};
 use causeway_tests::arguments::{self, number};
 use netns_lab::apiserver::ApiServer;
 
-use contender::{Contender, Plane};
+use contender::{Contender, EBPF, Plane, SOCKETS_ONLY};
 use interrupt::Interrupt;
 use load::Manner;
 use rounds::{Measure, Rounds};
+use rows::Row;
 
 const USAGE: &str = "\
 bench-datapath: connections, requests and bulk through Services, of a node without rules
 
-  --modes LIST       the data planes (nftables,iptables,ebpf)
+  --modes LIST       the data planes (nftables,iptables,ebpf,ebpf-sockets); ebpf-sockets is ebpf
+                     with --ebpf-external-cluster-ips=false, where nothing can be reached from
+                     outside
   --services LIST    how many Services there are (10,10000)
+  --rows TEXT        only the rows that have this in their names
   --rounds N         slices of each row for each data plane (20)
   --seconds S        how long a slice is (0.25)
   --threads N        clients at a time (1)
@@ -42,6 +46,7 @@ bench-datapath: connections, requests and bulk through Services, of a node witho
 struct Options {
     modes: Vec<String>,
     services: Vec<usize>,
+    rows: String,
     rounds: usize,
     manner: Manner,
     peer: Option<PathBuf>,
@@ -53,8 +58,11 @@ impl Options {
     /// Reads the command line; `None` where help was asked for.
     fn read() -> anyhow::Result<Option<Self>> {
         let mut options = Self {
-            modes: ["nftables", "iptables", "ebpf"].map(str::to_owned).to_vec(),
+            modes: ["nftables", "iptables", EBPF, SOCKETS_ONLY]
+                .map(str::to_owned)
+                .to_vec(),
             services: vec![10, 10_000],
+            rows: String::new(),
             rounds: 20,
             manner: Manner {
                 length: Duration::from_millis(250),
@@ -83,6 +91,7 @@ impl Options {
                 self.services = value.split(',').map(number).collect::<Result<_, _>>()?;
                 self.services.sort_unstable();
             }
+            "--rows" => value.clone_into(&mut self.rows),
             "--rounds" => self.rounds = number(value)?,
             "--seconds" => {
                 let length = Duration::try_from_secs_f64(value.parse()?);
@@ -109,7 +118,9 @@ impl Options {
             mode: mode.clone(),
             services,
         });
-        let common = self.modes.iter().filter(|mode| *mode != "ebpf");
+        let ours = [EBPF, SOCKETS_ONLY];
+        let common = self.modes.iter();
+        let common = common.filter(|mode| !ours.contains(&mode.as_str()));
         let peers = self.peer.iter().flat_map(|program| {
             common.clone().map(|mode| Plane::Peer {
                 program: program.clone(),
@@ -119,6 +130,14 @@ impl Options {
         });
         own.chain(peers).collect()
     }
+
+    /// The rows that are wanted.
+    fn rows(&self) -> anyhow::Result<Vec<Row>> {
+        let mut rows = Row::all();
+        rows.retain(|row| row.to_string().contains(&self.rows));
+        anyhow::ensure!(!rows.is_empty(), "--rows {}: there is none", self.rows);
+        Ok(rows)
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -127,23 +146,24 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     let interrupt = Interrupt::watch()?;
-    let manner = options.manner;
+    let (manner, rows) = (options.manner, options.rows()?);
     let mut servers = Vec::new();
-    let empty = ApiServer::start(objects::store(0)?)?;
+    let empty = ApiServer::start(objects::store(0, false)?)?;
     let mut contenders = vec![Contender::start(&Plane::Bare, &empty, manner, &interrupt)?];
     for services in &options.services {
-        let api = ApiServer::start(objects::store(*services)?)?;
         for plane in options.planes(*services) {
             println!("starting {plane}");
+            let store = objects::store(*services, plane.is_reachable())?;
+            let api = ApiServer::start(store)?;
             contenders.push(Contender::start(&plane, &api, manner, &interrupt)?);
+            servers.push(api);
         }
-        servers.push(api);
     }
     println!(
         "\n{} rounds of slices of {:?}, {} clients at a time\n",
         options.rounds, manner.length, manner.threads
     );
-    let rounds = Rounds::run(&contenders, options.rounds, &interrupt)?;
+    let rounds = Rounds::run(&contenders, rows, options.rounds, &interrupt)?;
     for table in report::tables(&rounds) {
         println!("{table}");
     }

@@ -31,13 +31,16 @@ pub(crate) fn witnesses(services: usize) -> impl Iterator<Item = SocketAddr> {
         .map(|index| vip(index, 80))
 }
 
-/// An API server's content with so many Services.
-pub(crate) fn store(services: usize) -> anyhow::Result<Store> {
+/// An API server's content with so many Services, some of which can be reached from outside or none.
+pub(crate) fn store(services: usize, reachable: bool) -> anyhow::Result<Store> {
     let store = Store::new(StoreOptions::default());
     let nodes = NODES.iter().zip(NODE_IPS).map(|(name, ip)| node(name, ip));
     store.seed(Resource::Node, nodes)?;
     for (name, ip, index) in MEASURED {
-        store.seed(Resource::Service, [measured_service(name, index)])?;
+        store.seed(
+            Resource::Service,
+            [measured_service(name, index, reachable)],
+        )?;
         store.seed(Resource::EndpointSlice, [measured_slice(name, ip, index)])?;
     }
     let others = MEASURED.len()..services;
@@ -72,18 +75,20 @@ const PORTS: [(&str, &str, u16); 3] = [
     ("datagrams", "UDP", ECHO),
 ];
 
-fn measured_service(name: &str, index: usize) -> Value {
+fn measured_service(name: &str, index: usize, reachable: bool) -> Value {
     let mut object = service(name, cluster_ip(index));
     let port = |(name, protocol, port): (&str, &str, u16)| {
         let mut port =
             json!({"name": name, "protocol": protocol, "port": port, "targetPort": port});
-        if name == "echo" {
+        if reachable && name == "echo" {
             port["nodePort"] = NODE_PORTS[index].into();
         }
         port
     };
-    object["spec"]["type"] = "NodePort".into();
-    object["spec"]["externalTrafficPolicy"] = "Cluster".into();
+    if reachable {
+        object["spec"]["type"] = "NodePort".into();
+        object["spec"]["externalTrafficPolicy"] = "Cluster".into();
+    }
     object["spec"]["ports"] = PORTS.map(port).into_iter().collect();
     object
 }

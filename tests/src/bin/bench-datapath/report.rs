@@ -4,7 +4,7 @@ use causeway_tests::bars::Bars;
 use causeway_tests::figures::Table;
 use serde_json::{Value, json};
 
-use crate::contender::Plane;
+use crate::contender::{EBPF, Plane, SOCKETS_ONLY};
 use crate::load::Kind;
 use crate::rounds::{Measure, Rounds};
 use crate::rows::{Road, Row};
@@ -39,10 +39,10 @@ fn table(rounds: &Rounds, plane: &Plane) -> Table {
         "p10",
         "p90",
     ]);
-    for row in rounds.rows() {
-        let rate = |plane| number(rounds.rates(plane, *row).median(), row.kind);
+    for row in rounds.rows(plane) {
+        let rate = |plane| number(rounds.rates(plane, row).median(), row.kind);
         let ratio = |measure| {
-            let spread = rounds.ratios(plane, &Plane::Bare, *row, measure);
+            let spread = rounds.ratios(plane, &Plane::Bare, row, measure);
             [50, 10, 90].map(|percent| format!("{:.3}", spread.at(percent)))
         };
         let [median, low, high] = ratio(Measure::Rate);
@@ -74,7 +74,9 @@ pub(crate) fn bars(rounds: &Rounds, measure: Measure) -> Bars {
     let mut bars = Bars::default();
     for plane in rounds.planes() {
         match plane {
-            Plane::Own { mode, .. } if mode == "ebpf" => ebpf(rounds, measure, plane, &mut bars),
+            Plane::Own { mode, .. } if mode == EBPF || mode == SOCKETS_ONLY => {
+                ebpf(rounds, measure, plane, &mut bars);
+            }
             Plane::Own { mode, .. } if mode == "nftables" => {
                 nftables(rounds, measure, plane, &mut bars);
             }
@@ -86,13 +88,13 @@ pub(crate) fn bars(rounds: &Rounds, measure: Measure) -> Bars {
 }
 
 fn ebpf(rounds: &Rounds, measure: Measure, plane: &Plane, bars: &mut Bars) {
-    for row in rounds.rows() {
+    for row in rounds.rows(plane) {
         let limit = match (row.road, row.kind) {
             (Road::PortNear | Road::PortFar, _) | (_, Kind::Datagram) => continue,
             (Road::VipNear | Road::VipFar, Kind::Connection) => CONNECTIONS,
             _ => THE_REST,
         };
-        let ratios = rounds.ratios(plane, &Plane::Bare, *row, measure);
+        let ratios = rounds.ratios(plane, &Plane::Bare, row, measure);
         bars.at_least(format!("{plane}: {row}, of bare"), ratios.median(), limit);
     }
     let Plane::Own { services, .. } = plane else {
@@ -102,8 +104,7 @@ fn ebpf(rounds: &Rounds, measure: Measure, plane: &Plane, bars: &mut Bars) {
         mode: "nftables".to_owned(),
         services: *services,
     };
-    let kind = Kind::Connection;
-    for row in [Road::PortNear, Road::PortFar].map(|road| Row { road, kind }) {
+    for row in rounds.rows(plane).filter(|row| row.road.is_from_outside()) {
         let ratios = rounds.ratios(plane, &other, row, measure);
         let what = format!("{plane}: {row}, of nftables");
         bars.at_least(what, ratios.median(), FROM_OUTSIDE);
@@ -111,17 +112,22 @@ fn ebpf(rounds: &Rounds, measure: Measure, plane: &Plane, bars: &mut Bars) {
 }
 
 fn nftables(rounds: &Rounds, measure: Measure, plane: &Plane, bars: &mut Bars) {
-    let roads = [
-        (Road::VipNear, Road::DirectNear),
-        (Road::VipFar, Road::DirectFar),
-    ];
-    for (road, direct) in roads {
-        for kind in [Kind::Connection, Kind::Request, Kind::Bulk] {
-            let (row, other) = (Row { road, kind }, Row { road: direct, kind });
-            let ratios = rounds.ratios_of_rows(plane, row, other, measure);
-            let what = format!("{plane}: {row}, of direct through the same node");
-            bars.at_least(what, ratios.median(), CONNECTIONS);
+    for row in rounds.rows(plane) {
+        let direct = match row.road {
+            Road::VipNear => Road::DirectNear,
+            Road::VipFar => Road::DirectFar,
+            _ => continue,
+        };
+        let other = Row {
+            road: direct,
+            ..row
+        };
+        if !rounds.rows(plane).any(|row| row == other) {
+            continue;
         }
+        let ratios = rounds.ratios_of_rows(plane, row, other, measure);
+        let what = format!("{plane}: {row}, of direct through the same node");
+        bars.at_least(what, ratios.median(), CONNECTIONS);
     }
 }
 
@@ -134,16 +140,14 @@ fn flat(rounds: &Rounds, measure: Measure, bars: &mut Bars) {
         let few = rounds.planes().iter().find(|other| {
             matches!(other, Plane::Own { mode: same, services: fewer } if same == mode && fewer < services)
         });
-        let Some(few) = few.filter(|_| mode == "ebpf" || mode == "nftables") else {
+        let ours = ["nftables", EBPF, SOCKETS_ONLY];
+        let Some(few) = few.filter(|_| ours.contains(&mode.as_str())) else {
             continue;
         };
-        for row in rounds
-            .rows()
-            .iter()
-            .filter(|row| row.kind != Kind::Datagram)
-        {
+        let rows = rounds.rows(plane);
+        for row in rows.filter(|row| row.kind != Kind::Datagram) {
             if matches!(row.road, Road::VipNear | Road::VipFar) {
-                let ratio = rounds.ratios(plane, few, *row, measure).median();
+                let ratio = rounds.ratios(plane, few, row, measure).median();
                 let what = format!("{plane}: {row}, of {few}");
                 bars.at_least(what, ratio.min(1.0 / ratio), FLAT);
             }
@@ -155,15 +159,15 @@ fn flat(rounds: &Rounds, measure: Measure, bars: &mut Bars) {
 pub(crate) fn json(rounds: &Rounds) -> Value {
     let mut all = Vec::new();
     for plane in rounds.planes() {
-        for row in rounds.rows() {
+        for row in rounds.rows(plane) {
             let quantiles = |measure| {
-                let spread = rounds.ratios(plane, &Plane::Bare, *row, measure);
+                let spread = rounds.ratios(plane, &Plane::Bare, row, measure);
                 json!({"p10": spread.at(10), "median": spread.median(), "p90": spread.at(90)})
             };
             all.push(json!({
                 "plane": plane.to_string(),
                 "row": row.to_string(),
-                "perSecond": rounds.rates(plane, *row).median(),
+                "perSecond": rounds.rates(plane, row).median(),
                 "ofBare": quantiles(Measure::Rate),
                 "ofBareByProcessorTime": quantiles(Measure::Work),
             }));

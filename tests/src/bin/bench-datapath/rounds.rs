@@ -40,16 +40,19 @@ impl Rounds {
     /// another, so that what the machine does meanwhile meets all of them.
     pub(crate) fn run(
         contenders: &[Contender],
+        rows: Vec<Row>,
         rounds: usize,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Self> {
-        let rows = Row::all();
         let mut slices: HashMap<_, Vec<_>> = HashMap::new();
         for round in 0..rounds + WARM {
             for (row_index, row) in rows.iter().enumerate() {
                 for turn in 0..contenders.len() {
                     interrupt.check()?;
                     let index = (turn + round) % contenders.len();
+                    if !contenders[index].plane.has(row.road) {
+                        continue;
+                    }
                     let slice = contenders[index].slice(*row)?;
                     if round >= WARM {
                         slices.entry((index, row_index)).or_default().push(slice);
@@ -69,8 +72,10 @@ impl Rounds {
         &self.planes
     }
 
-    pub(crate) fn rows(&self) -> &[Row] {
-        &self.rows
+    /// The rows of a plane.
+    pub(crate) fn rows(&self, plane: &Plane) -> impl Iterator<Item = Row> {
+        let rows = self.rows.iter().copied();
+        rows.filter(|row| plane.has(row.road))
     }
 
     fn slices(&self, plane: &Plane, row: Row) -> &[Slice] {

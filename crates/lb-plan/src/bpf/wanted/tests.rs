@@ -44,6 +44,7 @@ fn node() -> Node {
         detects: [Family::V4].into(),
         packets: true,
         connected_udp: true,
+        external_cluster_ips: true,
     }
 }
 
@@ -142,4 +143,62 @@ fn udp_is_left_to_another_data_plane_where_a_socket_that_connects_is_not_transla
     assert!(is_taken(&tcp, &node) && is_taken(&udp, &node));
     node.connected_udp = false;
     assert!(is_taken(&tcp, &node) && !is_taken(&udp, &node));
+}
+
+/// (whether it is taken, whether the interfaces need the program, flags) of `frontend` as a ClusterIP,
+/// and as an address for clients from outside.
+fn of_each_kind(mut frontend: Frontend, node: &Node) -> [(bool, bool, u32); 2] {
+    [FrontendKind::ClusterIp, FrontendKind::ExternalIp].map(|kind| {
+        frontend.kind = kind;
+        let [(_, _, flags, _)] = entries(&frontend, node)[..] else {
+            panic!("one entry");
+        };
+        (
+            is_taken(&frontend, node),
+            needs_hooks(&frontend, node),
+            flags,
+        )
+    })
+}
+
+#[test]
+fn cluster_ips_may_be_for_sockets_only_and_need_no_interface_then() {
+    let mut node = node();
+    let (sockets, both) = (Flags::SOCKETS, Flags::SOCKETS | Flags::PACKETS);
+    let good = || {
+        let good = forward(&["10.244.1.2"], Masquerade::Never);
+        frontend(vip(Protocol::Tcp), good)
+    };
+    let here = || {
+        let here = forward(&["192.0.2.1"], Masquerade::Never);
+        frontend(vip(Protocol::Tcp), here)
+    };
+    let served = (true, true, both);
+    assert_eq!(of_each_kind(good(), &node), [served, served]);
+    let left = (false, false, sockets);
+    assert_eq!(of_each_kind(here(), &node), [left, left]);
+
+    node.external_cluster_ips = false;
+    let by_sockets = (true, false, sockets);
+    assert_eq!(of_each_kind(good(), &node), [by_sockets, served]);
+    assert_eq!(of_each_kind(here(), &node), [by_sockets, left]);
+
+    // Who needs the program is known also where it can't be had.
+    node.packets = false;
+    let refused = (false, true, sockets);
+    assert_eq!(of_each_kind(good(), &node), [by_sockets, refused]);
+}
+
+#[test]
+fn a_cluster_ip_for_sockets_only_is_left_for_what_no_socket_shows() {
+    let mut node = node();
+    node.external_cluster_ips = false;
+    let mut silent = frontend(vip(Protocol::Tcp), Treatment::Drop);
+    silent.kind = FrontendKind::ClusterIp;
+    assert!(!is_taken(&silent, &node) && !needs_hooks(&silent, &node));
+    let good = forward(&["10.244.1.2"], Masquerade::Never);
+    let mut udp = frontend(vip(Protocol::Udp), good);
+    udp.kind = FrontendKind::ClusterIp;
+    node.connected_udp = false;
+    assert!(!is_taken(&udp, &node) && !needs_hooks(&udp, &node));
 }
