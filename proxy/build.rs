@@ -18,33 +18,62 @@ fn main() -> io::Result<()> {
     let sources = Path::new("../ebpf");
     for part in [
         "abi/src",
+        "abi/Cargo.toml",
         "core/src",
+        "core/Cargo.toml",
         "prog/src",
         "prog/Cargo.toml",
         "prog/Cargo.lock",
     ] {
-        println!("cargo::rerun-if-changed={}", sources.join(part).display());
+        watch(&sources.join(part));
     }
-    println!("cargo::rerun-if-changed=build.rs");
+    watch(Path::new("build.rs"));
     println!("cargo::rerun-if-env-changed=CAUSEWAY_EBPF_OBJECT");
     println!("cargo::rerun-if-env-changed=PATH");
     let folder = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let object = folder.join("causeway-ebpf");
     if let Some(given) = env::var_os("CAUSEWAY_EBPF_OBJECT") {
-        println!("cargo::rerun-if-changed={}", Path::new(&given).display());
-        fs::copy(&given, &object)?;
-        return Ok(());
+        return take(Path::new(&given), &object);
     }
     match Toolchain::find() {
         Ok(toolchain) => {
+            // Another version of either makes another object.
+            watch(&toolchain.linker);
+            toolchain.rustc.as_deref().map(watch);
             let built = toolchain.build(&sources.join("prog"), &folder.join("bpf"))?;
             fs::copy(built, &object)?;
         }
         Err(missing) => {
             println!("cargo::warning=mode ebpf is left out: {missing}; scripts/setup installs it");
+            // Cargo asks again with every build whether there is one meanwhile.
+            watch(&folder.join("never-there"));
+            if fs::read(&object).is_ok_and(|object| object.is_empty()) {
+                return Ok(());
+            }
             fs::write(&object, [])?;
         }
     }
+    Ok(())
+}
+
+fn watch(path: &Path) {
+    println!("cargo::rerun-if-changed={}", path.display());
+}
+
+/// Copies an object that was built elsewhere.
+fn take(given: &Path, object: &Path) -> io::Result<()> {
+    watch(given);
+    // Cargo doesn't tell where it was called.
+    if !given.is_absolute() {
+        return Err(io::Error::other(format!(
+            "CAUSEWAY_EBPF_OBJECT={}: accepted is an absolute path",
+            given.display()
+        )));
+    }
+    fs::copy(given, object).map_err(|error| {
+        let given = given.display();
+        io::Error::other(format!("CAUSEWAY_EBPF_OBJECT={given}: {error}"))
+    })?;
     Ok(())
 }
 
