@@ -20,7 +20,8 @@ use rounds::Rounds;
 const USAGE: &str = "\
 bench-sync: from a change to the packet that arrives, and memory and processor time
 
-  --loads LIST      Services x endpoints of each (1000x10,10000x2,5000x50)
+  --loads LIST      Services x endpoints of each (1000x10,10000x2,5000x50; in mode ebpf
+                    1000x10,10000x10)
   --rounds N        starts from an empty kernel, for each load (5)
   --changes N       single changes, for each load (50)
   --mode MODE       the data plane: nftables, iptables or ebpf (nftables)
@@ -41,7 +42,7 @@ impl Options {
     /// Reads the command line; `None` where help was asked for.
     fn read() -> anyhow::Result<Option<Self>> {
         let mut options = Self {
-            loads: Load::list("1000x10,10000x2,5000x50")?,
+            loads: Vec::new(),
             rounds: 5,
             changes: 50,
             mode: "nftables".to_owned(),
@@ -62,6 +63,12 @@ impl Options {
                 "--json" => options.json = Some(value),
                 _ => bail!("{name} is unknown\n{USAGE}"),
             }
+        }
+        if options.loads.is_empty() {
+            options.loads = Load::list(match options.mode.as_str() {
+                "ebpf" => "1000x10,10000x10",
+                _ => "1000x10,10000x2,5000x50",
+            })?;
         }
         Ok(Some(options))
     }
