@@ -124,7 +124,8 @@ pub mod maps {
 /// In [`maps::UNSERVED`]: the address is a Service's, the port is not. Refused as if it had no
 /// backend.
 pub const UNSERVED_REFUSED: u32 = 1;
-/// In [`maps::UNSERVED`]: nobody has the address. Packets are dropped, calls refused.
+/// In [`maps::UNSERVED`]: nobody has the address. Packets are dropped, and the node's own calls are
+/// refused, since its packets meet no program.
 pub const UNSERVED_DROPPED: u32 = 2;
 
 /// An IPv4-mapped or IPv6 address.

@@ -6,7 +6,7 @@ use causeway_ebpf_abi::{
 };
 
 use crate::choice::has;
-use crate::socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, choose, meant, refused};
+use crate::socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, choose, ends, unserved};
 
 const UDP: u8 = 17;
 
@@ -48,12 +48,15 @@ const TRIES: u32 = 2;
 fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
     let mut sent = None;
     for _ in 0..TRIES {
-        let Some(frontend) = meant(tables, kernel, socket, aim) else {
-            return Answer::NotOurs;
+        let Some(frontend) = tables.frontend(aim) else {
+            return match aim.protocol {
+                // Nothing is sent yet: `ping` connects only to learn its own address by that.
+                UDP => Answer::NotOurs,
+                _ => unserved(tables, kernel, socket, aim),
+            };
         };
-        if frontend.count == 0 {
-            refused(tables, socket, aim, &frontend);
-            return Answer::Refuse;
+        if let Some(answer) = ends(tables, kernel, socket, aim, &frontend) {
+            return answer;
         }
         let Some(backend) = choose(tables, kernel, socket, &frontend) else {
             tables.count(Counter::Torn);

@@ -1,8 +1,8 @@
 //! Translation at the socket: once for a connection, instead of once for every packet.
 
 use causeway_ebpf_abi::{
-    Affinity, AffinityKey, Backend, Counter, Event, FlowKey, Frontend, FrontendKey, MemberKey,
-    Original, ReverseKey, SlotKey, Traffic,
+    Address, Affinity, AffinityKey, Backend, Counter, Event, FlowKey, Frontend, FrontendKey,
+    MemberKey, Original, ReverseKey, SlotKey, Traffic, UNSERVED_DROPPED, UNSERVED_REFUSED,
 };
 
 use crate::choice::{self, Client, has};
@@ -11,6 +11,8 @@ use crate::choice::{self, Client, has};
 pub trait Tables {
     /// What happens at a frontend.
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
+    /// What becomes of what aims there and at no frontend.
+    fn unserved(&self, address: &Address) -> Option<u32>;
     /// A place of a set.
     fn backend(&self, key: &SlotKey) -> Option<Backend>;
     /// Whether a set whose clients are remembered has this backend.
@@ -72,12 +74,11 @@ pub enum Answer {
 /// long as the set has it, as a flow does whose packets are tracked.
 #[inline(always)]
 pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
-    let Some(frontend) = meant(tables, kernel, socket, aim) else {
-        return Answer::NotOurs;
+    let Some(frontend) = tables.frontend(aim) else {
+        return unserved(tables, kernel, socket, aim);
     };
-    if frontend.count == 0 {
-        refused(tables, socket, aim, &frontend);
-        return Answer::Refuse;
+    if let Some(answer) = ends(tables, kernel, socket, aim, &frontend) {
+        return answer;
     }
     let flow = FlowKey {
         socket: socket.cookie,
@@ -105,12 +106,13 @@ pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Ai
     Answer::To(backend)
 }
 
-/// A call aims where nobody is.
+/// A call aims where nobody is, be it at a Service port or at none (0).
 #[inline(always)]
-pub(crate) fn refused(tables: &impl Tables, socket: Socket, aim: &Aim, frontend: &Frontend) {
+fn refuse(tables: &impl Tables, socket: Socket, aim: &Aim, service: u32) -> Answer {
     tables.count(Counter::Refused);
-    tables.add(frontend.service, &Backend::NONE, &Traffic::REFUSAL);
+    tables.add(service, &Backend::NONE, &Traffic::REFUSAL);
     tables.tell(&Event::of_socket(Counter::Refused, socket.netns, *aim));
+    Answer::Refuse
 }
 
 /// What a socket that is not connected believes to talk to when it hears of a backend.
@@ -128,21 +130,37 @@ pub(crate) fn answered_by(
     })
 }
 
-/// The frontend that this socket may aim at.
+/// What becomes of a call that leads to none of the frontend's backends.
 #[inline(always)]
-pub(crate) fn meant(
+pub(crate) fn ends(
     tables: &impl Tables,
     kernel: &impl Kernel,
     socket: Socket,
     aim: &Aim,
-) -> Option<Frontend> {
-    let frontend = tables.frontend(aim)?;
+    frontend: &Frontend,
+) -> Option<Answer> {
     let node_only = frontend.flags & Frontend::NODE_ONLY != 0;
     let for_sockets = frontend.flags & Frontend::SOCKETS != 0;
     if !for_sockets || node_only && socket.netns != kernel.node() {
-        return None;
+        return Some(Answer::NotOurs);
     }
-    Some(frontend)
+    (frontend.count == 0).then(|| refuse(tables, socket, aim, frontend.service))
+}
+
+/// What becomes of a call that aims at no frontend.
+#[inline(always)]
+pub(crate) fn unserved(
+    tables: &impl Tables,
+    kernel: &impl Kernel,
+    socket: Socket,
+    aim: &Aim,
+) -> Answer {
+    match tables.unserved(&aim.address) {
+        Some(UNSERVED_REFUSED) => refuse(tables, socket, aim, 0),
+        // A pod's packets are dropped where they enter the node. The node's own meet no program.
+        Some(UNSERVED_DROPPED) if socket.netns == kernel.node() => refuse(tables, socket, aim, 0),
+        _ => Answer::NotOurs,
+    }
 }
 
 #[inline(always)]

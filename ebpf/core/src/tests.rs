@@ -3,8 +3,9 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use causeway_ebpf_abi::{
-    Affinity, AffinityKey, Backend, Connected, Counter, Event, FlowKey, Frontend, FrontendKey,
-    MemberKey, Original, ReverseKey, SlotKey, SocketRules, Traffic, mapped,
+    Address, Affinity, AffinityKey, Backend, Connected, Counter, Event, FlowKey, Frontend,
+    FrontendKey, MemberKey, Original, ReverseKey, SlotKey, SocketRules, Traffic, UNSERVED_DROPPED,
+    UNSERVED_REFUSED, mapped,
 };
 use proptest::prelude::*;
 
@@ -22,6 +23,7 @@ struct Maps {
     frontends: BTreeMap<FrontendKey, Frontend>,
     backends: BTreeMap<SlotKey, Backend>,
     members: Vec<MemberKey>,
+    unserved: BTreeMap<Address, u32>,
     affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     flows: RefCell<BTreeMap<FlowKey, Backend>>,
     originals: RefCell<BTreeMap<ReverseKey, Original>>,
@@ -35,6 +37,9 @@ struct Maps {
 impl Tables for Maps {
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
         self.frontends.get(key).copied()
+    }
+    fn unserved(&self, address: &Address) -> Option<u32> {
+        self.unserved.get(address).copied()
     }
     fn backend(&self, key: &SlotKey) -> Option<Backend> {
         self.backends.get(key).copied()
@@ -165,6 +170,52 @@ fn what_is_no_frontend_passes() {
     let maps = maps(1, 2, 0);
     assert_eq!(connect(&maps, &at(0, 0), CLIENT, &other), Answer::NotOurs);
     assert!(maps.counted.borrow().is_empty());
+}
+
+#[test]
+fn a_port_that_no_service_has_is_refused_at_a_services_address() {
+    let mut maps = maps(1, 2, 0);
+    maps.unserved.insert(AIM.address, UNSERVED_REFUSED);
+    let other = FrontendKey { port: 80, ..AIM };
+    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &other), Answer::Refuse);
+    assert_eq!(send(&maps, &at(0, 0), CLIENT, &other), Answer::Refuse);
+    assert_eq!(*maps.counted.borrow(), [Counter::Refused; 2]);
+    // Who connects a UDP socket sends nothing yet.
+    maps.rules = Some(SocketRules {
+        v4: [0; 16],
+        v6: [0; 16],
+        flags: SocketRules::UDP_CONNECT,
+    });
+    let udp = FrontendKey {
+        protocol: 17,
+        ..other
+    };
+    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &udp), Answer::NotOurs);
+    // What is left to another data plane is known, and goes there.
+    let left = Frontend {
+        flags: 0,
+        ..maps.frontends[&AIM]
+    };
+    maps.frontends.insert(other, left);
+    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &other), Answer::NotOurs);
+}
+
+#[test]
+fn an_address_that_nobody_has_is_refused_to_the_node_and_left_to_the_interfaces_of_others() {
+    let mut maps = maps(1, 2, 0);
+    let other = FrontendKey {
+        address: mapped([10, 96, 0, 99]),
+        ..AIM
+    };
+    maps.unserved.insert(other.address, UNSERVED_DROPPED);
+    let node = Socket {
+        netns: NODE,
+        ..CLIENT
+    };
+    for (socket, answer) in [(node, Answer::Refuse), (CLIENT, Answer::NotOurs)] {
+        assert_eq!(connect(&maps, &at(0, 0), socket, &other), answer);
+        assert_eq!(send(&maps, &at(0, 0), socket, &other), answer);
+    }
 }
 
 #[test]

@@ -28,8 +28,6 @@ pub trait PacketTables: Tables {
     fn interface(&self, index: u32) -> Option<Interface>;
     /// Whether an address is a pod's.
     fn is_pod(&self, address: &Address) -> bool;
-    /// What becomes of packets that aim there and at no frontend.
-    fn unserved(&self, address: &Address) -> Option<u32>;
     /// Where a client belongs.
     fn client(&self, key: &ClientKey) -> Option<Affinity>;
     /// A client belongs there from now on.

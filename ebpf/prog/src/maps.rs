@@ -120,6 +120,10 @@ impl Tables for Maps {
         unsafe { FRONTENDS_MAP.get(key) }.copied()
     }
     #[inline(always)]
+    fn unserved(&self, address: &Address) -> Option<u32> {
+        UNSERVED_MAP.get(Key::new(HOST, *address)).copied()
+    }
+    #[inline(always)]
     fn backend(&self, key: &SlotKey) -> Option<Backend> {
         // SAFETY: as above.
         unsafe { BACKENDS_MAP.get(key) }.copied()
@@ -208,10 +212,6 @@ impl PacketTables for Maps {
     #[inline(always)]
     fn is_pod(&self, address: &Address) -> bool {
         PODS_MAP.get(Key::new(HOST, *address)).is_some()
-    }
-    #[inline(always)]
-    fn unserved(&self, address: &Address) -> Option<u32> {
-        UNSERVED_MAP.get(Key::new(HOST, *address)).copied()
     }
     #[inline(always)]
     fn client(&self, key: &ClientKey) -> Option<Affinity> {

@@ -138,7 +138,7 @@ const ON_THE_NODE: Socket = Socket {
     netns: NODE,
 };
 
-fn binds(maps: &Maps, socket: Socket, address: causeway_ebpf_abi::Address, port: u16) -> bool {
+fn binds(maps: &Maps, socket: Socket, address: Address, port: u16) -> bool {
     let aim = FrontendKey {
         address,
         port,

@@ -49,6 +49,9 @@ impl Tables for World {
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
         self.frontends.get(key).copied()
     }
+    fn unserved(&self, address: &Address) -> Option<u32> {
+        self.unserved.get(address).copied()
+    }
     fn backend(&self, key: &SlotKey) -> Option<Backend> {
         self.backends.get(key).copied()
     }
@@ -119,9 +122,6 @@ impl PacketTables for World {
     }
     fn is_pod(&self, address: &Address) -> bool {
         address.starts_with(&mapped([10, 244, 0, 0])[..14])
-    }
-    fn unserved(&self, address: &Address) -> Option<u32> {
-        self.unserved.get(address).copied()
     }
     fn client(&self, key: &ClientKey) -> Option<Affinity> {
         self.clients.borrow().get(key).copied()
