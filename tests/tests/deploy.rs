@@ -15,6 +15,7 @@ use std::process::Command;
 use causeway_proxy::cli::Flags;
 use causeway_proxy::config::load;
 use causeway_proxy::privileges::needed;
+use causeway_tests::proxy_bed::NODE_NAME;
 use serde_json::{Value, json};
 
 fn repository() -> PathBuf {
@@ -33,6 +34,37 @@ fn of_kind(kind: &str) -> Value {
     manifest
 }
 
+/// The DaemonSet as it is applied for this mode.
+fn daemon_set(mode: &str) -> Value {
+    let set = of_kind("DaemonSet");
+    if mode != "ebpf" {
+        return set;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("set.json");
+    std::fs::write(&file, set.to_string()).unwrap();
+    let patch = std::fs::read_to_string(repository().join("deploy/kubernetes/ebpf.yaml")).unwrap();
+    let mut kubectl = Command::new("kubectl");
+    kubectl.args(["patch", "--local", "--output=json", "--filename"]);
+    let done = kubectl
+        .arg(&file)
+        .args(["--patch", &patch])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+/// The words of a container, with the Node's name in them.
+fn arguments(container: &Value) -> Vec<String> {
+    let words = container["args"].as_array().unwrap().iter();
+    let words = words.map(|word| word.as_str().unwrap());
+    words
+        .map(|word| word.replace("$(NODE_NAME)", NODE_NAME))
+        .collect()
+}
+
 /// Whoever looks for the service proxy looks for this label.
 #[test]
 fn the_daemon_set_is_found_as_kube_proxy_is() {
@@ -46,19 +78,21 @@ fn the_daemon_set_is_found_as_kube_proxy_is() {
 /// What runs all the time can program the network and do nothing else; what writes sysctls ends.
 #[test]
 fn the_daemon_has_no_privilege_that_it_does_not_need() {
-    let set = of_kind("DaemonSet");
-    let pod = &set["spec"]["template"]["spec"];
-    let daemon = &pod["containers"][0];
-    let context = &daemon["securityContext"];
-    assert_eq!(context["readOnlyRootFilesystem"], true);
-    assert_eq!(context["allowPrivilegeEscalation"], false);
-    assert_eq!(context["privileged"], Value::Null);
-    assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
-    assert_eq!(given(context), needed_by_the_daemon());
-    let setup = &pod["initContainers"][0];
-    assert_eq!(setup["securityContext"]["privileged"], true);
-    let arguments = setup["args"].as_array().unwrap();
-    assert!(arguments.contains(&json!("--init-only")));
+    for mode in ["nftables", "ebpf"] {
+        let set = daemon_set(mode);
+        let pod = &set["spec"]["template"]["spec"];
+        let daemon = &pod["containers"][0];
+        let context = &daemon["securityContext"];
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["privileged"], Value::Null);
+        assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(given(context), needed_by(daemon), "{mode}");
+        assert_eq!(pod["hostPID"] == true, mode == "ebpf");
+        let setup = &pod["initContainers"][0];
+        assert_eq!(setup["securityContext"]["privileged"], true);
+        assert!(arguments(setup).contains(&"--init-only".to_owned()));
+    }
 }
 
 fn given(context: &Value) -> BTreeSet<String> {
@@ -69,10 +103,11 @@ fn given(context: &Value) -> BTreeSet<String> {
 }
 
 /// With the manifest's configuration.
-fn needed_by_the_daemon() -> BTreeSet<String> {
+fn needed_by(daemon: &Value) -> BTreeSet<String> {
     let config = &of_kind("ConfigMap")["data"]["config.conf"];
-    let flags = Flags::read(["causeway-proxy"]).unwrap();
-    let loaded = load(config.as_str(), &flags, "node-1").unwrap();
+    let words = ["causeway-proxy".to_owned()].into_iter();
+    let flags = Flags::read(words.chain(arguments(daemon))).unwrap();
+    let loaded = load(config.as_str(), &flags, NODE_NAME).unwrap();
     let needed = needed(&loaded.settings);
     needed.iter().map(ToString::to_string).collect()
 }

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
-use causeway_tests::proxy_bed::{Bed, NODE_NAME, PORTS, get, wait_for, wait_until};
+use causeway_tests::proxy_bed::{Bed, PORTS, get, wait_for, wait_until};
 use netns_lab::apiserver::Resource;
 use nodekit::sysctl;
 use serde_json::{Value, json};
 
-use super::{of_kind, repository};
+use super::{arguments, daemon_set, of_kind, repository};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const NODE_PORT: u16 = 30_080;
@@ -26,26 +27,30 @@ const SECCOMP: &str = "/usr/share/containers/seccomp.json";
 /// The node of a bed with the image on it.
 struct Node<'a> {
     bed: &'a Bed,
+    cell: Cell,
+    host_pid: bool,
     folder: tempfile::TempDir,
 }
 
 impl<'a> Node<'a> {
-    fn new(bed: &'a Bed, mode: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let node = Self { bed, folder };
+    fn new(bed: &'a Bed, pod: &Value) -> Self {
+        let node = Self {
+            bed,
+            cell: Cell::new(),
+            host_pid: pod["hostPID"] == true,
+            folder: tempfile::tempdir().unwrap(),
+        };
         let made = Command::new(repository().join("deploy/rootfs"))
             .arg(causeway_tests::binary("causeway-proxy"))
             .arg(node.path("image"))
             .status();
         assert!(made.unwrap().success());
-        // What the ConfigMap brings, in this mode and for this API server.
+        // What the ConfigMap brings, for this API server.
         let config = node.path("config");
         fs::create_dir(&config).unwrap();
         let said = of_kind("ConfigMap")["data"]["config.conf"].clone();
         let said = said.as_str().unwrap();
-        assert!(said.contains("mode: nftables"), "{said}");
         assert!(said.contains(OOM_SCORE), "{said}");
-        let said = said.replace("mode: nftables", &format!("mode: {mode}"));
         // What this process has, and gives to all that it starts: who runs tests may not lower it.
         let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
         let said = said.replace(OOM_SCORE, &format!("oomScoreAdj: {}", own.trim()));
@@ -67,11 +72,8 @@ impl<'a> Node<'a> {
         let context = &container["securityContext"];
         assert_eq!(context["readOnlyRootFilesystem"], true);
         let capabilities = capabilities(context);
-        let arguments = container["args"].as_array().unwrap().iter();
-        let arguments = arguments.map(|word| word.as_str().unwrap());
-        let arguments = arguments.map(|word| word.replace("$(NODE_NAME)", NODE_NAME));
         let program = "/usr/local/bin/causeway-proxy".to_owned();
-        let command: Vec<String> = [program].into_iter().chain(arguments).collect();
+        let command: Vec<String> = [program].into_iter().chain(arguments(container)).collect();
         let mut config = json!({
             "ociVersion": "1.0.2",
             "root": {"path": self.path("image"), "readonly": true},
@@ -89,10 +91,14 @@ impl<'a> Node<'a> {
             },
             "mounts": self.mounts(container),
             "linux": {"namespaces": [
-                {"type": "mount"}, {"type": "pid"}, {"type": "ipc"}, {"type": "uts"},
+                {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
                 {"type": "network", "path": self.netns()},
             ]},
         });
+        if !self.host_pid {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({"type": "pid"}));
+        }
         if !is_privileged(context) {
             assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
             config["linux"]["seccomp"] = seccomp(&capabilities);
@@ -115,6 +121,8 @@ impl<'a> Node<'a> {
             let volume = match mount["name"].as_str().unwrap() {
                 "config" => self.path("config"),
                 "xtables-lock" => self.path("xtables.lock"),
+                "cgroup" => self.cell.options().cgroup_root.unwrap(),
+                "bpf" => self.cell.options().pins.parent().unwrap().to_owned(),
                 other => panic!("no volume {other}"),
             };
             let how = if mount["readOnly"] == true {
@@ -278,9 +286,8 @@ fn seccomp(capabilities: &[String]) -> Value {
     })
 }
 
-/// The containers of the DaemonSet's Pod: the one that ends before the daemon starts, and the daemon.
-fn containers() -> (Value, Value) {
-    let pod = of_kind("DaemonSet")["spec"]["template"]["spec"].clone();
+/// The containers of the Pod: the one that ends before the daemon starts, and the daemon.
+fn containers(pod: &Value) -> (Value, Value) {
     assert_eq!(pod["hostNetwork"], true);
     assert_eq!(pod["priorityClassName"], "system-node-critical");
     let one = |name: &str| {
@@ -307,21 +314,31 @@ fn parameter(bed: &Bed, name: &str) -> String {
     bed.netns.run(|| sysctl::read(&key)).unwrap().unwrap()
 }
 
-/// Before the daemon: sysctls. Then all that it does, with two capabilities, the usual system calls
+/// Before the daemon: sysctls. Then all that it does, with a few capabilities, the usual system calls
 /// and nothing to write to.
 fn runs_with_what_it_is_given(mode: &str) {
     let bed = Bed::new().unwrap();
     let web = serve(&bed, PORTS[0]);
-    let (setup, daemon) = containers();
-    let node = Node::new(&bed, mode);
+    let pod = daemon_set(mode)["spec"]["template"]["spec"].clone();
+    let (mut setup, mut daemon) = containers(&pod);
+    if mode == "iptables" {
+        for container in [&mut setup, &mut daemon] {
+            let words = container["args"].as_array_mut().unwrap();
+            words.push("--proxy-mode=iptables".into());
+        }
+    }
+    let node = Node::new(&bed, &pod);
+    let wait_for = |to, port| {
+        node.cell
+            .inside(|| wait_for(&bed.netns, to, port, PATIENCE))
+    };
     node.run(&setup);
     let established = "net/netfilter/nf_conntrack_tcp_timeout_established";
     assert_eq!(parameter(&bed, established), "86400");
     let running = node.start(&daemon);
-    wait_for(&bed.netns, web, PORTS[0], PATIENCE)
-        .unwrap_or_else(|error| panic!("{error}: {}", running.said()));
+    wait_for(web, PORTS[0]).unwrap_or_else(|error| panic!("{error}: {}", running.said()));
     serve(&bed, PORTS[1]);
-    wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
+    wait_for(web, PORTS[1]).unwrap();
     let probe = &daemon["livenessProbe"]["httpGet"];
     let port = u16::try_from(probe["port"].as_u64().unwrap()).unwrap();
     let path = probe["path"].as_str().unwrap();
@@ -332,7 +349,7 @@ fn runs_with_what_it_is_given(mode: &str) {
     .unwrap();
     if mode == "iptables" {
         let localhost = ([127, 0, 0, 1], NODE_PORT).into();
-        wait_for(&bed.netns, localhost, PORTS[1], PATIENCE).unwrap();
+        wait_for(localhost, PORTS[1]).unwrap();
     }
     let said = running.said();
     let mut complaints = said
@@ -345,7 +362,7 @@ fn runs_with_what_it_is_given(mode: &str) {
     assert!(complaints.all(of_the_machine), "{said}");
     // What it programmed outlives it.
     running.end();
-    wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
+    wait_for(web, PORTS[1]).unwrap();
 }
 
 #[test]
@@ -356,4 +373,9 @@ fn mode_nftables_needs_no_more_than_the_manifest_gives() {
 #[test]
 fn mode_iptables_needs_no_more_than_the_manifest_gives() {
     runs_with_what_it_is_given("iptables");
+}
+
+#[test]
+fn mode_ebpf_needs_no_more_than_the_manifest_gives() {
+    runs_with_what_it_is_given("ebpf");
 }
