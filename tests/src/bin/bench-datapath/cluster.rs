@@ -64,11 +64,14 @@ impl Cluster {
     }
 }
 
-/// A namespace that has ports for a minute of connections, each of which is closed by its client.
+/// A namespace with many ports, whose connections leave nothing when they are closed: to find a port
+/// among thousands in TIME-WAIT takes longer than the connection that it is for.
 fn machine() -> anyhow::Result<NetNs> {
     let netns = NetNs::anonymous()?;
     let ports = Key::new(["net", "ipv4", "ip_local_port_range"])?;
+    let waiting = Key::new(["net", "ipv4", "tcp_max_tw_buckets"])?;
     netns.run(|| sysctl::write(&ports, "10000 60999"))??;
+    netns.run(|| sysctl::write(&waiting, "0"))??;
     let mut links = Handle::open_in(&netns)?;
     let lo = links.link_by_name("lo")?.index;
     links.set_up(lo)?;
