@@ -63,14 +63,14 @@ fn told(proxy: &Proxy<'_, EbpfBackend>) -> usize {
 /// Waits until no interface has a program.
 fn wait_for_none(node: &Node<'_>, proxy: &Proxy<'_, EbpfBackend>) {
     let none = || hooked(node).is_empty() && told(proxy) == 0;
-    wait_until("free interfaces", 6 * PATIENCE, none).unwrap();
+    wait_until("free interfaces", 12 * PATIENCE, none).unwrap();
 }
 
 /// So many more times it was looked whether a connection is left.
 fn sweeps(node: &Node<'_>, times: u32) {
     let then = crate::tracks::generation(node) + times;
     let swept = || crate::tracks::generation(node) >= then;
-    wait_until("sweeps", PATIENCE, swept).unwrap();
+    wait_until("sweeps", 6 * PATIENCE, swept).unwrap();
 }
 
 /// A Service with an external IP.
