@@ -17,6 +17,7 @@ mod error;
 mod frames;
 mod held;
 mod interfaces;
+mod local_ports;
 mod monitor;
 mod names;
 mod namespaces;
@@ -112,6 +113,7 @@ impl EbpfBackend {
         settings: Vec<PlaneSettings>,
     ) -> Result<Self, BackendError> {
         let began = Instant::now();
+        local_ports::compare(&options.snat_ports);
         let (sockets, packets, services) = Sockets::open(object, options).map_err(refused)?;
         sockets.counts().set_loading(began.elapsed());
         let left = settings.iter().cloned().map(Into::into).collect();

@@ -13,6 +13,7 @@ use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice
 use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, Proxy, get, wait_until};
 use netns_lab::apiserver::Resource;
 use nodekit::route::{Handle, Route, RouteKind};
+use nodekit::sysctl;
 
 use crate::node::StopAtEnd;
 
@@ -178,6 +179,27 @@ fn a_killed_daemon_is_not_missed() {
     // The kernel detaches in the background.
     let free = || node.inside(|| ask(web).is_err());
     wait_until("programs gone", PATIENCE, free).unwrap();
+}
+
+fn ports_of_both_kinds_are_told() {
+    let node = Node::new();
+    let key: sysctl::Key = "net/ipv4/ip_local_port_range".parse().unwrap();
+    let give = |ports: &str| node.bed.netns.run(|| sysctl::write(&key, ports).unwrap());
+    for (given, told) in [("1024 65535", true), ("32768 60999", false)] {
+        give(given).unwrap();
+        let proxy = node.start();
+        wait_until("first pass", PATIENCE, || {
+            proxy.log().unwrap().contains("first pass")
+        })
+        .unwrap();
+        let log = proxy.log().unwrap();
+        assert_eq!(log.contains("--ebpf-snat-ports are given"), told, "{log}");
+    }
+}
+
+#[test]
+fn ports_that_the_nodes_own_connections_get_as_well_are_told() {
+    in_a_cell(ports_of_both_kinds_are_told);
 }
 
 /// The mounts of a cell are its thread's, and of what this one starts.
