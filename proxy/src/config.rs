@@ -14,7 +14,7 @@ mod watch;
 
 pub use flags::{FLAGS, Flag, FlagError, Given, Takes, flag_defaults, overlay};
 pub use gates::gate_warnings;
-pub use load::{LoadError, Loaded, file_text, load};
+pub use load::{LoadError, Loaded, file_text, load, warning_of_mode};
 pub use meaning::{
     Api, Conntrack, FieldError, Invalid, LogFormat, Logging, Mode, NodePortAddresses, PlaneSection,
     Settings, Timing,

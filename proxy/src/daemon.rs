@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::backend::OpenError;
+use crate::choice::{Choice, NoEbpf};
 use crate::config::{ConfigFile, Loaded, Mode, Settings};
 use crate::health::{
     self, BindError, CheckPorts, Health, Status, healthz_pages, metrics_pages, serve,
@@ -33,6 +34,9 @@ pub enum DaemonError {
     /// No client for the API server.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The configuration allows no data plane that this node can do.
+    #[error(transparent)]
+    Impossible(#[from] NoEbpf),
     /// No data plane.
     #[error(transparent)]
     Plane(#[from] OpenError),
@@ -66,13 +70,19 @@ pub enum Ended {
 ///
 /// # Errors
 /// See [`DaemonError`].
-pub fn run(loaded: Loaded, file: ConfigFile, verbosity: &Verbosity) -> Result<Ended, DaemonError> {
+pub fn run(
+    mut loaded: Loaded,
+    file: ConfigFile,
+    verbosity: &Verbosity,
+) -> Result<Ended, DaemonError> {
     host_setup::raise_open_files();
     host_setup::set_oom_score(&loaded.settings);
+    // While the kernel still answers.
+    let choice = Choice::make(&mut loaded.settings, &GivenUp::default())?;
     // Before there is another thread.
     let given_up = give_up(&loaded.settings);
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_here(loaded, file, given_up, verbosity))
+    runtime.block_on(run_here(loaded, file, (choice, given_up), verbosity))
 }
 
 /// Keeps the privileges that are needed, and goes on with all if that cannot be.
@@ -86,7 +96,7 @@ fn give_up(settings: &Settings) -> GivenUp {
 async fn run_here(
     loaded: Loaded,
     file: ConfigFile,
-    given_up: GivenUp,
+    decided: (Choice, GivenUp),
     verbosity: &Verbosity,
 ) -> Result<Ended, DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -95,6 +105,7 @@ async fn run_here(
         settings, config, ..
     } = loaded;
     let told = told(&settings, config, &file);
+    told.status.set_lacking(decided.0.lacking());
     let client = connect(&settings.api, &told.metrics.api_requests).await?;
     let (events, heard) = mpsc::channel(EVENTS_ON_THE_WAY);
     let (new_settings, settings_now) = watch::channel(settings.clone());
@@ -130,7 +141,7 @@ async fn run_here(
         _ = interrupt.recv() => Ok(Ended::Signal),
         () = events.closed() => Err(DaemonError::SyncEnded),
         error = servers => Err(error),
-        ended = follow(file, &settings, given_up, &told, &new_settings, verbosity) => ended,
+        ended = follow(file, &settings, decided, &told, &new_settings, verbosity) => ended,
     };
     // The thread below ends when the last sender of events is gone; the watches hold theirs until
     // they have really ended.
@@ -158,19 +169,27 @@ fn told(settings: &Settings, config: serde_json::Value, file: &ConfigFile) -> To
 async fn follow(
     mut file: ConfigFile,
     started_with: &Settings,
-    given_up: GivenUp,
+    decided: (Choice, GivenUp),
     told: &Told,
     new_settings: &watch::Sender<Settings>,
     verbosity: &Verbosity,
 ) -> Result<Ended, DaemonError> {
+    let (mut choice, given_up) = decided;
     loop {
         let Loaded {
-            settings,
+            mut settings,
             config,
             warnings,
         } = file.changed().await;
         for warning in warnings {
             tracing::warn!("{warning}");
+        }
+        match choice.again(&mut settings, &given_up) {
+            Ok(again) => choice = again,
+            Err(error) => {
+                tracing::error!(%error, "the changed configuration cannot be used; the one before stays");
+                continue;
+            }
         }
         // No new start in place brings them back.
         if let Some(lacking) = given_up.lacking(&privileges::needed(&settings)) {
@@ -190,6 +209,7 @@ async fn follow(
         let timing = settings.section(mode).timing;
         told.health.set_timeout(timing.sync_period * 2);
         told.status.set_config(config);
+        told.status.set_lacking(choice.lacking());
         let wanted = settings.modes.first().copied().unwrap_or(mode);
         host_setup::set_up(&settings, wanted);
         new_settings.send_replace(settings);

@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod backoff;
+pub mod choice;
 pub mod cli;
 pub mod config;
 pub mod daemon;

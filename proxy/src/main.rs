@@ -11,7 +11,7 @@ use causeway_proxy::backend::ebpf;
 use causeway_proxy::cli::{EbpfTask, Flags, Task};
 use causeway_proxy::config::{ConfigFile, Loaded, Mode, file_text, load};
 use causeway_proxy::daemon::Ended;
-use causeway_proxy::{backend, daemon, host_setup, logging, monitor};
+use causeway_proxy::{backend, choice, daemon, host_setup, logging, monitor};
 use serde::Serialize;
 
 fn main() -> ExitCode {
@@ -99,9 +99,13 @@ fn clean_up(flags: &Flags) -> anyhow::Result<()> {
 }
 
 fn init_only(loaded: &Loaded) -> anyhow::Result<()> {
-    let modes = &loaded.settings.modes;
-    let mode = modes.first().copied().context("no mode")?;
-    host_setup::set_up(&loaded.settings, mode);
+    let settings = &loaded.settings;
+    let mode = match settings.modes[..] {
+        [mode] => mode,
+        // Mode ebpf asks for the same as nftables, without which it can't be.
+        _ => choice::works_here(settings).unwrap_or(Mode::Nftables),
+    };
+    host_setup::set_up(settings, mode);
     tracing::info!(%mode, "--init-only: done what needs full privileges");
     Ok(())
 }

@@ -72,6 +72,12 @@ struct ByReason {
     reason: &'static str,
 }
 
+/// Label `mode`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByMode {
+    mode: String,
+}
+
 /// Labels of `kubernetes_build_info`: those that mean something here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByBuild {

@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::node_ports::NodePorts;
 use crate::watch::Heard;
 
-pub use planes::{HostKernel, Kernel};
+pub use planes::{HostKernel, Kernel, before_the_node};
 
 use local::Local;
 use node::OwnNode;

@@ -216,6 +216,20 @@ fn what_cannot_change_live_is_named() {
     assert_eq!(fields(only_of_the_other), [""; 0]);
 }
 
+/// No mode means what it did before there was mode ebpf.
+#[test]
+fn auto_may_mean_ebpf_and_no_mode_never_does() {
+    let modes = |said: &[&str]| {
+        let flags = Flags::read(["causeway-proxy"].iter().chain(said)).unwrap();
+        load(None, &flags, "host").unwrap().settings.modes
+    };
+    let nothing = [Mode::Nftables, Mode::Iptables];
+    assert_eq!(modes(&[]), nothing);
+    assert_eq!(modes(&["--proxy-mode="]), nothing);
+    let auto = [&[Mode::Ebpf], &nothing[..]].concat();
+    assert_eq!(modes(&["--proxy-mode=auto"]), auto);
+}
+
 /// Those that `kube-proxy --help` of Kubernetes 1.36 names.
 const KUBE_PROXY_FLAGS: &[&str] = &[
     "bind-address",

@@ -57,8 +57,9 @@ impl KubeProxyConfiguration {
     }
 }
 
-/// Where no mode is chosen, what the nftables section leaves open comes from the iptables section:
-/// a ConfigMap written for kube-proxy's default mode goes on meaning the same.
+/// Where no mode is chosen, or the choice is left to us, what the nftables section leaves open comes
+/// from the iptables section: a ConfigMap written for kube-proxy's default mode goes on meaning the
+/// same, whatever this node can do.
 fn share_with_nftables(all: &mut KubeProxyConfiguration) {
     let chosen = !matches!(all.mode.as_deref(), None | Some("" | "auto"));
     let (false, Some(other)) = (chosen, all.iptables.as_ref()) else {

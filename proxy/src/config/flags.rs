@@ -102,7 +102,7 @@ pub static FLAGS: &[Flag] = &[
     flag("pod-bridge-interface", &["detectLocal.bridgeInterface"], Text, "The bridge of mode BridgeInterface"),
     flag("pod-interface-name-prefix", &["detectLocal.interfaceNamePrefix"], Text, "The prefix of mode InterfaceNamePrefix"),
     flag("profiling", &["enableProfiling"], Bool, "Accepted; there is no profiling page"),
-    flag("proxy-mode", &["mode"], Text, "The data plane: nftables, iptables, ebpf, or auto: nftables, or iptables where the kernel lacks that"),
+    flag("proxy-mode", &["mode"], Text, "The data plane: nftables, iptables, ebpf, or auto: ebpf where this node lacks nothing for it, else nftables, else iptables. Left out: nftables, or iptables where the kernel lacks that"),
     flag("show-hidden-metrics-for-version", &["showHiddenMetricsForVersion"], Text, "Accepted; nothing is hidden"),
     flag("v", &["logging.verbosity"], Number, "How much is logged: 0 to 3 what happens, 4 and 5 every pass, 6 and above everything"),
     // Deprecated: only where the address itself is not given.

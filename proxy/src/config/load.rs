@@ -62,7 +62,8 @@ pub fn load(text: Option<&str>, flags: &Flags, host_name: &str) -> Result<Loaded
     overlay(&mut said, &flags.fields)?;
     warnings.extend(gate_warnings(&said));
     let mut settings = Settings::understand(&said, flags.master.clone(), host_name)?;
-    warnings.extend(settings_warnings(&settings).map(str::to_owned));
+    let more = [settings_warning(&settings), warning_of_mode(&settings)];
+    warnings.extend(more.into_iter().flatten().map(str::to_owned));
     settings.ebpf = flags.ebpf();
     Ok(Loaded {
         settings,
@@ -72,23 +73,20 @@ pub fn load(text: Option<&str>, flags: &Flags, host_name: &str) -> Result<Loaded
 }
 
 /// What has to be said about settings that are usable, and perhaps not what was meant.
-fn settings_warnings(settings: &Settings) -> impl Iterator<Item = &'static str> {
+fn settings_warning(settings: &Settings) -> Option<&'static str> {
+    (settings.detect_local == DetectLocal::None).then_some(
+        "detectLocalMode ClusterCIDR without clusterCIDR: no source counts as a pod's, so \
+         traffic to ClusterIPs from outside the cluster is not masqueraded",
+    )
+}
+
+/// The same about what the data plane that comes first cannot do.
+pub fn warning_of_mode(settings: &Settings) -> Option<&'static str> {
     let node_ports = settings.node_port_addresses.as_ref();
     let on_loopback = node_ports.is_some_and(|wanted| {
         let mut networks = wanted.within.iter();
         networks.any(|network| network.ip().is_loopback())
     });
-    let warnings = [
-        (
-            settings.detect_local == DetectLocal::None,
-            "detectLocalMode ClusterCIDR without clusterCIDR: no source counts as a pod's, so \
-             traffic to ClusterIPs from outside the cluster is not masqueraded",
-        ),
-        (
-            on_loopback && settings.modes.first() == Some(&Mode::Nftables),
-            "nodePortAddresses: nftables cannot serve node ports on loopback addresses",
-        ),
-    ];
-    let hold = warnings.into_iter().filter(|(holds, _)| *holds);
-    hold.map(|(_, warning)| warning)
+    (on_loopback && settings.modes.first() == Some(&Mode::Nftables))
+        .then_some("nodePortAddresses: nftables cannot serve node ports on loopback addresses")
 }

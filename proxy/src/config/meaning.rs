@@ -21,7 +21,7 @@ pub struct Settings {
     pub node_name: String,
     /// How the API server is reached.
     pub api: Api,
-    /// The data planes to choose from: the first one that this kernel can do.
+    /// The data planes to choose from: the first one that this node can do ([`crate::choice`]).
     pub modes: Vec<Mode>,
     /// Where the eBPF programs go.
     pub ebpf: ebpf::Options,

@@ -30,6 +30,8 @@ pub struct Status {
 struct Inner {
     mode: Mode,
     families: Vec<Family>,
+    /// Why mode ebpf does not run, though the configuration allows it.
+    lacking: Vec<String>,
     /// `None` once the Node is known.
     waits_for: Option<&'static str>,
     config: Value,
@@ -56,6 +58,7 @@ impl Status {
             inner: Mutex::new(Inner {
                 mode,
                 families: Vec::new(),
+                lacking: Vec::new(),
                 waits_for: None,
                 config,
                 unusable: BTreeMap::new(),
@@ -75,6 +78,11 @@ impl Status {
         let mut inner = self.lock();
         inner.mode = mode;
         inner.families = families.to_vec();
+    }
+
+    /// What this node lacks for mode ebpf, where the configuration allows that.
+    pub fn set_lacking(&self, lacking: Vec<String>) {
+        self.lock().lacking = lacking;
     }
 
     /// What the first pass waits for.
@@ -140,9 +148,12 @@ impl Status {
         inner.deaf.len()
     }
 
-    /// The configuration in effect, defaults included.
+    /// The configuration in effect, defaults included; its mode is the one that runs.
     pub fn configz(&self) -> String {
-        serde_json::json!({ "kubeproxy.config.k8s.io": self.lock().config }).to_string()
+        let inner = self.lock();
+        let mut config = inner.config.clone();
+        config["mode"] = inner.mode.to_string().into();
+        serde_json::json!({ "kubeproxy.config.k8s.io": config }).to_string()
     }
 
     /// One line for each flag.
@@ -193,6 +204,9 @@ impl Status {
         writeln!(out, "Binary version: {}", env!("CARGO_PKG_VERSION"))?;
         writeln!(out, "Node: {}", self.node_name)?;
         writeln!(out, "Mode: {} ({})", inner.mode, families.join(", "))?;
+        for lacks in &inner.lacking {
+            writeln!(out, "  for mode ebpf lacks: {lacks}")?;
+        }
         for (family, at) in updated {
             writeln!(out, "Last in the kernel, {}: {at}", family_name(*family))?;
         }

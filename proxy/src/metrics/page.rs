@@ -13,7 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{ByBuild, ByEvent, ByMap, ByReason, ByServicePort, ByStep, Metrics, process};
+use super::{ByBuild, ByEvent, ByMap, ByMode, ByReason, ByServicePort, ByStep, Metrics, process};
 use crate::backend::ebpf::{Counted, Counts};
 use crate::config::Mode;
 
@@ -35,6 +35,7 @@ impl Metrics {
         process::register(registry.sub_registry_with_prefix("process"));
         let ours = registry.sub_registry_with_prefix("causeway");
         self.register_our_own(ours);
+        register_mode(ours, mode);
         if let Some(counts) = self.ebpf() {
             register_ebpf(ours, &counts);
         }
@@ -275,6 +276,14 @@ fn register_build(r: &mut Registry) {
     builds.get_or_create(&build).set(1);
     let help = "Version and platform of this program; always 1";
     r.register("kubernetes_build_info", help, builds);
+}
+
+/// Which data plane runs, whatever the configuration leaves open.
+fn register_mode(r: &mut Registry, mode: Mode) {
+    let modes = Family::<ByMode, Gauge>::default();
+    let mode = mode.to_string();
+    modes.get_or_create(&ByMode { mode }).set(1);
+    r.register("data_plane", "The data plane that runs; always 1", modes);
 }
 
 /// What rules count, where the kernel has the counters: read when it is asked for, as kube-proxy does.

@@ -45,10 +45,7 @@ impl Kernel for HostKernel {
         self.ebpf = settings.ebpf.clone();
         backend::open(
             modes,
-            |mode| {
-                let families = Family::ALL.map(|family| before_the_node(settings, mode, family));
-                families.to_vec()
-            },
+            |mode| before_the_node(settings, mode),
             &settings.ebpf,
         )
     }
@@ -84,8 +81,13 @@ impl Drop for HostKernel {
     }
 }
 
-/// The settings before anything is known about the Node.
-fn before_the_node(settings: &Settings, mode: Mode, family: Family) -> PlaneSettings {
+/// The settings of both families before anything is known about the Node.
+pub fn before_the_node(settings: &Settings, mode: Mode) -> Vec<PlaneSettings> {
+    let families = Family::ALL.map(|family| of_family(settings, mode, family));
+    families.to_vec()
+}
+
+fn of_family(settings: &Settings, mode: Mode, family: Family) -> PlaneSettings {
     PlaneSettings {
         family,
         masquerade_bit: settings.section(mode).masquerade_bit,
@@ -194,7 +196,7 @@ impl Planes {
             // At the socket it costs nothing: the loopback never sees a packet.
             localhost_node_ports: settings.localhost_node_ports
                 && (self.mode == Mode::Ebpf || node_ports.names_localhost()),
-            ..before_the_node(settings, self.mode, *family)
+            ..of_family(settings, self.mode, *family)
         });
         wanted.collect()
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
-use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, Proxy, get, wait_until};
+use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, Proxy, answer, get, wait_until};
 use netns_lab::apiserver::Resource;
 use nodekit::route::{Handle, Route, RouteKind};
 use nodekit::sysctl;
@@ -65,8 +65,21 @@ impl Node {
     }
 
     pub(crate) fn wait_for(&self, to: SocketAddr, port: u16) {
-        let answers = || self.inside(|| ask(to).is_ok_and(|found| found == port));
+        let answers = || self.inside(|| answer(to) == Some(port));
         wait_until("answer", PATIENCE, answers).unwrap();
+    }
+
+    /// A connection that such a process makes, sooner or later: an attempt before there is a rule
+    /// comes to nothing whatever follows.
+    pub(crate) fn connect(&self, to: SocketAddr) -> TcpStream {
+        let mut made = None;
+        wait_until("a connection", PATIENCE, || {
+            let attempt = || TcpStream::connect_timeout(&to, Duration::from_millis(500));
+            made = self.inside(attempt).ok();
+            made.is_some()
+        })
+        .unwrap();
+        made.unwrap()
     }
 
     /// `causeway_ebpf_events_total` of connections.
@@ -77,6 +90,19 @@ impl Node {
         let count = page.lines().find_map(|line| line.strip_prefix(name));
         count.unwrap().parse().unwrap()
     }
+}
+
+/// Writes the configuration's file, in one go; gives the flag that names it.
+pub(crate) fn configuration(node: &Node, mode: &str, metrics: u16) -> String {
+    let file = node.bed.folder().join("config.conf");
+    let text = format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+         mode: {mode}\nmetricsBindAddress: 127.0.0.1:{metrics}\nnftables: {{syncPeriod: 1s}}\n"
+    );
+    let fresh = node.bed.folder().join("config.new");
+    std::fs::write(&fresh, text).unwrap();
+    std::fs::rename(fresh, &file).unwrap();
+    format!("--config={}", file.display())
 }
 
 /// The port that answers behind `to`.
@@ -148,12 +174,7 @@ fn a_killed_daemon_is_not_missed() {
     let talk = node.put("talk", 1, ECHO_PORT);
     let proxy = node.start();
     node.wait_for(web, PORTS[0]);
-    let connect = || {
-        let connection = || TcpStream::connect_timeout(&talk, PATIENCE);
-        node.inside(connection)
-    };
-    wait_until("a connection", PATIENCE, || connect().is_ok()).unwrap();
-    let mut stream = connect().unwrap();
+    let mut stream = node.connect(talk);
     let client = &Client {
         stop: AtomicBool::new(false),
         made: AtomicUsize::new(0),

@@ -2,7 +2,7 @@
 //! at the sockets of other namespaces, too.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -17,7 +17,7 @@ use netns_lab::apiserver::Resource;
 use nodekit::netns::NetNs;
 use nodekit::route::{Handle, Route, RouteKind, TABLE_LOCAL, VethEnd, VethPair};
 
-use crate::daemon::{Node, PATIENCE, ask, echo, in_a_cell};
+use crate::daemon::{Node, PATIENCE, ask, configuration, echo, in_a_cell};
 
 /// Every thread has these, in each set, and no others.
 #[track_caller]
@@ -110,18 +110,6 @@ fn works(node: &Node, proxy: &Proxy, round: usize) {
     wait_until("the pin gone", PATIENCE, || !pin.exists()).unwrap();
 }
 
-fn configuration(node: &Node, mode: &str, metrics: u16) -> String {
-    let file = node.bed.folder().join("config.conf");
-    let text = format!(
-        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
-         mode: {mode}\nmetricsBindAddress: 127.0.0.1:{metrics}\nnftables: {{syncPeriod: 1s}}\n"
-    );
-    let fresh = node.bed.folder().join("config.new");
-    std::fs::write(&fresh, text).unwrap();
-    std::fs::rename(fresh, &file).unwrap();
-    format!("--config={}", file.display())
-}
-
 /// Starts a daemon as `command` begins it, and has it execute itself anew.
 fn starts_and_works(command: Command, capabilities: &[u32]) {
     let node = &Node::new();
@@ -163,9 +151,8 @@ fn to_start_it_takes_no_more_either() {
 
 /// To go where it takes what was given up, the daemon ends and asks to be started again, as the kubelet
 /// does: connections go on all the while.
-#[test]
-fn a_mode_that_needs_more_is_there_after_a_new_start_and_connections_stay() {
-    in_a_cell(|| {
+fn goes_on_in_ebpf(mode: &'static str) {
+    in_a_cell(move || {
         // In mode nftables packets must have a way on which they are translated.
         let node = &Node {
             bed: Bed::new().unwrap(),
@@ -178,12 +165,13 @@ fn a_mode_that_needs_more_is_there_after_a_new_start_and_connections_stay() {
         let flags = [&config[..], cgroup, pins];
         let mut proxy = node.bed.proxy(&flags).unwrap();
         node.wait_for(web, PORTS[0]);
-        let mut stream = node.inside(|| TcpStream::connect_timeout(&talk, PATIENCE).unwrap());
+        let mut stream = node.connect(talk);
         echo(&mut stream);
-        configuration(node, "ebpf", 10249);
+        configuration(node, mode, 10249);
         assert_eq!(proxy.wait(PATIENCE).unwrap().code(), Some(1));
         let log = proxy.log().unwrap();
-        let asks = "which were given up at the start: whoever started this process is asked";
+        let asks = "needs CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, which were given up at \
+                    the start: whoever started this process is asked";
         assert!(log.contains(asks), "{log}");
         echo(&mut stream);
         assert_eq!(node.inside(|| ask(web).unwrap()), PORTS[0]);
@@ -199,6 +187,17 @@ fn a_mode_that_needs_more_is_there_after_a_new_start_and_connections_stay() {
         echo(&mut stream);
         assert!(proxy.terminate().unwrap().success());
     });
+}
+
+#[test]
+fn a_mode_that_needs_more_is_there_after_a_new_start_and_connections_stay() {
+    goes_on_in_ebpf("ebpf");
+}
+
+/// Whether the kernel has what it takes, the new start finds out: this one may not ask any more.
+#[test]
+fn auto_asks_for_a_new_start_as_well_where_mode_ebpf_may_be_had() {
+    goes_on_in_ebpf("auto");
 }
 
 /// Without sockets to be ended nothing lets it into other namespaces; and it cleans up with as

@@ -143,18 +143,3 @@ fn another_user_than_root_keeps_them_through_a_new_start() {
     ];
     works(&bed, "nftables", setpriv(&nobody, &program), &NETWORK);
 }
-
-#[test]
-fn a_mode_that_needs_what_was_given_up_ends_the_daemon_and_the_rules_stay() {
-    let bed = Bed::new().unwrap();
-    let web = put(&bed, "web", 0, 2, PORTS[0]);
-    let mut map = ConfigMap::new(&bed, &yaml("nftables", 10249));
-    let mut proxy = bed.proxy(&[&map.flag()]).unwrap();
-    wait_for(&bed.netns, web, PORTS[0], PATIENCE).unwrap();
-    map.set(&yaml("ebpf", 10249));
-    assert_eq!(proxy.wait(PATIENCE).unwrap().code(), Some(1));
-    let log = proxy.log().unwrap();
-    let lacking = "needs CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE";
-    assert!(log.contains(lacking), "{log}");
-    assert_eq!(bed.netns.run(|| answer(web)).unwrap(), Some(PORTS[0]));
-}

@@ -116,7 +116,7 @@ fn start(kernel: &Path, archive: &Path) -> anyhow::Result<u8> {
         "-smp",
         "2",
         "-m",
-        "1024",
+        "2048",
     ];
     let mut process = Command::new("qemu-system-x86_64")
         .args(machine)

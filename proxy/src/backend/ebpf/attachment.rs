@@ -10,10 +10,10 @@ use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
-use nodekit::Errno;
 
 use super::clsact::Clsact;
 use super::options::PacketsHook;
+use super::probe::has_tcx;
 use super::{Error, Options, pins};
 
 /// The program's name, and the beginning of its pins'.
@@ -43,8 +43,8 @@ impl Attachments {
         let program = load(ebpf, &options.pins).map_err(at_program)?;
         let id = program.info().map_err(at_program)?.id();
         let way = match options.packets_hook {
-            PacketsHook::Auto if has_tcx() => Way::Tcx,
             PacketsHook::Tcx => Way::Tcx,
+            PacketsHook::Auto if has_tcx().map_err(at_program)? => Way::Tcx,
             PacketsHook::Auto | PacketsHook::Clsact => Way::Clsact,
         };
         Ok(Self {
@@ -163,16 +163,6 @@ pub(super) fn twin<P>(
     let own = own(&name);
     drop(fs::remove_file(&name));
     own
-}
-
-/// Whether the kernel knows TCX, asked at the one interface that each network namespace has.
-fn has_tcx() -> bool {
-    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
-        Err(ProgramError::SyscallError(error)) => {
-            error.io_error.raw_os_error() != Some(Errno::EINVAL as i32)
-        }
-        _ => true,
-    }
 }
 
 const PREFIX: &str = "packets-";

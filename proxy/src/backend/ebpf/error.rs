@@ -15,6 +15,9 @@ pub enum Error {
     /// There is no cgroup2.
     #[error("no cgroup2 is mounted; --ebpf-cgroup-root names a folder of one")]
     NoCgroup,
+    /// The folder for the cgroup is none of a cgroup2.
+    #[error("--ebpf-cgroup-root {}: not on a cgroup2", .0.display())]
+    NotCgroup2(PathBuf),
     /// A file of the machine cannot be used.
     #[error("{what} {}: {source}", .path.display())]
     File {

@@ -76,6 +76,13 @@ pub const DEFAULT_SNAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 /// How often connections that are over are looked for, unless a test says otherwise.
 const DEFAULT_SWEEP: Duration = Duration::from_secs(10);
 
+impl Options {
+    /// Whether sockets are ended within the network namespaces that they are in.
+    pub const fn enters_namespaces(&self) -> bool {
+        self.connect_udp || self.end_tcp
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use causeway_ebpf_abi::{LASTING, LAYOUT};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::{AccessFlags, eaccess};
 
 use super::Error;
 
@@ -60,17 +61,27 @@ pub(super) fn numbered(pins: &Path, prefix: &str) -> Result<Vec<u32>, Error> {
     Ok(numbers)
 }
 
-/// Makes the folders.
+/// Looks whether the folders can be made.
 ///
 /// # Errors
 /// It is on no bpffs, or may not be written.
-pub(super) fn prepare(pins: &Path) -> Result<(), Error> {
+pub(super) fn look(pins: &Path) -> Result<(), Error> {
     let existing = pins.ancestors().find(|folder| folder.exists());
     let magic = existing.map(statfs).transpose();
     let on_bpffs = matches!(magic, Ok(Some(fs)) if fs.filesystem_type() == BPF_FS_MAGIC);
-    if !on_bpffs {
+    let Some(folder) = existing.filter(|_| on_bpffs) else {
         return Err(Error::NoBpffs(pins.to_owned()));
-    }
+    };
+    let may_write = eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK);
+    may_write.map_err(|error| failed("--ebpf-pin-dir", folder)(error.into()))
+}
+
+/// Makes the folders.
+///
+/// # Errors
+/// As [`look`].
+pub(super) fn prepare(pins: &Path) -> Result<(), Error> {
+    look(pins)?;
     for folder in folders(pins).chain([pins.join("links")]) {
         fs::create_dir_all(&folder).map_err(failed("folder", &folder))?;
     }

@@ -12,6 +12,7 @@ use causeway_ebpf_abi::{
     Backend, Frontend, FrontendKey, MemberKey, Plain, Row, RowKey, SlotKey, maps,
 };
 use lb_plan::bpf::{Applied, Operation};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nodekit::netns::NetNs;
 
 use super::connected::Connections;
@@ -75,11 +76,7 @@ impl Sockets {
         if object.is_empty() {
             return Err(Error::NotBuilt);
         }
-        let root = match &options.cgroup_root {
-            Some(root) => root.clone(),
-            None => cgroup2_root()?,
-        };
-        let cgroup = File::open(&root).map_err(pins::failed("--ebpf-cgroup-root", &root))?;
+        let cgroup = cgroup(options)?;
         pins::prepare(&options.pins)?;
         let outgrown = sweep::outgrown(&options.pins, options.tracks)?;
         let mut loader = EbpfLoader::new();
@@ -227,6 +224,19 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink, ProgramE
         _ => return Err(ProgramError::NotLoaded),
     };
     link.map_err(|error| ProgramError::IOError(std::io::Error::other(error)))
+}
+
+/// The cgroup whose sockets are translated. To attach programs it need not be writable.
+pub(super) fn cgroup(options: &Options) -> Result<File, Error> {
+    let root = match &options.cgroup_root {
+        Some(root) => root.clone(),
+        None => cgroup2_root()?,
+    };
+    let cgroup = File::open(&root).map_err(pins::failed("--ebpf-cgroup-root", &root))?;
+    match fstatfs(&cgroup) {
+        Ok(found) if found.filesystem_type() == CGROUP2_SUPER_MAGIC => Ok(cgroup),
+        _ => Err(Error::NotCgroup2(root)),
+    }
 }
 
 /// The root of the first cgroup2 that is mounted (proc(5), `/proc/pid/mounts`).

@@ -157,7 +157,8 @@ impl Reader<'_> {
     fn modes(&mut self, said: &KubeProxyConfiguration) -> Vec<Mode> {
         let mode = said.mode.as_deref().unwrap_or_default();
         let accepted = match mode {
-            "" | "auto" => return vec![Mode::Nftables, Mode::Iptables],
+            "" => return vec![Mode::Nftables, Mode::Iptables],
+            "auto" => return vec![Mode::Ebpf, Mode::Nftables, Mode::Iptables],
             "nftables" => return vec![Mode::Nftables],
             "iptables" => return vec![Mode::Iptables],
             "ebpf" => return vec![Mode::Ebpf],

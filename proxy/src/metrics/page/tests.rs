@@ -35,6 +35,7 @@ const IPTABLES: &[&str] = &[
 const COMPONENT: &[&str] = &["kubernetes_build_info{compiler,git_version,major,minor,platform}"];
 const OURS: &[&str] = &[
     "causeway_check_ports_not_served{}",
+    "causeway_data_plane{mode}",
     "causeway_drift_repaired_total{}",
     "causeway_event_to_kernel_seconds_bucket{}",
     "causeway_first_lists_to_kernel_seconds{}",
