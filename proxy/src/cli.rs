@@ -95,7 +95,7 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_guard_node_ports: bool,
-    /// Mode ebpf: the metrics page says what went to each Service port: two series for each to which
+    /// Mode ebpf: the metrics page says what went to each Service port: six series for each to which
     /// something went.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]

@@ -2,6 +2,7 @@
 
 use std::io::{Error, Read, Result, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
 use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, Proxy, answer, get, wait_until};
 use netns_lab::apiserver::Resource;
-use nodekit::route::{Handle, Route, RouteKind};
+use nodekit::route::{Handle, Route, RouteKind, VethEnd, VethPair};
 use nodekit::sysctl;
 
 use crate::node::StopAtEnd;
@@ -52,8 +53,26 @@ impl Node {
         (IpAddr::from(ip), 80).into()
     }
 
+    /// An interface comes, and gets the program; gives its number, and the program's pin.
+    pub(crate) fn add_link(&self, name: &str) -> (u32, PathBuf) {
+        let (near, far) = (format!("{name}0"), format!("{name}1"));
+        let pair = VethPair {
+            near: VethEnd::named(&near),
+            far: VethEnd::named(&far),
+            near_up: false,
+            near_master: None,
+        };
+        let mut handle = Handle::open_in(&self.bed.netns).unwrap();
+        handle.create_veth(&pair).unwrap();
+        let index = handle.link_by_name(&near).unwrap().index;
+        let links = self.cell.options().pins.join("links");
+        let pin = links.join(format!("packets-{index}"));
+        wait_until("a program at it", PATIENCE, || pin.exists()).unwrap();
+        (index, pin)
+    }
+
     /// The daemon, born with the mounts of this thread.
-    fn start(&self) -> Proxy {
+    pub(crate) fn start(&self) -> Proxy {
         let [cgroup, pins] = &self.cell.flags();
         let flags = ["--proxy-mode=ebpf", cgroup, pins];
         self.bed.proxy(&flags).unwrap()

@@ -15,7 +15,7 @@ use causeway_tests::proxy_bed::privileges::{
 use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, Proxy, get, wait_until};
 use netns_lab::apiserver::Resource;
 use nodekit::netns::NetNs;
-use nodekit::route::{Handle, Route, RouteKind, TABLE_LOCAL, VethEnd, VethPair};
+use nodekit::route::{Handle, Route, RouteKind, TABLE_LOCAL};
 
 use crate::daemon::{Node, PATIENCE, ask, configuration, echo, in_a_cell};
 
@@ -95,17 +95,8 @@ fn works(node: &Node, proxy: &Proxy, round: usize) {
     std::fs::remove_file(&connect4).unwrap();
     wait_until("programs again", PATIENCE, || connect4.exists()).unwrap();
 
+    let (index, pin) = node.add_link("new");
     let mut handle = Handle::open_in(&node.bed.netns).unwrap();
-    let pair = VethPair {
-        near: VethEnd::named("new0"),
-        far: VethEnd::named("new1"),
-        near_up: false,
-        near_master: None,
-    };
-    handle.create_veth(&pair).unwrap();
-    let index = handle.link_by_name("new0").unwrap().index;
-    let pin = links.join(format!("packets-{index}"));
-    wait_until("a program at it", PATIENCE, || pin.exists()).unwrap();
     handle.delete_link(index).unwrap();
     wait_until("the pin gone", PATIENCE, || !pin.exists()).unwrap();
 }

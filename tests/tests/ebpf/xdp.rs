@@ -8,12 +8,13 @@ use aya::{Ebpf, EbpfLoader};
 use causeway_proxy::backend::ebpf::{self, EbpfBackend, Frames, Options};
 use causeway_proxy::backend::{self, DataPlane as _};
 use causeway_proxy::config::Mode;
-use causeway_tests::proxy_bed::wait_until;
+use causeway_tests::proxy_bed::{PORTS, wait_until};
 use lb_model::Family;
 use nodekit::netns::NetNs;
 use nodekit::route::{Handle, Route};
 use serde_json::Value;
 
+use crate::daemon::{self, in_a_cell};
 use crate::node::{Node, PATIENCE, on_a_node};
 use crate::world::{Proxy, World, at, node_port, node_port_service};
 
@@ -190,4 +191,35 @@ fn the_program_of_somebody_else_stays_and_nothing_fails() {
 fn index(node: &Node<'_>) -> String {
     let mut links = Handle::open_in(&node.bed.node.netns).unwrap();
     format!("-{}", links.link_by_name(WAY_OUT).unwrap().index)
+}
+
+/// A folder stands where a pin could be, so that each look fails.
+#[test]
+fn what_keeps_it_from_its_place_is_said_once_and_its_end_as_well() {
+    in_a_cell(|| {
+        let node = daemon::Node::new();
+        let web = node.put("web", 0, PORTS[0]);
+        let proxy = node.start();
+        node.wait_for(web, PORTS[0]);
+        let folder = node.cell.options().pins.join("links/xdp-99999");
+        fs::create_dir(&folder).unwrap();
+        let said = |text: &str| proxy.log().unwrap().matches(text).count();
+        for name in ["a", "b", "c"] {
+            node.add_link(name);
+        }
+        let wrong = "XDP is not where it should be";
+        wait_until(wrong, daemon::PATIENCE, || said(wrong) > 0).unwrap();
+        fs::remove_dir(&folder).unwrap();
+        node.add_link("d");
+        let right = "XDP is where it should be again";
+        wait_until(right, daemon::PATIENCE, || said(right) > 0).unwrap();
+        node.add_link("e");
+        assert_eq!(
+            [said(wrong), said(right)],
+            [1, 1],
+            "{}",
+            proxy.log().unwrap()
+        );
+        assert!(proxy.terminate().unwrap().success());
+    });
 }

@@ -30,6 +30,8 @@ const PREFIX: &str = "xdp-";
 pub(super) struct Frames {
     hook: Option<Hook>,
     pins: PathBuf,
+    /// What went wrong at the last look, which was said.
+    trouble: Option<String>,
 }
 
 /// The program, where it is wanted.
@@ -59,15 +61,22 @@ impl Frames {
         Ok(Self {
             hook,
             pins: options.pins.clone(),
+            trouble: None,
         })
     }
 
     /// Brings the program to every way out, and takes it away from wherever else an earlier daemon
     /// had it.
     pub(super) fn follow(&mut self, scene: &Scene) {
-        if let Err(error) = self.try_to_follow(scene) {
-            tracing::warn!(%error, "XDP is not where it should be");
+        let trouble = self.try_to_follow(scene).err();
+        let trouble = trouble.map(|error| error.to_string());
+        if trouble != self.trouble {
+            match &trouble {
+                Some(trouble) => tracing::warn!(trouble, "XDP is not where it should be"),
+                None => tracing::info!("XDP is where it should be again"),
+            }
         }
+        self.trouble = trouble;
     }
 
     fn try_to_follow(&mut self, scene: &Scene) -> Result<(), Error> {
