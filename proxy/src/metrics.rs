@@ -96,6 +96,12 @@ struct ByServicePort {
     port: String,
 }
 
+/// Label `table`: whether there is a Maglev table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByMaglevTable {
+    table: &'static str,
+}
+
 /// Label `step`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByStep {

@@ -377,6 +377,22 @@ impl EbpfBackend {
         }
     }
 
+    /// Says when clients of some frontends are not spread as all should be, and when they are again.
+    fn tell_spread(&self) {
+        let (with, without) = self.applied.spread();
+        let before = self.sockets.counts().set_spread((with, without));
+        match (before, without) {
+            (0, 1..) => tracing::warn!(
+                with,
+                without,
+                "more frontends than --ebpf-maglev-tables, or than there is room for: clients of \
+                 those without a table get any endpoint"
+            ),
+            (1.., 0) => tracing::info!(with, "every frontend has its Maglev table again"),
+            _ => {}
+        }
+    }
+
     /// Has the node ports' guard know where they are, once all are known.
     fn guard(&mut self) -> Result<(), Error> {
         if self.full {
@@ -403,6 +419,7 @@ impl DataPlane for EbpfBackend {
         let cleared = self.clear(&mut pass);
         pass.note(cleared);
         self.end_stale(model, &mut pass);
+        self.tell_spread();
         let guarded = self.guard();
         pass.note(guarded);
         pass.tell(&mut report);

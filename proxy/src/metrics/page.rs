@@ -13,7 +13,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{ByBuild, ByEvent, ByMap, ByMode, ByReason, ByServicePort, ByStep, Metrics, process};
+use super::{
+    ByBuild, ByEvent, ByMaglevTable, ByMap, ByMode, ByReason, ByServicePort, ByStep, Metrics,
+    process,
+};
 use crate::backend::ebpf::{Counted, Counts};
 use crate::config::Mode;
 
@@ -342,6 +345,7 @@ fn register_ebpf(r: &mut Registry, counts: &Counts) {
         "Interfaces that have the eBPF program on packets",
         hooked,
     );
+    register_spread(r, counts);
     let start = Family::<ByStep, Gauge<f64, AtomicU64>>::default();
     for (step, took) in counts.start() {
         let gauge = start.get_or_create_owned(&ByStep { step });
@@ -421,6 +425,23 @@ fn register_services(r: &mut Registry, counts: &Counts) {
         }
         r.register(format!("ebpf_service_{what}"), help, family);
     }
+}
+
+/// Whose clients are spread by Maglev tables, where any should be.
+fn register_spread(r: &mut Registry, counts: &Counts) {
+    let Some(spread) = counts.spread() else {
+        return;
+    };
+    let family = Family::<ByMaglevTable, Gauge>::default();
+    for (table, count) in ["yes", "no"].into_iter().zip(spread) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        family.get_or_create(&ByMaglevTable { table }).set(count);
+    }
+    r.register(
+        "ebpf_maglev_frontends",
+        "Frontends whose clients are to be spread by a Maglev table, by whether there is one for them",
+        family,
+    );
 }
 
 #[cfg(test)]

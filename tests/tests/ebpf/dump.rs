@@ -56,6 +56,7 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
             ] {
                 let wanted = json!({
                     "frontend": to.to_string(), "protocol": "tcp", "service": service, "view": "all",
+                    "maglev": false,
                     "affinitySeconds": affinity, "nodeOnly": false, "sockets": true,
                     "packets": true, "masqueradePods": is_node_port, "masqueradeOthers": served,
                     "drop": false, "nodePort": is_node_port, "leftToNftables": false,
@@ -70,9 +71,9 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
         let table = text(dump(node, &[]));
         assert_eq!(table.lines().count(), 1 + 16);
         for line in [
-            "10.96.0.1:80 tcp default/s1:tcp all sockets,packets others 10800s 10.244.2.2:8080 10.244.3.2:8080",
-            "[::1]:30001 udp default/s1:udp node sockets - 10800s [fd00:244:2::2]:8080 [fd00:244:3::2]:8080",
-            "[fd00:96::2]:80 tcp default/s2:tcp all sockets,packets - - none: refused",
+            "10.96.0.1:80 tcp default/s1:tcp all sockets,packets others 10800s any 10.244.2.2:8080 10.244.3.2:8080",
+            "[::1]:30001 udp default/s1:udp node sockets - 10800s any [fd00:244:2::2]:8080 [fd00:244:3::2]:8080",
+            "[fd00:96::2]:80 tcp default/s2:tcp all sockets,packets - - any none: refused",
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             let found = |found: &str| found.split_whitespace().eq(words.iter().copied());

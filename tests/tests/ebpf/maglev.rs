@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 
-use causeway_proxy::backend::ebpf::{EbpfBackend, Options};
+use causeway_proxy::backend::DataPlane as _;
+use causeway_proxy::backend::ebpf::{Dump, EbpfBackend, Options};
 use causeway_tests::packet_bed::ask_udp;
 use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
@@ -91,5 +92,39 @@ fn a_restart_and_a_change_leave_clients_where_they_were() {
         let mut proxy = node.start_with(&world, &options(node));
         proxy.sync(&mut world);
         assert_eq!(pods(node, 20_000..20_020), expected);
+    });
+}
+
+/// Those without a table are said by the metric and `ebpf dump`, and have endpoints all the same.
+#[test]
+fn frontends_beyond_the_limit_are_counted_and_shown() {
+    on_a_node(|node| {
+        // One node port in each family, of TCP and of UDP.
+        let maglev = Maglev {
+            limit: 3,
+            ..Maglev::default()
+        };
+        let options = Options {
+            maglev: Some(maglev),
+            ..node.cell.options()
+        };
+        let mut world = world(node, &[1, 2]);
+        let mut proxy = node.start_with(&world, &options);
+        let report = proxy.sync(&mut world);
+        assert!(report.complete(), "{report:?}");
+        let spread = || proxy.backend.ebpf_counts().unwrap().spread();
+        assert_eq!(spread(), Some([3, 1]));
+        let dump = Dump::read(&options.pins).unwrap().to_string();
+        let outside = |choice| {
+            let of = |line: &&str| line.contains(&format!(" {choice} "));
+            dump.lines().filter(of).count()
+        };
+        assert_eq!(outside("maglev"), 3, "{dump}");
+        assert_eq!(pods(node, 20_000..20_004).len(), 8);
+
+        world.endpoints(node.bed, &node_port_service(1), &[]);
+        proxy.sync(&mut world);
+        let spread = proxy.backend.ebpf_counts().unwrap().spread();
+        assert_eq!(spread, Some([0, 0]));
     });
 }

@@ -23,6 +23,8 @@ pub struct Applied {
     last_table: u32,
     /// Frontends that have a table.
     tables: usize,
+    /// Frontends that should have one, and for which there is none.
+    without: usize,
     /// How clients are spread over backends; `None`: any gets any.
     maglev: Option<Maglev>,
     /// What belongs to no frontend, as a kill leaves it.
@@ -40,6 +42,8 @@ struct Placed {
     /// Whether its members are there.
     remembers: bool,
     table: Option<Table>,
+    /// It should have a table, and there is none for it.
+    without: bool,
 }
 
 /// A Maglev table.
@@ -77,6 +81,8 @@ pub struct Step {
     pub operations: Vec<Operation>,
     placed: Vec<(FrontendKey, Option<Placed>)>,
     keys: BTreeSet<FrontendKey>,
+    /// Frontends that get their first table.
+    tables: usize,
 }
 
 impl Leavings {
@@ -107,6 +113,7 @@ impl Placed {
             service: 0,
             remembers: false,
             table: None,
+            without: false,
         }
     }
 
@@ -174,6 +181,7 @@ impl Applied {
             let placed = Placed {
                 set,
                 table,
+                without: false,
                 backends: filled.collect(),
                 affinity_seconds: frontend.affinity_seconds,
                 flags: frontend.flags,
@@ -194,6 +202,12 @@ impl Applied {
     /// From now on, clients from outside are spread by these tables.
     pub const fn spread_by(&mut self, maglev: Option<Maglev>) {
         self.maglev = maglev;
+    }
+
+    /// How many frontends have a Maglev table, and how many have none since there are no more
+    /// ([`Maglev::tables`]), or since they have more backends than places.
+    pub const fn spread(&self) -> (usize, usize) {
+        (self.tables, self.without)
     }
 
     /// The keys of all frontends that are there, or may be.
@@ -244,11 +258,13 @@ impl Applied {
         for (key, placed) in step.placed {
             self.torn.remove(&key);
             self.tables += usize::from(placed.as_ref().is_some_and(|new| new.table.is_some()));
+            self.without += usize::from(placed.as_ref().is_some_and(|new| new.without));
             let old = match placed {
                 Some(placed) => self.placed.insert(key, placed),
                 None => self.placed.remove(&key),
             };
-            self.tables -= usize::from(old.is_some_and(|old| old.table.is_some()));
+            self.tables -= usize::from(old.as_ref().is_some_and(|old| old.table.is_some()));
+            self.without -= usize::from(old.is_some_and(|old| old.without));
         }
         match step.service {
             Some(service) => self.own(service, step.keys),
@@ -338,6 +354,7 @@ impl Applied {
             service: wanted.service,
             remembers: wanted.remembers(),
             table: None,
+            without: false,
             ..old.clone()
         };
         let mut moves = Moves {
@@ -349,10 +366,12 @@ impl Applied {
         if wanted.spread
             && let Some(maglev) = self.maglev
         {
-            let may_have_one = old.table.is_some() || self.tables < maglev.tables();
+            let tables = self.tables + step.tables;
+            let may_have_one = old.table.is_some() || tables < maglev.tables();
             moves.spread(maglev, may_have_one, &mut self.last_table);
         }
         moves.settle(wanted, before.is_none());
+        step.tables += usize::from(old.table.is_none() && new.table.is_some());
         if before.is_none_or(|before| *before != new) {
             let leavings = torn.into_iter().flat_map(Leavings::deletions);
             step.operations.extend(leavings);
@@ -416,6 +435,7 @@ impl Moves<'_> {
     fn spread(&mut self, maglev: Maglev, may_have_one: bool, last_table: &mut u32) {
         let backends = &self.new.backends;
         if !may_have_one || !maglev.takes(backends.len()) {
+            self.new.without = !backends.is_empty();
             return;
         }
         let fits = |table: &Table| !table.found && table.places == maglev.size;

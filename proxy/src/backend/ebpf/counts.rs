@@ -26,6 +26,8 @@ struct Inner {
     ended: AtomicU64,
     /// The interfaces that have the program on packets.
     hooked: AtomicU64,
+    /// Frontends with a Maglev table, and without one that should have one; none: nobody wants any.
+    spread: Option<[AtomicU64; 2]>,
     /// How long it took to load programs and maps, and to attach the programs, in nanoseconds.
     loading: AtomicU64,
     attaching: AtomicU64,
@@ -66,6 +68,7 @@ impl Counts {
             traffic,
             ended: AtomicU64::new(0),
             hooked: AtomicU64::new(0),
+            spread: options.maglev.map(|_| Default::default()),
             loading: AtomicU64::new(0),
             attaching: AtomicU64::new(0),
         })))
@@ -101,6 +104,23 @@ impl Counts {
     /// How many interfaces have the program on packets.
     pub fn hooked(&self) -> u64 {
         self.0.hooked.load(Ordering::Relaxed)
+    }
+
+    /// So many frontends have a Maglev table, and so many should have one and don't. Gives how many
+    /// did not before.
+    pub(super) fn set_spread(&self, (with, without): (usize, usize)) -> u64 {
+        let Some([tables, others]) = &self.0.spread else {
+            return 0;
+        };
+        tables.store(with as u64, Ordering::Relaxed);
+        others.swap(without as u64, Ordering::Relaxed)
+    }
+
+    /// How many frontends have a Maglev table, and how many should have one and don't; none where
+    /// there are no such tables.
+    pub fn spread(&self) -> Option<[u64; 2]> {
+        let spread = self.0.spread.as_ref()?;
+        Some(spread.each_ref().map(|count| count.load(Ordering::Relaxed)))
     }
 
     /// What was done, or left to others; without what the kernel does not tell.

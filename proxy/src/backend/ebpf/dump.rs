@@ -28,6 +28,8 @@ struct Dumped {
     /// The Service port.
     service: Option<String>,
     view: View,
+    /// Clients from outside get their backend by a Maglev table; else any.
+    maglev: bool,
     /// 0: none.
     affinity_seconds: u32,
     /// Only for sockets of the node's own network namespace.
@@ -106,6 +108,7 @@ fn dumped(
         protocol: protocol_name(key.protocol),
         service: service.map(|service| service.to_string()),
         view,
+        maglev: frontend.table != 0,
         affinity_seconds: frontend.affinity_seconds,
         node_only: has(Frontend::NODE_ONLY),
         sockets: has(Frontend::SOCKETS),
@@ -122,7 +125,7 @@ fn dumped(
 /// A line for each frontend.
 impl fmt::Display for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEAD: [&str; 8] = [
+        const HEAD: [&str; 9] = [
             "FRONTEND",
             "PROTOCOL",
             "SERVICE",
@@ -130,6 +133,7 @@ impl fmt::Display for Dump {
             "BY",
             "MASQUERADE",
             "AFFINITY",
+            "CHOICE",
             "BACKENDS",
         ];
         Table::new(HEAD, self.0.iter().map(Dumped::cells)).fmt(f)
@@ -137,7 +141,7 @@ impl fmt::Display for Dump {
 }
 
 impl Dumped {
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let whom = match self.view {
             _ if self.node_only => "node",
             View::All => "all",
@@ -172,6 +176,7 @@ impl Dumped {
             by.to_owned(),
             masquerade.to_owned(),
             or_dash(affinity.map(|seconds| format!("{seconds}s"))),
+            if self.maglev { "maglev" } else { "any" }.to_owned(),
             backends,
         ]
     }
