@@ -121,8 +121,10 @@ pub(crate) struct Answered {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Source {
-    /// As itself.
+    /// As itself; but a pod that reaches itself sees the node.
     Kept,
+    /// As itself, also where a pod reaches itself.
+    Direct,
     /// As the node.
     Node,
 }

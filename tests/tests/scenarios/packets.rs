@@ -361,21 +361,14 @@ impl Sender<'_> {
     fn check(&self, seen: &Seen, answered: &Answered, context: &str) -> Endpoint {
         let family = Family::of(self.to.ip());
         let itself = self.who == Who::Pod(seen.pod);
-        // Translated as it connects, a socket keeps its source; a packet that was translated all
-        // the same may not.
-        let own = self.host.ip(family);
-        if self.cell.is_some() && matches!(self.who, Who::Pod(_)) {
-            let either = seen.client == own || is_the_nodes(seen.client);
-            assert!(either, "{seen:?}, {context}");
-            return endpoint(seen);
-        }
-        match answered.source {
-            Some(Source::Kept) if !itself => {
-                assert_eq!(seen.client, own, "{context}");
-            }
-            Some(_) => assert!(is_the_nodes(seen.client), "{seen:?}, {context}"),
-            None => {}
-        }
+        let own = seen.client == self.host.ip(family);
+        let right = match answered.source {
+            None => true,
+            Some(Source::Kept) if !itself => own,
+            Some(Source::Direct) => own,
+            Some(Source::Kept | Source::Node) => is_the_nodes(seen.client),
+        };
+        assert!(right, "{seen:?}, {context}");
         endpoint(seen)
     }
 }
