@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lb_plan::bpf::{MAGLEV_SIZES, Maglev};
@@ -104,6 +105,11 @@ pub struct Flags {
     /// (XDP), at the node's ways out.
     #[arg(long, value_name = "WHERE", default_value = "off")]
     pub ebpf_xdp: ebpf::Frames,
+    /// Mode ebpf: direct server return. What comes from outside to an external or load balancer's
+    /// address and to an endpoint of another node is sent to that node as it came, which answers the
+    /// client itself; with --ebpf-backend-choice=maglev, the same on all nodes.
+    #[arg(long, value_name = "WHETHER", default_value = "off")]
+    pub ebpf_dsr: DirectReturn,
     /// URL of the API server, instead of the one in the kubeconfig.
     #[arg(long, value_name = "URL")]
     pub master: Option<String>,
@@ -125,6 +131,15 @@ pub enum BackendChoice {
     Random,
     /// The same one on every node.
     Maglev,
+}
+
+/// Whether answers go from the endpoint's node to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DirectReturn {
+    /// They go back by the node that the client aimed at.
+    Off,
+    /// They go directly, where the way leads by the endpoint's node.
+    On,
 }
 
 /// Something else than running as the proxy.
@@ -217,6 +232,7 @@ impl Flags {
                     limit: self.ebpf_maglev_tables,
                 }),
             },
+            direct: self.ebpf_dsr == DirectReturn::On,
             service_metrics: self.ebpf_service_metrics,
             frames: self.ebpf_xdp,
             ..ebpf::Options::default()
@@ -246,6 +262,12 @@ impl Flags {
             .filter_map(|flag| Some((flag, given(flag, &matches)?)))
             .collect();
         flags.shown = shown::shown(&command, &matches, &flags.fields);
+        if flags.ebpf_dsr == DirectReturn::On && flags.ebpf_backend_choice == BackendChoice::Random
+        {
+            let said = "--ebpf-dsr=on needs --ebpf-backend-choice=maglev: \
+                        the endpoint's node must choose the same endpoint";
+            return Err(command.error(ErrorKind::MissingRequiredArgument, said));
+        }
         Ok(flags)
     }
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what a bed cannot do fails its test")]
 
 mod server;
+mod site;
 
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -20,6 +21,7 @@ use socket2::{Domain, Socket, Type};
 use std::os::fd::AsFd;
 
 use server::Server;
+pub use site::Site;
 
 /// The port that every pod serves, TCP and UDP.
 pub const POD_PORT: u16 = 8080;

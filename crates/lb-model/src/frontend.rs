@@ -92,6 +92,9 @@ pub struct Endpoint {
     pub port: u16,
     /// On this node: it can talk to itself through a frontend (hairpin), and then needs masquerade.
     pub local: bool,
+    /// On another node of the cluster, which its slice names; and no hints lead that node to other
+    /// endpoints than this one has, so that a choice may be left to it.
+    pub delegable: bool,
 }
 
 /// What a client aims at. Unique on a node: two Services never share one.

@@ -42,7 +42,7 @@ impl Event {
             client: Backend {
                 address: packet.source,
                 port: packet.source_port,
-                zero: 0,
+                place: 0,
             },
         }
     }

@@ -27,7 +27,7 @@ pub use traffic::{PortName, Traffic, TrafficKey};
 
 /// Grows whenever a type or a map below changes its meaning, but for those of [`LASTING`]: maps of
 /// another layout are not used.
-pub const LAYOUT: u32 = 9;
+pub const LAYOUT: u32 = 10;
 
 /// Maps that established connections need, and the numbers of Service ports that they bear. They stay when others change their layout, so that each
 /// group has a number of its own, which grows only when one of its own maps changes its meaning.
@@ -217,17 +217,31 @@ pub struct Backend {
     pub address: Address,
     /// The port on the pod.
     pub port: u16,
-    /// Zero.
-    pub zero: u16,
+    /// In the slots of frontends with direct return: [`Backend::HERE`], [`Backend::DELEGABLE`].
+    /// Zero everywhere else.
+    pub place: u16,
 }
 
 impl Backend {
+    /// It is on this node, so that answers pass here: connections of others than pods go on under
+    /// their own address.
+    pub const HERE: u16 = 1;
+    /// It is on another node, to which packets may be sent as they came: that node chooses it, too.
+    pub const DELEGABLE: u16 = 2;
+
     /// None.
     pub const NONE: Self = Self {
         address: [0; 16],
         port: 0,
-        zero: 0,
+        place: 0,
     };
+
+    /// The endpoint, wherever it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bare(self) -> Self {
+        Self { place: 0, ..self }
+    }
 }
 
 /// A backend that is in a set.
@@ -337,7 +351,8 @@ pub enum Counter {
     Untracked = 13,
     /// Dropped: the kernel could not change the packet (it has no memory left).
     Unwritable = 14,
-    /// ICMP errors about translated connections, translated as well.
+    /// ICMP errors about translated connections, translated as well, or sent on to the endpoint's
+    /// node as they came.
     ErrorTranslated = 15,
     /// UDP sockets sent to a backend by `connect`.
     ConnectedUdp = 16,
@@ -348,11 +363,13 @@ pub enum Counter {
     Unanswered = 18,
     /// Packets that were translated in the driver (XDP), and left by where they came.
     Turned = 19,
+    /// Connections whose packets are sent to the endpoint's node as they came from now on.
+    Direct = 20,
 }
 
 impl Counter {
     /// All of them, by index.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Connected,
         Self::Sent,
         Self::Refused,
@@ -373,6 +390,7 @@ impl Counter {
         Self::BindRefused,
         Self::Unanswered,
         Self::Turned,
+        Self::Direct,
     ];
 }
 

@@ -88,7 +88,8 @@ impl Tuple {
 }
 
 /// One direction of a connection that was translated. The other direction's key is
-/// `self.becomes.reversed()`, and what that one becomes is this one's key reversed.
+/// [`Track::partner`], and what that one becomes is this one's key reversed. Or the only direction of
+/// one that this node sees, if it is [`Track::DIRECT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Track {
@@ -102,9 +103,11 @@ pub struct Track {
     pub counted_packets: u64,
     /// How many of the bytes were.
     pub counted_bytes: u64,
-    /// What its packets become.
+    /// What its packets become; if they are sent on as they came, what the endpoint's node makes of
+    /// them, which says where that is.
     pub becomes: Tuple,
-    /// [`Track::ANSWER`], [`Track::FINISHED`], [`Track::RESET`].
+    /// [`Track::ANSWER`] and the other constants, or-ed; and in the uppermost 8 bits of
+    /// [`Track::DIRECT`] ones through how many nodes their first packet could still go.
     pub flags: u32,
     /// [`crate::Frontend::service`], as the connection began.
     pub service: u32,
@@ -117,6 +120,38 @@ impl Track {
     pub const FINISHED: u32 = 2;
     /// A RST went this way.
     pub const RESET: u32 = 4;
+    /// Its packets are sent to the endpoint's node as they came, and answers don't pass here.
+    pub const DIRECT: u32 = 8;
+    /// Of a [`Track::DIRECT`] one of TCP: the client went on, so that it was answered.
+    pub const ANSWERED: u32 = 16;
+
+    /// Where in the flags the hops are.
+    pub const HOPS: u32 = 24;
+
+    /// The flags of a [`Track::DIRECT`] one whose first packet can go through so many nodes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn direct(hops: u8) -> u32 {
+        Self::DIRECT | (hops as u32) << Self::HOPS
+    }
+
+    /// Whether its packets are sent on as they came.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_direct(&self) -> bool {
+        self.flags & Self::DIRECT != 0
+    }
+
+    /// The key of the other direction, if there is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn partner(&self) -> Option<Tuple> {
+        if self.is_direct() {
+            None
+        } else {
+            Some(self.becomes.reversed())
+        }
+    }
 
     /// What is yet to be counted for the Service port, and for which of its backends, if this is the
     /// track of `key`.
@@ -132,7 +167,7 @@ impl Track {
         let backend = Backend {
             address,
             port,
-            zero: 0,
+            place: 0,
         };
         let packets = self.packets.saturating_sub(self.counted_packets);
         let bytes = self.bytes.saturating_sub(self.counted_bytes);

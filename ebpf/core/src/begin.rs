@@ -1,8 +1,8 @@
 //! The first packet of a connection: who gets it, and how the answers find back.
 
 use causeway_ebpf_abi::{
-    Address, Affinity, ClientKey, Counter, Event, Frontend, FrontendKey, Interface, Row, RowKey,
-    Settings, Track, Traffic, Tuple, UNSERVED_DROPPED, UNSERVED_REFUSED,
+    Address, Affinity, Backend, ClientKey, Counter, Event, Frontend, FrontendKey, Interface, Row,
+    RowKey, Settings, Track, Traffic, Tuple, UNSERVED_DROPPED, UNSERVED_REFUSED,
 };
 
 use crate::packet::{Family, Flow};
@@ -27,7 +27,12 @@ pub fn begin(
     let Some(inside) = tables.frontend(&aim(flow, FrontendKey::INSIDE)) else {
         return unserved(tables, ingress, flow, work);
     };
-    let Some((frontend, masquerade)) = meant(tables, ingress, flow, inside) else {
+    let Some(Meant {
+        frontend,
+        masquerade,
+        from_pods,
+    }) = meant(tables, ingress, flow, inside)
+    else {
         return Verdict::Pass;
     };
     work.service = frontend.service;
@@ -50,7 +55,25 @@ pub fn begin(
     work.becomes = flow.tuple;
     work.becomes.destination = backend.address;
     work.becomes.destination_port = backend.port;
-    translate(tables, kernel, routes, ingress, flow, work, masquerade)
+    let policy = match (masquerade, from_pods, backend.place) {
+        (false, ..) | (true, false, Backend::HERE) => Policy::Keep,
+        (true, false, Backend::DELEGABLE) if frontend.table != 0 && !work.returned => {
+            Policy::Delegate
+        }
+        _ => Policy::Masquerade,
+    };
+    translate(tables, kernel, routes, ingress, flow, work, policy)
+}
+
+/// Under whose address a connection goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Policy {
+    /// The client's, if answers surely come back this way.
+    Keep,
+    /// The node's.
+    Masquerade,
+    /// The client's, by way of the endpoint's node, if that is a neighbour; else the node's.
+    Delegate,
 }
 
 /// That is what becomes of it.
@@ -68,9 +91,10 @@ pub fn account(tables: &impl Tables, flow: &Flow, work: &Work) {
     };
     let mut event = Event::of_packet(what, &flow.tuple);
     match what {
+        // For the Service port it counts where it is translated.
+        Counter::Direct => event.backend = work.backend(),
         Counter::Translated => {
-            event.backend.address = work.becomes.destination;
-            event.backend.port = work.becomes.destination_port;
+            event.backend = work.backend();
             let first = Traffic {
                 connections: 1,
                 ..Traffic::packets(1, u64::from(flow.length), false)
@@ -117,21 +141,23 @@ fn unserved(tables: &impl PacketTables, ingress: u32, flow: &Flow, work: &mut Wo
     }
 }
 
-/// The frontend as the packet's source sees it, and whether its connections go on under the node's
-/// address; none where packets are left to the stack.
+/// A frontend as the packet's source sees it.
+struct Meant {
+    frontend: Frontend,
+    /// Its connections go on under the node's address.
+    masquerade: bool,
+    from_pods: bool,
+}
+
+/// None where packets are left to the stack.
 #[inline(always)]
-fn meant(
-    tables: &impl PacketTables,
-    ingress: u32,
-    flow: &Flow,
-    inside: Frontend,
-) -> Option<(Frontend, bool)> {
+fn meant(tables: &impl PacketTables, ingress: u32, flow: &Flow, inside: Frontend) -> Option<Meant> {
     let interface = tables.interface(ingress)?;
     if inside.flags & Frontend::NODE_ONLY != 0 || is_martian(flow) {
         return None;
     }
-    let from_pods = interface.flags & Interface::PODS != 0;
-    let (frontend, masquerade) = if from_pods || tables.is_pod(&flow.tuple.source) {
+    let from_pods = interface.flags & Interface::PODS != 0 || tables.is_pod(&flow.tuple.source);
+    let (frontend, masquerade) = if from_pods {
         (inside, Frontend::MASQUERADE_PODS)
     } else if inside.flags & Frontend::OUTSIDE_DIFFERS != 0 {
         let outside = tables.frontend(&aim(flow, FrontendKey::OUTSIDE))?;
@@ -140,7 +166,11 @@ fn meant(
         (inside, Frontend::MASQUERADE_OTHERS)
     };
     let ours = frontend.flags & Frontend::PACKETS != 0;
-    ours.then_some((frontend, frontend.flags & masquerade != 0))
+    ours.then_some(Meant {
+        frontend,
+        masquerade: frontend.flags & masquerade != 0,
+        from_pods,
+    })
 }
 
 /// What becomes of packets to a frontend that sends none on.
@@ -206,7 +236,7 @@ fn translate(
     ingress: u32,
     flow: &Flow,
     work: &mut Work,
-    masquerade: bool,
+    policy: Policy,
 ) -> Verdict {
     match routes.way(ingress, flow.family, &work.becomes, &mut work.hop) {
         Way::Out => {}
@@ -220,16 +250,6 @@ fn translate(
         }
     }
     let egress = work.hop.interface;
-    let becomes = &mut work.becomes;
-    // Out where it came in, the answer might find a shorter way than through this node.
-    let masquerade = masquerade || egress == ingress || becomes.source == becomes.destination;
-    if masquerade {
-        let Some(address) = address_at(tables, egress, flow.family) else {
-            decide(tables, work, Counter::NotForwarded);
-            return Verdict::Pass;
-        };
-        becomes.source = address;
-    }
     work.track = Track {
         seen: kernel.now(),
         packets: 0,
@@ -240,6 +260,21 @@ fn translate(
         flags: Track::ANSWER,
         service: work.service,
     };
+    if policy == Policy::Delegate && leads_to_node(tables, flow.family, work) {
+        (work.direct, work.track.service) = (true, 0);
+        return remember(tables, flow, work, Track::direct(flow.hops));
+    }
+    let becomes = &mut work.becomes;
+    // Out where it came in, the answer might find a shorter way than through this node.
+    let masquerade =
+        policy != Policy::Keep || egress == ingress || becomes.source == becomes.destination;
+    if masquerade {
+        let Some(address) = address_at(tables, egress, flow.family) else {
+            decide(tables, work, Counter::NotForwarded);
+            return Verdict::Pass;
+        };
+        becomes.source = address;
+    }
     match reserve(tables, kernel, work, masquerade) {
         Some(Added::New) => {}
         Some(_) => {
@@ -251,38 +286,53 @@ fn translate(
             return Verdict::Drop;
         }
     }
-    remember(tables, flow, work)
+    remember(tables, flow, work, 0)
 }
 
-/// Remembers the way there, once the way back is.
+/// Whether the next hop is the endpoint's node, and gets what is sent to it whatever address that
+/// aims at: over a link with Ethernet addresses, and not the endpoint itself.
 #[inline(always)]
-fn remember(tables: &impl PacketTables, flow: &Flow, work: &mut Work) -> Verdict {
+fn leads_to_node(tables: &impl PacketTables, family: Family, work: &Work) -> bool {
+    const OTHERS: u32 = Interface::PODS | Interface::NO_ETHERNET;
+    let leaves = tables.interface(work.hop.interface);
+    leaves.is_some_and(|leaves| leaves.flags & OTHERS == 0)
+        && !work.hop.is(family, &work.becomes.destination)
+}
+
+/// Remembers the way there, with these flags, once the way back is, if there is one.
+#[inline(always)]
+fn remember(tables: &impl PacketTables, flow: &Flow, work: &mut Work, flags: u32) -> Verdict {
     let track = &mut work.track;
     // For the Service port it is counted as the connection is.
     (track.packets, track.counted_packets) = (1, 1);
     track.bytes = u64::from(flow.length);
     track.counted_bytes = track.bytes;
     track.becomes = work.becomes;
-    track.flags = 0;
-    match tables.add_track(&flow.tuple, track) {
-        Added::New => {
-            decide(tables, work, Counter::Translated);
-            Verdict::Translate
-        }
+    track.flags = flags;
+    let added = tables.add_track(&flow.tuple, track);
+    if added != Added::New && !work.direct {
+        tables.remove_track(&work.answer);
+    }
+    match added {
+        Added::New if work.direct => decide(tables, work, Counter::Direct),
+        Added::New => decide(tables, work, Counter::Translated),
         Added::Exists => {
             // Another processor has just done the same for another packet.
-            tables.remove_track(&work.answer);
-            match tables.with_track(&flow.tuple, |theirs| work.becomes = theirs.becomes) {
+            let follows = |theirs: &mut Track| {
+                work.becomes = theirs.becomes;
+                work.direct = theirs.is_direct();
+            };
+            return match tables.with_track(&flow.tuple, follows) {
                 Some(()) => Verdict::Follow,
                 None => Verdict::Drop,
-            }
+            };
         }
         Added::Full => {
-            tables.remove_track(&work.answer);
             decide(tables, work, Counter::Untracked);
-            Verdict::Drop
+            return Verdict::Drop;
         }
     }
+    Verdict::Translate
 }
 
 /// The node's address for connections that leave there.

@@ -30,7 +30,7 @@ pub(crate) fn choose(
     let now = kernel.now();
     let backend = match client.known() {
         Some(known) if is_good(tables, frontend, &known, now) => known.backend,
-        _ => any(tables, kernel, client, frontend)?,
+        _ => any(tables, kernel, client, frontend)?.bare(),
     };
     client.remember(&Affinity {
         seen: now,

@@ -1,6 +1,6 @@
 //! Where a packet goes on, and what becomes of it there.
 
-use causeway_ebpf_abi::{Counter, Track, Tuple};
+use causeway_ebpf_abi::{Address, Backend, Counter, Track, Tuple};
 
 use crate::Tables;
 use crate::packet::Family;
@@ -36,11 +36,34 @@ pub struct Hop {
     pub mtu: u32,
 }
 
+impl Hop {
+    /// The same node, as far as addresses of this family tell.
+    #[inline(always)]
+    pub(crate) fn is(&self, family: Family, address: &Address) -> bool {
+        let ([first, ..], [.., last]) = (self.address, words(address));
+        match family {
+            Family::V4 => first == last,
+            Family::V6 => self.address == words(address),
+        }
+    }
+}
+
+/// An address as it stands in a packet; IPv4 is the last one.
+#[inline(always)]
+#[must_use]
+pub fn words(address: &Address) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(address.as_chunks::<4>().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    words
+}
+
 /// What is being made of a packet. The kernel's stack has no room for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Work {
-    /// What it becomes.
+    /// What it becomes, here or at the endpoint's node.
     pub becomes: Tuple,
     /// Where it leaves.
     pub hop: Hop,
@@ -48,6 +71,10 @@ pub struct Work {
     pub(crate) service: u32,
     /// It is time to [`crate::settle`] what was not counted yet.
     pub due: bool,
+    /// It is sent to the endpoint's node as it came.
+    pub(crate) direct: bool,
+    /// It was sent so before, and came back: that node doesn't know what to do with it.
+    pub(crate) returned: bool,
     /// What was decided, if that is to be told.
     pub(crate) what: Option<Counter>,
     /// A direction that is about to be remembered, and its key.
@@ -67,6 +94,8 @@ impl Work {
         },
         service: 0,
         due: false,
+        direct: false,
+        returned: false,
         what: None,
         track: Track {
             seen: 0,
@@ -80,6 +109,30 @@ impl Work {
         },
         answer: Tuple::EMPTY,
     };
+
+    /// The addresses and ports under which a packet leaves that came under these.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leaves_as<'a>(&'a self, came: &'a Tuple) -> &'a Tuple {
+        if self.direct { came } else { &self.becomes }
+    }
+
+    /// The endpoint.
+    #[inline(always)]
+    pub(crate) const fn backend(&self) -> Backend {
+        Backend {
+            address: self.becomes.destination,
+            port: self.becomes.destination_port,
+            place: 0,
+        }
+    }
+
+    /// The same of the answer to a packet that an ICMP error is about: see [`crate::answer_to`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn answer_leaves_as(&self) -> &Tuple {
+        self.leaves_as(&self.answer)
+    }
 }
 
 /// What becomes of a packet.

@@ -215,5 +215,6 @@ pub(crate) fn choose(
         set: frontend.set,
         zero: 0,
     };
-    choice::choose(tables, kernel, &Namespace { tables, key }, frontend)
+    let client = Namespace { tables, key };
+    choice::choose(tables, kernel, &client, frontend).map(Backend::bare)
 }

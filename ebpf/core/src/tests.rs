@@ -129,7 +129,7 @@ fn backend(number: u8) -> Backend {
     Backend {
         address: mapped([10, 244, 1, number]),
         port: 6379,
-        zero: 0,
+        place: 0,
     }
 }
 

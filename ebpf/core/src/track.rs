@@ -51,14 +51,21 @@ pub enum Added {
 
 /// What a packet becomes that answers the one that an ICMP error quotes; whether that is known. A
 /// packet of a connection that is translated was sent on under other addresses, and whoever could
-/// not take it knows only those.
+/// not take it knows only those. What is about an answer that went directly from the endpoint's node
+/// to the client goes on to that node as it came.
 #[inline(always)]
 pub fn answer_to(tables: &impl PacketTables, about: &Flow, work: &mut Work) -> bool {
     let Work {
-        becomes, answer, ..
+        becomes,
+        answer,
+        direct,
+        ..
     } = work;
     *answer = about.tuple.reversed();
-    let known = tables.with_track(answer, |track| *becomes = track.becomes);
+    let known = tables.with_track(answer, |track| {
+        *becomes = track.becomes;
+        *direct = track.is_direct();
+    });
     known.is_some()
 }
 
@@ -75,38 +82,91 @@ pub fn follow(
         becomes,
         answer,
         due,
+        direct,
+        returned,
         ..
     } = work;
+    (*direct, *returned) = (false, false);
     let before = tables.with_track(&flow.tuple, |track| {
         let now = kernel.now();
-        let before = (now.saturating_sub(track.seen), track.flags);
+        let before = Before {
+            idle: now.saturating_sub(track.seen),
+            flags: track.flags,
+            packets: track.packets,
+        };
         *becomes = track.becomes;
+        *direct = track.is_direct();
         *due = now >> TICK != track.seen >> TICK;
         note(track, flow, now);
         if flow.flags & (Flow::FIN | Flow::RST) != 0 {
             track.flags |= end(flow);
         }
+        if *direct && !flow.begins() {
+            track.flags |= Track::ANSWERED;
+        }
         *due |= track.flags & (Track::FINISHED | Track::RESET) != 0;
         before
     });
-    let Some((idle, flags)) = before else {
+    let Some(before) = before else {
         return false;
     };
     if !flow.begins() {
         return true;
     }
     *answer = becomes.reversed();
-    if is_over(tables, kernel, flow, answer, idle, flags) {
+    *returned = before.is_returned(flow);
+    if *returned || is_over(tables, kernel, flow, answer, &before) {
         // This one is the next connection's.
         tables.with_track(&flow.tuple, |track| {
             track.packets = track.packets.saturating_sub(1);
             track.bytes = track.bytes.saturating_sub(u64::from(flow.length));
         });
         forget(tables, &flow.tuple);
-        forget(tables, answer);
+        if !*direct {
+            forget(tables, answer);
+        }
+        *direct = false;
         return false;
     }
     true
+}
+
+/// A connection's direction before its next packet came.
+struct Before {
+    /// How long nothing had come, in nanoseconds.
+    idle: u64,
+    flags: u32,
+    packets: u64,
+}
+
+impl Before {
+    /// Whether a packet that may begin something is one that was sent to the endpoint's node as it
+    /// came, and came back: it has gone through fewer nodes since the client sent it than this one
+    /// has. Another way of the client's to us would do that, too; but hardly so soon.
+    #[inline(always)]
+    const fn is_returned(&self, flow: &Flow) -> bool {
+        const SOON: u64 = 16;
+        let direct = self.flags & Track::DIRECT != 0;
+        direct && self.packets < SOON && (flow.hops as u32) < self.flags >> Track::HOPS
+    }
+
+    /// What is known of the other direction: its flags, packets, and how long nothing has come. A
+    /// client whose answers don't pass here goes on as long as it gets some.
+    #[inline(always)]
+    fn other(&self, tables: &impl PacketTables, now: u64, key: &Tuple) -> Option<Self> {
+        if self.flags & Track::DIRECT != 0 {
+            return Some(Self {
+                idle: self.idle,
+                flags: 0,
+                packets: self.packets.saturating_sub(1),
+            });
+        }
+        tables.with_track(key, |track| Self {
+            idle: now.saturating_sub(track.seen),
+            flags: track.flags,
+            packets: track.packets,
+        })
+    }
 }
 
 /// Counts for the Service port and its backend what came of a connection since the last time, when
@@ -117,8 +177,11 @@ pub fn follow(
 /// port is needed. Otherwise whoever takes a track away counts what is left.
 #[inline(always)]
 pub fn settle(tables: &impl PacketTables, flow: &Flow, work: &Work) {
-    settle_one(tables, &flow.tuple);
-    settle_one(tables, &work.becomes.reversed());
+    // What goes on as it came is counted where it is translated.
+    if !work.direct {
+        settle_one(tables, &flow.tuple);
+        settle_one(tables, &work.becomes.reversed());
+    }
 }
 
 #[inline(always)]
@@ -158,36 +221,37 @@ const fn end(flow: &Flow) -> u32 {
     }
 }
 
-/// Whether a connection was over when a packet came that may begin the next one from the same port:
-/// how long nothing had come, and the flags. Who begins a new one has done with the last one, even
-/// if the other side has not.
+/// Whether a connection was over when a packet came that may begin the next one from the same port.
+/// Who begins a new one has done with the last one, even if the other side has not.
 #[inline(always)]
 fn is_over(
     tables: &impl PacketTables,
     kernel: &impl Kernel,
     flow: &Flow,
     other: &Tuple,
-    idle: u64,
-    flags: u32,
+    before: &Before,
 ) -> bool {
     if flow.tuple.protocol == TCP {
         // Repeated, if it was not answered.
-        let other = tables.with_track(other, |track| track.flags);
-        let stage = other.map(|other| Stage::of(flags, other));
-        return idle > SYN_LASTS || stage != Some(Stage::Open);
+        let other = before.other(tables, kernel.now(), other);
+        let stage = other.map(|other| Stage::of(before.flags, other.flags));
+        return before.idle > SYN_LASTS || stage != Some(Stage::Open);
     }
     // Of UDP, every packet may be the first one of something new.
     let settings = tables.settings();
     let unanswered = u64::from(settings.udp_unanswered_seconds) * NANOSECONDS;
-    if idle <= unanswered {
+    if before.idle <= unanswered {
         return false;
     }
-    let other = tables.with_track(other, |track| (track.packets, track.seen));
-    let Some((1.., seen)) = other else {
+    let other = before.other(tables, kernel.now(), other);
+    let Some(Before {
+        packets: 1.., idle, ..
+    }) = other
+    else {
         return true;
     };
     let lasts = u64::from(settings.udp_seconds) * NANOSECONDS;
-    idle.min(kernel.now().saturating_sub(seen)) > lasts
+    before.idle.min(idle) > lasts
 }
 
 /// Forgets the connection with the way back `answer` if it is over, so that another one can
@@ -196,7 +260,11 @@ fn is_over(
 #[inline(always)]
 pub(crate) fn make_room(tables: &impl PacketTables, kernel: &impl Kernel, answer: &Tuple) -> bool {
     let now = kernel.now();
-    let state = |track: &Track| (now.saturating_sub(track.seen) < LINGERS, track.flags);
+    // One whose answers don't pass here is no way back.
+    let state = |track: &Track| {
+        let lingers = now.saturating_sub(track.seen) < LINGERS;
+        (lingers || track.is_direct(), track.flags)
+    };
     let mut forward = Tuple::EMPTY;
     let back = tables.with_track(answer, |track| {
         forward = track.becomes.reversed();

@@ -171,7 +171,7 @@ fn along(buffer: &Buffer, family: Family, work: &mut Work) -> Verdict {
 #[inline(never)]
 fn send(buffer: &Buffer, flow: &Flow, work: &Work) -> Result<i32, Failed> {
     let at = place(buffer)?;
-    rewrite_flow(buffer, at, flow, &work.becomes)?;
+    rewrite_flow(buffer, at, flow, work.leaves_as(&flow.tuple))?;
     leave(buffer, at, work)
 }
 
@@ -190,7 +190,7 @@ fn icmp_came(buffer: &Buffer, room: &mut Room) -> Result<i32, Failed> {
         return Ok(DROP);
     }
     let at = place(buffer)?;
-    rewrite_error(buffer, at, error, about, &work.becomes)?;
+    rewrite_error(buffer, at, error, about, work.answer_leaves_as())?;
     Maps.count(Counter::ErrorTranslated);
     leave(buffer, at, work)
 }

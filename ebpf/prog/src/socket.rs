@@ -287,7 +287,7 @@ impl Call {
         let backend = Backend {
             address: F::address(self),
             port: self.port(),
-            zero: 0,
+            place: 0,
         };
         let original = believed(&Maps, self.socket(), backend, self.protocol() as u8);
         if let Some(original) = original

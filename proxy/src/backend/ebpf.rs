@@ -95,6 +95,8 @@ pub struct EbpfBackend {
     end_tcp: bool,
     /// [`Options::external_cluster_ips`].
     external_cluster_ips: bool,
+    /// [`Options::direct`].
+    direct: bool,
 }
 
 impl EbpfBackend {
@@ -136,6 +138,7 @@ impl EbpfBackend {
             homeless: false,
             end_tcp: options.end_tcp,
             external_cluster_ips: options.external_cluster_ips,
+            direct: options.direct && options.maglev.is_some(),
         })
     }
 
@@ -180,6 +183,7 @@ impl EbpfBackend {
             packets: !self.homeless,
             connected_udp: self.sockets.rules.takes_udp_connect(),
             external_cluster_ips: self.external_cluster_ips,
+            direct: self.direct,
         };
         self.full |= node != self.node;
         self.node = node;

@@ -165,6 +165,20 @@ fn how_backends_are_chosen_is_said_by_flags() {
 }
 
 #[test]
+fn answers_go_directly_where_all_nodes_choose_alike() {
+    let said = |flags: &[&str]| {
+        let words = ["causeway-proxy"].iter().chain(flags);
+        Flags::read(words).map(|flags| flags.ebpf().direct)
+    };
+    assert!(!said(&[]).unwrap());
+    let [on, maglev] = ["--ebpf-dsr=on", "--ebpf-backend-choice=maglev"];
+    assert!(said(&[on, maglev]).unwrap());
+    assert!(!said(&["--ebpf-dsr=off", maglev]).unwrap());
+    let error = said(&[on]).unwrap_err().to_string();
+    assert!(error.contains(on) && error.contains(maglev), "{error}");
+}
+
+#[test]
 fn drivers_are_left_alone_unless_that_is_said() {
     let said = |flags: &[&str]| {
         let words = ["causeway-proxy"].iter().chain(flags);
@@ -189,6 +203,7 @@ fn an_unknown_flag_or_value_is_refused_by_name() {
         ("--ebpf-backend-choice=best", "maglev"),
         ("--ebpf-packets-hook=xdp", "clsact"),
         ("--ebpf-xdp=on", "off, auto, native"),
+        ("--ebpf-dsr=auto", "off, on"),
         ("--conntrack-min=many", "a whole number"),
         ("--profiling=maybe", "true or false"),
         ("--feature-gates=A", "Name=true"),

@@ -14,6 +14,7 @@ mod clsact;
 mod connected;
 mod counts;
 mod daemon;
+mod direct;
 mod dump;
 mod looks;
 mod maglev;

@@ -173,7 +173,7 @@ impl Plane {
             let backend = Backend {
                 address: address(backend.ip()),
                 port: backend.port(),
-                zero: 0,
+                place: 0,
             };
             self.insert(maps::BACKENDS, SlotKey { set, slot }, backend);
             let mut members: HashMap<&mut MapData, Entry<MemberKey>, u32> = self.map(maps::MEMBERS);

@@ -222,10 +222,13 @@ impl Candidates {
     /// policy by itself, those that still serve while they terminate.
     fn choose(said: &[Said]) -> Self {
         let preferred = Traits::READY.with(topology(said));
+        let alike = ![Traits::NODE_HINT, Traits::ZONE_HINT]
+            .into_iter()
+            .any(|hint| all_ready(said, hint));
         let pick = |traits: Traits| -> Vec<Endpoint> {
             said.iter()
                 .filter(|said| said.2.has(traits))
-                .map(endpoint)
+                .map(|said| endpoint(said, alike))
                 .collect()
         };
         let or = |first: Vec<Endpoint>, then: Traits| {
@@ -245,15 +248,8 @@ impl Candidates {
 /// this node if all are hinted for nodes and one for this, else this zone likewise, else nothing.
 fn topology(said: &[Said]) -> Traits {
     let holds = |hint: Traits, here: Traits| {
-        let mut ready = said
-            .iter()
-            .filter(|said| said.2.has(Traits::READY))
-            .peekable();
-        let mut any = false;
-        ready.all(|said| {
-            any |= said.2.has(here);
-            said.2.has(hint)
-        }) && any
+        let mut ready = said.iter().filter(|said| said.2.has(Traits::READY));
+        all_ready(said, hint) && ready.any(|said| said.2.has(here))
     };
     if holds(Traits::NODE_HINT, Traits::THIS_NODE) {
         Traits::THIS_NODE
@@ -264,10 +260,19 @@ fn topology(said: &[Said]) -> Traits {
     }
 }
 
-fn endpoint((ip, port, traits): &Said) -> Endpoint {
+/// Whether all ready endpoints are hinted so, which may lead some node to other ones than this.
+fn all_ready(said: &[Said], hint: Traits) -> bool {
+    let mut ready = said.iter().filter(|said| said.2.has(Traits::READY));
+    ready.all(|said| said.2.has(hint))
+}
+
+/// `alike`: every node has the same candidates.
+fn endpoint((ip, port, traits): &Said, alike: bool) -> Endpoint {
+    let local = traits.has(Traits::LOCAL);
     Endpoint {
         ip: *ip,
         port: *port,
-        local: traits.has(Traits::LOCAL),
+        local,
+        delegable: alike && !local && traits.has(Traits::ELSEWHERE),
     }
 }

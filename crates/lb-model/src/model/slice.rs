@@ -33,6 +33,8 @@ impl Traits {
     pub(super) const ZONE_HINT: Self = Self(1 << 5);
     /// Hinted for this node's zone.
     pub(super) const THIS_ZONE: Self = Self(1 << 6);
+    /// On another node, which it names.
+    pub(super) const ELSEWHERE: Self = Self(1 << 7);
 
     pub(super) const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -238,6 +240,7 @@ fn endpoint(
         .when(ready, Traits::READY)
         .when(draining, Traits::DRAINING)
         .when(is_own(&said.node_name, node), Traits::LOCAL)
+        .when(is_others(&said.node_name, node), Traits::ELSEWHERE)
         .when(!said.node_hints.is_empty(), Traits::NODE_HINT)
         .when(hinted_here, Traits::THIS_NODE);
     Some(Listed::Usable(Endpoint {
@@ -249,6 +252,10 @@ fn endpoint(
 
 fn is_own(name: &str, node: &str) -> bool {
     !node.is_empty() && name == node
+}
+
+fn is_others(name: &str, node: &str) -> bool {
+    !node.is_empty() && !name.is_empty() && name != node
 }
 
 fn bounded_hints<'l>(

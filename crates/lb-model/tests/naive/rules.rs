@@ -251,6 +251,7 @@ impl World<'_> {
         into.ready |= ready;
         into.draining |= draining;
         into.local |= said.node_name == *node;
+        into.elsewhere |= !said.node_name.is_empty() && said.node_name != *node;
         into.node_hint |= !said.node_hints.is_empty();
         into.this_node |= said.node_hints.contains(node);
         into.zone_hint |= !said.zone_hints.is_empty();
@@ -358,6 +359,7 @@ struct Facts {
     ready: bool,
     draining: bool,
     local: bool,
+    elsewhere: bool,
     node_hint: bool,
     this_node: bool,
     zone_hint: bool,
@@ -368,6 +370,11 @@ type Merged = BTreeMap<(IpAddr, u16), Facts>;
 
 /// The ready ones that are `meant`, or else the terminating ones that are.
 fn listed(all: &Merged, meant: impl Fn(&Facts) -> bool) -> Vec<Endpoint> {
+    let ready = all.values().filter(|facts| facts.ready);
+    let (mut nodes, mut zones) = (true, true);
+    for facts in ready {
+        (nodes, zones) = (nodes && facts.node_hint, zones && facts.zone_hint);
+    }
     let pick = |wanted: fn(&Facts) -> bool| -> Vec<Endpoint> {
         let chosen = all
             .iter()
@@ -377,6 +384,7 @@ fn listed(all: &Merged, meant: impl Fn(&Facts) -> bool) -> Vec<Endpoint> {
                 ip: *ip,
                 port: *port,
                 local: facts.local,
+                delegable: facts.elsewhere && !facts.local && !nodes && !zones,
             })
             .collect()
     };

@@ -177,5 +177,9 @@ fn without_a_node_name_nothing_is_local() {
     let Treatment::Forward { endpoints, .. } = &frontends(&model, "web")[0].treatment else {
         panic!("does not forward")
     };
-    assert_eq!(*endpoints, [chosen("10.244.0.2", 8080, false)]);
+    let nowhere = Endpoint {
+        delegable: false,
+        ..chosen("10.244.0.2", 8080, false)
+    };
+    assert_eq!(*endpoints, [nowhere]);
 }

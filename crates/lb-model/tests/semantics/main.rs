@@ -174,6 +174,7 @@ fn chosen(ip: &str, port: u16, local: bool) -> Endpoint {
         ip: self::ip(ip),
         port,
         local,
+        delegable: !local,
     }
 }
 

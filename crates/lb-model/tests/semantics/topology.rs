@@ -65,6 +65,40 @@ fn nobody_hinted_for_here_and_hints_are_ignored() {
     assert_eq!(chosen_among(eps).len(), 2);
 }
 
+/// Whether the choice among these may be left to their node.
+fn delegable(endpoints: Vec<SliceEndpoint>) -> bool {
+    let model = model(vec![service("web")], vec![slice("a", "web", endpoints)]);
+    let Treatment::Forward { endpoints, .. } = &frontends(&model, "web")[0].treatment else {
+        panic!("does not forward")
+    };
+    endpoints.iter().all(|endpoint| endpoint.delegable)
+}
+
+#[test]
+fn a_choice_is_left_to_nobody_who_may_be_hinted_for_others() {
+    assert!(delegable(vec![
+        hinted(ONE, &[], &[]),
+        hinted(TWO, &[], &[])
+    ]));
+    assert!(delegable(vec![
+        hinted(ONE, &[], &["east"]),
+        hinted(TWO, &[], &[])
+    ]));
+    // Also where none of them counts for this node.
+    for (nodes, zones) in [
+        (&[][..], &["north"][..]),
+        (&["there"], &[]),
+        (&[], &["east"]),
+    ] {
+        assert!(!delegable(vec![
+            hinted(ONE, nodes, zones),
+            hinted(TWO, nodes, zones)
+        ]));
+    }
+    assert!(!delegable(vec![endpoint(ONE, "")]));
+    assert!(!delegable(vec![endpoint(ONE, "here")]));
+}
+
 #[test]
 fn endpoints_that_are_not_ready_have_no_say() {
     let mut leaving = terminating(TWO, "here");

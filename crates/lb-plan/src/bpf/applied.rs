@@ -140,8 +140,13 @@ impl Placed {
     fn member(&self, backend: Backend) -> MemberKey {
         MemberKey {
             set: self.set,
-            backend,
+            backend: backend.bare(),
         }
+    }
+
+    fn members(&self) -> BTreeSet<MemberKey> {
+        let backends = self.backends.iter();
+        backends.map(|backend| self.member(*backend)).collect()
     }
 }
 
@@ -392,11 +397,11 @@ impl Moves<'_> {
     fn exchange(&mut self, wanted: &Wanted) {
         let count = wanted.backends.len();
         let kept: HashSet<_> = wanted.backends.iter().copied().collect();
-        let present: HashSet<_> = self.old.backends.iter().copied().collect();
+        let present = self.old.members();
         if self.new.remembers && !self.old.remembers {
-            let old = self.old.backends.iter().filter(|b| kept.contains(*b));
-            let members = old.map(|backend| Operation::AddMember(self.new.member(*backend)));
-            self.operations.extend(members);
+            let listed: BTreeSet<_> = kept.iter().map(|one| self.new.member(*one)).collect();
+            let stay = present.intersection(&listed).copied();
+            self.operations.extend(stay.map(Operation::AddMember));
         }
         // The slots that stay as they are: a backend stands twice where a kill came in between.
         let mut standing = HashSet::new();
@@ -417,8 +422,8 @@ impl Moves<'_> {
                 break;
             };
             let remembers = self.new.remembers || self.old.remembers;
-            if remembers && !present.contains(&backend) {
-                let member = self.new.member(backend);
+            let member = self.new.member(backend);
+            if remembers && !present.contains(&member) {
                 self.operations.push(Operation::AddMember(member));
             }
             let key = self.new.slot(slot);
@@ -483,13 +488,13 @@ impl Moves<'_> {
         if !self.old.remembers {
             return;
         }
-        let mut gone: BTreeSet<_> = self.old.backends.iter().copied().collect();
+        let (mut gone, mut stay) = (self.old.members(), self.new.members());
         if self.new.remembers {
-            gone.retain(|backend| !self.new.backends.contains(backend));
+            gone.retain(|member| !stay.contains(member));
         } else {
-            gone.extend(self.new.backends.iter().copied());
+            gone.append(&mut stay);
         }
-        let members = gone.into_iter().map(|backend| self.old.member(backend));
-        self.operations.extend(members.map(Operation::DeleteMember));
+        self.operations
+            .extend(gone.into_iter().map(Operation::DeleteMember));
     }
 }

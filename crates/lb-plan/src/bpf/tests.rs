@@ -42,7 +42,7 @@ impl Maps {
         if remembers(key, frontend) {
             for backend in &backends {
                 let set = frontend.set;
-                let backend = *backend;
+                let backend = backend.bare();
                 assert!(self.members.contains_key(&MemberKey { set, backend }));
             }
         }
@@ -96,7 +96,7 @@ fn backend(number: u8) -> Backend {
     Backend {
         address: mapped([10, 244, 0, number]),
         port: 8080,
-        zero: 0,
+        place: 0,
     }
 }
 
@@ -112,6 +112,14 @@ fn at(number: u8, backends: &[u8], affinity_seconds: u32) -> Wanted {
         spread: affinity_seconds == 0 && number > 0,
         service: 1,
     }
+}
+
+/// The same with direct return.
+fn directly(mut wanted: Wanted) -> Wanted {
+    for backend in &mut wanted.backends {
+        backend.place = Backend::HERE;
+    }
+    wanted
 }
 
 fn name(number: u8) -> ServiceName {
@@ -191,6 +199,30 @@ fn one_endpoint_is_a_few_entries_whatever_their_number() {
 }
 
 #[test]
+fn members_stay_when_their_places_change() {
+    let (mut applied, mut maps) = (spread(), Maps::default());
+    for wanted in [
+        at(2, &[1, 2], 0),
+        directly(at(2, &[1, 2], 0)),
+        at(2, &[1, 2], 30),
+    ] {
+        let step = applied.plan(&name(1), vec![wanted.clone()]);
+        let members = maps.members.clone();
+        for operation in &step.operations {
+            maps.apply(operation);
+            assert!(
+                members
+                    .keys()
+                    .all(|member| maps.members.contains_key(member))
+            );
+        }
+        applied.commit(step);
+        assert_eq!(maps.seen(&key(2)).unwrap(), wanted.backends);
+        assert!(maps.is_tidy());
+    }
+}
+
+#[test]
 fn an_address_goes_from_one_service_to_another() {
     let (mut applied, mut maps) = (Applied::default(), Maps::default());
     let step = applied.plan(&name(1), vec![at(1, &[1], 0)]);
@@ -210,11 +242,15 @@ fn wish() -> impl Strategy<Value = Vec<Wanted>> {
     let one = (
         proptest::collection::vec(0_u8..12, 0..9),
         prop_oneof![Just(0_u32), Just(30)],
+        any::<bool>(),
     );
     proptest::collection::btree_map(0_u8..4, one, 0..4).prop_map(|all| {
         let all = all.into_iter();
-        all.map(|(number, (backends, affinity))| at(number, &backends, affinity))
-            .collect()
+        let wanted = |(number, (backends, affinity, direct)): (u8, (Vec<u8>, u32, bool))| {
+            let wanted = at(number, &backends, affinity);
+            if direct { directly(wanted) } else { wanted }
+        };
+        all.map(wanted).collect()
     })
 }
 

@@ -41,18 +41,36 @@ impl Default for Lifetimes {
 
 impl Lifetimes {
     /// Whether the connection of `one` direction is over at `now`, in nanoseconds of the monotonic
-    /// clock. Without the `other` direction it is of no use, unless that is just being written.
+    /// clock. Without the `other` direction it is of no use, unless that is just being written, or
+    /// passes elsewhere.
     pub fn is_over(&self, protocol: u8, one: &Track, other: Option<&Track>, now: u64) -> bool {
         let seen = one.seen.max(other.map_or(0, |other| other.seen));
         let idle = Duration::from_nanos(now.saturating_sub(seen));
+        if one.is_direct() {
+            return idle > self.alone(protocol, one);
+        }
         let Some(other) = other else {
             return idle > self.closed;
         };
         idle > self.lasts(protocol, one, other)
     }
 
+    /// How long one lasts whose answers don't pass here: a client that goes on gets some.
+    fn alone(&self, protocol: u8, one: &Track) -> Duration {
+        let answered = if protocol == UDP {
+            one.packets > 1
+        } else {
+            one.flags & Track::ANSWERED != 0
+        };
+        self.by_state(protocol, Stage::of(one.flags, 0), answered)
+    }
+
     fn lasts(&self, protocol: u8, one: &Track, other: &Track) -> Duration {
         let answered = one.packets > 0 && other.packets > 0;
+        self.by_state(protocol, Stage::of(one.flags, other.flags), answered)
+    }
+
+    const fn by_state(&self, protocol: u8, stage: Stage, answered: bool) -> Duration {
         if protocol == UDP {
             return if answered {
                 self.udp
@@ -60,7 +78,7 @@ impl Lifetimes {
                 self.udp_unanswered
             };
         }
-        match Stage::of(one.flags, other.flags) {
+        match stage {
             Stage::Closed => self.closed,
             Stage::Closing => self.closing,
             Stage::Open if answered => self.established,
@@ -112,6 +130,25 @@ mod tests {
             assert!(over(501 + seconds), "{protocol}, {seconds}");
             let other_way = lifetimes.is_over(protocol, &other, Some(&one), 501 * SECOND);
             assert!(!other_way, "{protocol}, {seconds}");
+        }
+    }
+
+    #[test]
+    fn one_whose_answers_pass_elsewhere_goes_by_what_its_client_does() {
+        let lifetimes = Lifetimes::default();
+        let went_on = Track::direct(64) | Track::ANSWERED;
+        for (protocol, packets, flags, seconds) in [
+            (TCP, 3, Track::direct(64), 60),
+            (TCP, 3, went_on, 24 * 3600),
+            (TCP, 3, went_on | Track::FINISHED, 120),
+            (TCP, 3, went_on | Track::RESET, 10),
+            (UDP, 1, Track::direct(64), 30),
+            (UDP, 2, Track::direct(64), 180),
+        ] {
+            let one = track(packets, flags, 500);
+            let over = |after| lifetimes.is_over(protocol, &one, None, after * SECOND);
+            assert!(!over(500 + seconds), "{protocol}, {seconds}");
+            assert!(over(501 + seconds), "{protocol}, {seconds}");
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Node {
     pub connected_udp: bool,
     /// ClusterIPs are for packets, too; else for sockets of this node only.
     pub external_cluster_ips: bool,
+    /// Answers of endpoints on other nodes go from there to the client, where that may be.
+    pub direct: bool,
 }
 
 impl Node {
@@ -160,15 +162,17 @@ pub fn wanted(frontend: &Frontend, node: &Node, service: u32) -> Vec<Wanted> {
     if outside.is_some() {
         flags |= maps::Frontend::OUTSIDE_DIFFERS;
     }
+    let spread = packets && frontend.kind != FrontendKind::ClusterIp && frontend.affinity.is_none();
+    // Nodes have other addresses each, so that no other one knows a node port of this one's.
+    let direct = node.direct && spread && frontend.kind != FrontendKind::NodePort;
     let at = |ip, view, endpoints: &[Endpoint], flags| Wanted {
         key: key(frontend, ip, view),
-        backends: backends(endpoints),
+        backends: backends(endpoints, direct),
         affinity_seconds: frontend.affinity.map_or(0, Into::into),
         flags,
         spread: false,
         service,
     };
-    let spread = packets && frontend.kind != FrontendKind::ClusterIp && frontend.affinity.is_none();
     let both = |ip: IpAddr| {
         let outside = outside.map(|local| {
             let silence = if local.is_empty() {
@@ -236,15 +240,22 @@ fn key(frontend: &Frontend, ip: IpAddr, view: u8) -> FrontendKey {
     }
 }
 
-fn backends(endpoints: &[Endpoint]) -> Vec<Backend> {
+/// With direct return, each with its place.
+fn backends(endpoints: &[Endpoint], direct: bool) -> Vec<Backend> {
     let backends = endpoints.iter().map(|endpoint| Backend {
         address: address(endpoint.ip),
         port: endpoint.port,
-        zero: 0,
+        place: match endpoint {
+            Endpoint { local: true, .. } if direct => Backend::HERE,
+            Endpoint {
+                delegable: true, ..
+            } if direct => Backend::DELEGABLE,
+            _ => 0,
+        },
     });
     let mut backends: Vec<_> = backends.collect();
     backends.sort_unstable();
-    backends.dedup();
+    backends.dedup_by_key(|backend| backend.bare());
     backends
 }
 

@@ -117,6 +117,7 @@ impl Parts {
                         ip: target.ip,
                         port: target.port,
                         local: hairpins.contains(&target.ip),
+                        delegable: false,
                     })
                 })
                 .collect()

@@ -56,6 +56,7 @@ mod tests {
                 ip: IpAddr::from([10, 0, 0, *n]),
                 port: 80,
                 local: false,
+                delegable: false,
             })
             .collect()
     }

@@ -53,6 +53,7 @@ fn endpoints(n: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<En
             ip: pod(n),
             port,
             local: n % 2 == 1,
+            delegable: false,
         })
         .collect();
     subsequence(all, n)

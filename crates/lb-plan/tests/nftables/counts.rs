@@ -25,6 +25,7 @@ fn endpoint(n: usize) -> Endpoint {
         ip: ip(200, n),
         port: 8080,
         local: n.is_multiple_of(50),
+        delegable: false,
     }
 }
 

@@ -29,6 +29,7 @@ fn pods(family: Family, range: std::ops::RangeInclusive<u8>) -> Vec<Endpoint> {
             ip: ip(family, "244", n),
             port: 6379,
             local: n % 2 == 1,
+            delegable: false,
         })
         .collect()
 }

@@ -13,6 +13,7 @@ use crate::packet::{Flow, TCP, UDP};
 use crate::{Verdict, Work, answer_to};
 use world::World;
 
+mod direct;
 mod told;
 mod turning;
 mod world;
@@ -32,7 +33,7 @@ fn pod(number: u8) -> Backend {
     Backend {
         address: mapped([10, 244, 1, number + 2]),
         port: 8080,
-        zero: 0,
+        place: 0,
     }
 }
 

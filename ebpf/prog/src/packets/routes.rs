@@ -7,9 +7,9 @@ use aya_ebpf::bindings::{
     bpf_fib_lookup, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup as lookup, bpf_redirect_neigh};
-use causeway_ebpf_abi::{Address, Tuple};
+use causeway_ebpf_abi::Tuple;
 use causeway_ebpf_core::packet::Family;
-use causeway_ebpf_core::{Hop, Routes, Way};
+use causeway_ebpf_core::{Hop, Routes, Way, words};
 
 use super::buffer::Buffer;
 
@@ -70,15 +70,6 @@ pub(super) fn question(ingress: u32, family: Family, tuple: &Tuple) -> bpf_fib_l
         }
     }
     asked
-}
-
-#[inline(always)]
-pub(super) fn words(address: &Address) -> [u32; 4] {
-    let mut words = [0; 4];
-    for (word, bytes) in words.iter_mut().zip(address.as_chunks::<4>().0) {
-        *word = u32::from_ne_bytes(*bytes);
-    }
-    words
 }
 
 impl Buffer {

@@ -12,10 +12,10 @@ use aya_ebpf::programs::XdpContext;
 use causeway_ebpf_abi::{Counter, Tuple};
 use causeway_ebpf_core::packet::{self, Family, Flow, Found, UDP, V4_HEADER, V6_HEADER};
 use causeway_ebpf_core::rewrite::{self, Addresses};
-use causeway_ebpf_core::{Tables as _, may_be_unfinished, turn};
+use causeway_ebpf_core::{Tables as _, may_be_unfinished, turn, words};
 
 use super::frame::Frame;
-use super::routes::{FOUND, question, words};
+use super::routes::{FOUND, question};
 use super::{ETHERNET, Room, concerns};
 use crate::maps::{self, Maps};
 use crate::socket::ThisMachine;

@@ -183,6 +183,7 @@ pub(super) const fn said(counter: Counter) -> (&'static str, &'static str, bool)
         Counter::Torn => (SOCKET, "torn", false),
         Counter::Forgotten => (SOCKET, "forgotten", false),
         Counter::Translated => (PACKET, "connection", false),
+        Counter::Direct => (PACKET, "direct_connection", false),
         Counter::ErrorTranslated => (PACKET, "icmp_error", false),
         Counter::Unanswered => (PACKET, "icmp_limited", false),
         Counter::Fragment => (PACKET, "fragment", false),

@@ -46,6 +46,9 @@ pub struct Options {
     pub snat_ports: RangeInclusive<u16>,
     /// Clients from outside get their backend by a table that all nodes have; `None`: any.
     pub maglev: Option<Maglev>,
+    /// Answers to clients from outside go from the endpoint's node to the client, where that may
+    /// be; only with `maglev`.
+    pub direct: bool,
     /// How long connections are remembered.
     pub lifetimes: Lifetimes,
     /// How often those that are over are looked for.
@@ -96,6 +99,7 @@ impl Default for Options {
             tracks: DEFAULT_TRACKS,
             snat_ports: DEFAULT_SNAT_PORTS,
             maglev: None,
+            direct: false,
             lifetimes: Lifetimes::default(),
             sweep: DEFAULT_SWEEP,
             service_metrics: true,

@@ -46,7 +46,10 @@ impl Tracks {
         let mut staying = 0;
         let generation = self.marks.now()?;
         for (tuple, track) in self.all()? {
-            let other = self.get(&track.becomes.reversed())?;
+            let other = match track.partner() {
+                Some(partner) => self.get(&partner)?,
+                None => None,
+            };
             let over = |one: &Track, other: Option<&Track>| {
                 self.lifetimes.is_over(tuple.protocol, one, other, now)
             };
@@ -79,13 +82,15 @@ impl Tracks {
             let backend = ip(track.becomes.destination);
             let serves = serving.at(Protocol::Udp, to, port);
             if serves.is_none_or(|(_, serving)| serving.binary_search(&backend).is_err()) {
-                stale.insert((tuple, track.becomes.reversed()));
+                stale.insert((tuple, track.partner()));
             }
         }
         for (forward, answer) in &stale {
             // The forward one first: without it the next packet is a new flow's.
             self.remove(forward)?;
-            self.remove(answer)?;
+            if let Some(answer) = answer {
+                self.remove(answer)?;
+            }
         }
         Ok(())
     }

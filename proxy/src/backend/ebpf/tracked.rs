@@ -35,6 +35,9 @@ pub struct TrackedConnection {
     pub backend: SocketAddr,
     /// The node's address and port, under which the backend sees it; none: the client's own.
     pub masqueraded_as: Option<SocketAddr>,
+    /// Its packets are sent to the backend's node as they come, and answers go from there to the
+    /// client, so that none is seen here.
+    pub direct: bool,
     /// How far it is.
     pub state: State,
     /// Seconds since its last packet.
@@ -74,9 +77,9 @@ impl State {
     }
 
     const fn of(forward: &Track, back: Option<&Track>) -> Self {
-        let (flags, answers) = match back {
-            Some(back) => (back.flags, back.packets),
-            None => (0, 0),
+        let (flags, answered) = match back {
+            Some(back) => (back.flags, back.packets > 0),
+            None => (0, forward.flags & Track::ANSWERED != 0),
         };
         let finished = (
             forward.flags & Track::FINISHED != 0,
@@ -86,8 +89,8 @@ impl State {
             _ if (forward.flags | flags) & Track::RESET != 0 => Self::Closed,
             (true, true) => Self::Closed,
             (true, false) | (false, true) => Self::Closing,
-            (false, false) if answers == 0 => Self::Unanswered,
-            (false, false) => Self::Answered,
+            (false, false) if answered => Self::Answered,
+            (false, false) => Self::Unanswered,
         }
     }
 }
@@ -118,7 +121,7 @@ fn connections(
     let forward = tracks.iter();
     let forward = forward.filter(|(_, track)| track.flags & Track::ANSWER == 0);
     forward.map(move |(tuple, track)| {
-        let back = tracks.get(&track.becomes.reversed());
+        let back = track.partner().and_then(|partner| tracks.get(&partner));
         connection(tuple, track, back, now)
     })
 }
@@ -134,6 +137,7 @@ fn connection(tuple: &Tuple, track: &Track, back: Option<&Track>, now: u64) -> T
         frontend: destination(tuple),
         backend: destination(&track.becomes),
         masqueraded_as: (backend_sees != client).then_some(backend_sees),
+        direct: track.is_direct(),
         state: State::of(track, back),
         idle_seconds: now.saturating_sub(seen) / NANOSECONDS,
         packets: track.packets,
@@ -163,7 +167,10 @@ impl fmt::Display for Tracked {
                 one.client.to_string(),
                 one.frontend.to_string(),
                 one.backend.to_string(),
-                or_dash(one.masqueraded_as),
+                match one.masqueraded_as {
+                    None if one.direct => "direct".to_owned(),
+                    address => or_dash(address),
+                },
                 one.state.name().to_owned(),
                 format!("{}s", one.idle_seconds),
                 format!("{}/{}", one.packets, one.answer_packets),

@@ -137,6 +137,7 @@ impl TrafficMaps {
             for slot in 0..count {
                 let found = present(backends.get(&Entry(SlotKey { set, slot }), 0));
                 if let Some(Entry(backend)) = found.map_err(failed(maps::BACKENDS))? {
+                    let backend = backend.bare();
                     served.insert(TrafficKey { service, backend });
                 }
             }

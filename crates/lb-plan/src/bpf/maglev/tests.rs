@@ -10,7 +10,7 @@ fn backend(number: u16) -> Backend {
     Backend {
         address: mapped([10, 244, high, low]),
         port: 8080,
-        zero: 0,
+        place: 0,
     }
 }
 

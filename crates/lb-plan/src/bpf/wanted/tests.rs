@@ -8,6 +8,7 @@ fn endpoint(ip: &str) -> Endpoint {
         ip: ip.parse().unwrap(),
         port: 8080,
         local: true,
+        delegable: false,
     }
 }
 
@@ -45,6 +46,7 @@ fn node() -> Node {
         packets: true,
         connected_udp: true,
         external_cluster_ips: true,
+        direct: false,
     }
 }
 
@@ -201,4 +203,46 @@ fn a_cluster_ip_for_sockets_only_is_left_for_what_no_socket_shows() {
     udp.kind = FrontendKind::ClusterIp;
     node.connected_udp = false;
     assert!(!is_taken(&udp, &node) && !needs_hooks(&udp, &node));
+}
+
+#[test]
+fn places_are_said_where_answers_may_go_directly() {
+    let places = |kind, affinity: bool, direct| {
+        let here = endpoint("10.244.1.2");
+        let others = Endpoint {
+            local: false,
+            delegable: true,
+            ..endpoint("10.244.2.2")
+        };
+        let nobodys = Endpoint {
+            local: false,
+            ..endpoint("198.51.100.9")
+        };
+        let forward = Treatment::Forward {
+            endpoints: vec![here, others, nobodys],
+            masquerade: Masquerade::Always,
+        };
+        let address = match kind {
+            FrontendKind::NodePort => NODE_PORT,
+            _ => vip(Protocol::Tcp),
+        };
+        let mut frontend = frontend(address, forward);
+        frontend.kind = kind;
+        frontend.affinity = affinity.then_some(30.try_into().unwrap());
+        let node = Node { direct, ..node() };
+        let first = wanted(&frontend, &node, 1).swap_remove(0);
+        let places = first.backends.iter().map(|backend| backend.place);
+        places.collect::<Vec<_>>()
+    };
+    let said = [Backend::HERE, Backend::DELEGABLE, 0];
+    assert_eq!(places(FrontendKind::LoadBalancer, false, true), said);
+    assert_eq!(places(FrontendKind::ExternalIp, false, true), said);
+    for (kind, affinity, direct) in [
+        (FrontendKind::LoadBalancer, false, false),
+        (FrontendKind::LoadBalancer, true, true),
+        (FrontendKind::ClusterIp, false, true),
+        (FrontendKind::NodePort, false, true),
+    ] {
+        assert_eq!(places(kind, affinity, direct), [0; 3], "{kind:?}");
+    }
 }

@@ -14,7 +14,7 @@ use super::{INSIDE, NODE, OUTSIDE, VIP, pod};
 use crate::packet::{Family, Flow, TCP, UDP};
 use crate::{
     Added, Hop, Kernel, PacketTables, Routes, Tables, Verdict, Way, Work, account, begin, find_way,
-    follow, settle,
+    follow, settle, words,
 };
 
 extern crate std;
@@ -43,7 +43,15 @@ pub(super) struct World {
     pub(super) asked: Cell<(u32, u32)>,
     pub(super) named: u32,
     pub(super) narrow: Cell<bool>,
+    /// Pods are behind this gateway, which is outside.
+    pub(super) beyond: Cell<Option<Address>>,
+    pub(super) outside_flags: Cell<u32>,
+    /// Nothing is known of the interface by which packets leave there.
+    pub(super) unknown: Cell<bool>,
 }
+
+/// Where that is, as the kernel says it, but not known to be the node's.
+const NOWHERE: u32 = 77;
 
 impl Tables for World {
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
@@ -109,14 +117,14 @@ impl PacketTables for World {
         self.tracks.borrow_mut().remove(key);
     }
     fn interface(&self, index: u32) -> Option<Interface> {
-        let interface = |v4| Interface {
+        let interface = |v4, flags| Interface {
             v4,
             v6: [0; 16],
-            flags: 0,
+            flags,
         };
         match index {
-            OUTSIDE => Some(interface(VIP)),
-            INSIDE => Some(interface(NODE)),
+            OUTSIDE => Some(interface(VIP, self.outside_flags.get())),
+            INSIDE => Some(interface(NODE, 0)),
             _ => None,
         }
     }
@@ -159,12 +167,17 @@ impl Routes for World {
         if self.lost.get() {
             return Way::None;
         }
-        hop.interface = if self.is_pod(&tuple.destination) {
-            INSIDE
-        } else {
-            OUTSIDE
+        let beyond = self
+            .beyond
+            .get()
+            .filter(|_| self.is_pod(&tuple.destination));
+        hop.interface = match beyond {
+            Some(_) if self.unknown.get() => NOWHERE,
+            None if self.is_pod(&tuple.destination) => INSIDE,
+            _ => OUTSIDE,
         };
-        hop.family = 2;
+        let [.., last] = words(&beyond.unwrap_or(tuple.destination));
+        (hop.family, hop.address) = (2, [last, 0, 0, 0]);
         if self.narrow.get() {
             hop.mtu = 1_280;
             return Way::TooBig;
@@ -215,6 +228,11 @@ impl World {
     }
 
     pub(super) fn takes_at(&self, ingress: u32, flow: &Flow) -> (Verdict, Tuple) {
+        let (verdict, work) = self.makes_of(ingress, flow);
+        (verdict, work.becomes)
+    }
+
+    pub(super) fn makes_of(&self, ingress: u32, flow: &Flow) -> (Verdict, Work) {
         let mut work = Work::EMPTY;
         let verdict = if follow(self, self, flow, &mut work) {
             if work.due {
@@ -232,7 +250,7 @@ impl World {
             Verdict::Follow => find_way(self, self, ingress, flow.family, &mut work),
             decided => decided,
         };
-        (verdict, work.becomes)
+        (verdict, work)
     }
 
     pub(super) fn translates(&self, flow: &Flow) -> Tuple {
