@@ -1,12 +1,12 @@
 //! A scenario over real packets.
 
 mod flow;
+mod remains;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +16,7 @@ use causeway_proxy::node_ports::NodePorts;
 use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
 use lb_model::{Family, ServiceName};
-use nodekit::conntrack::{self, ConntrackSocket};
-use nodekit::xtables::{self, Variant, Xtables};
+use nodekit::xtables::Variant;
 
 use flow::Flow;
 
@@ -121,7 +120,8 @@ impl<'a> Run<'a> {
 
     fn all(mut self) {
         self.sync();
-        let empty = ruleset(self.mode);
+        let empty = remains::ruleset(self.mode);
+        let entries = remains::entries(self.plane.as_ref());
         let steps = std::mem::take(&mut self.scenario.steps);
         for (number, step) in steps.iter().enumerate() {
             self.world.step(step);
@@ -134,17 +134,26 @@ impl<'a> Run<'a> {
         self.world.clear();
         if self.mode == Mode::Ebpf {
             // The tables beside stay as long as a connection may need them.
-            forget_connections();
+            remains::forget_connections();
         }
         self.sync();
-        assert_eq!(ruleset(self.mode), empty, "left behind");
-        assert_eq!(translated_flows(), 0, "UDP flows left behind");
+        assert_eq!(remains::ruleset(self.mode), empty, "left behind");
+        assert_eq!(remains::translated_flows(), 0, "UDP flows left behind");
+        let left = remains::entries(self.plane.as_ref());
+        assert_eq!(left, entries, "left behind in the maps");
+        if let Some(cell) = self.cell {
+            assert_eq!(remains::tracked_flows(cell), 0, "UDP flows left behind");
+        }
         // Before anything else: nothing may hang on what is gone.
         drop(self.plane);
         for mode in Mode::ALL.into_iter().filter(|mode| self.mode.uses(*mode)) {
             backend::cleanup(mode, &options(self.cell)).unwrap();
         }
-        assert_eq!(ruleset(self.mode), "", "left behind by cleanup");
+        let left = remains::ruleset(self.mode);
+        assert_eq!(left, "", "left behind by cleanup");
+        if let Some(cell) = self.cell {
+            remains::nothing_attached(cell);
+        }
     }
 
     /// As the daemon does it.
@@ -403,53 +412,4 @@ fn addresses(world: &World) -> BTreeSet<IpAddr> {
     );
     ports.set_node(&["192.0.2.1".to_owned(), "2001:db8:2::1".to_owned()]);
     ports.addresses()
-}
-
-/// Everything that the data plane of `mode` has in this thread's namespace.
-fn ruleset(mode: Mode) -> String {
-    match mode {
-        Mode::Nftables | Mode::Ebpf => {
-            let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
-            let output = output.unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).unwrap()
-        }
-        Mode::Iptables => {
-            let mut ours = String::new();
-            for variant in Variant::ALL {
-                for family in [xtables::Family::Ip, xtables::Family::Ip6] {
-                    let programs = Xtables::of(family, variant).unwrap();
-                    let mut keep = |line: &str| {
-                        // Without counters.
-                        let line = line.split(" [").next().unwrap_or(line);
-                        if line.contains("KUBE-") {
-                            ours.push_str(&format!("{variant} {family:?} {line}\n"));
-                        }
-                    };
-                    programs.save(None, &mut keep).unwrap();
-                }
-            }
-            ours
-        }
-    }
-}
-
-/// Has the kernel forget what it tracks.
-fn forget_connections() {
-    let mut socket = ConntrackSocket::open().unwrap();
-    for family in [conntrack::Family::Ip, conntrack::Family::Ip6] {
-        for entry in socket.list(family, None, |_| true).unwrap() {
-            socket.delete(&entry).unwrap();
-        }
-    }
-}
-
-/// UDP flows that are translated to somewhere else.
-fn translated_flows() -> usize {
-    let mut socket = ConntrackSocket::open().unwrap();
-    let mut count = |family| {
-        let translated = |entry: &conntrack::Entry| entry.is_destination_translated();
-        socket.list(family, Some(17), translated).unwrap().len()
-    };
-    count(conntrack::Family::Ip) + count(conntrack::Family::Ip6)
 }
