@@ -7,6 +7,7 @@
     reason = "helpers of tests may fail the test"
 )]
 
+mod affinity;
 mod auto;
 mod binding;
 mod changes;

@@ -163,7 +163,7 @@ fn traffic<'a>(node: &'a Node<'a>) -> Traffic<'a> {
 /// The object with other instructions that do the same: in every program the first move of a small
 /// number into a register moves its lower half only, which clears the upper one (`BPF_MOV | BPF_K`
 /// of BPF_ALU64 and BPF_ALU, linux/bpf.h).
-fn changed(object: &[u8]) -> Vec<u8> {
+pub(crate) fn changed(object: &[u8]) -> Vec<u8> {
     const MOVE_64: u8 = 0xb7;
     const MOVE_32: u8 = 0xb4;
     const WIDE: u8 = 0x18;

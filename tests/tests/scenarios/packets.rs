@@ -300,7 +300,7 @@ impl Sender<'_> {
     fn reaches(&self, answered: &Answered, context: &str) {
         let wanted: BTreeSet<Endpoint> = answered.reaches.iter().copied().collect();
         let found = if let Some(seconds) = answered.forgotten_after {
-            self.after_pauses(&wanted, Duration::from_secs(seconds), context)
+            self.after_pauses(answered, Duration::from_secs(seconds), context)
         } else {
             let all = |found: &BTreeSet<Endpoint>, tries| tries >= TRIES && *found == wanted;
             let stayed = |_: &BTreeSet<Endpoint>, tries| tries >= TRIES;
@@ -346,19 +346,19 @@ impl Sender<'_> {
     /// second endpoint.
     fn after_pauses(
         &self,
-        wanted: &BTreeSet<Endpoint>,
+        answered: &Answered,
         remembered: Duration,
         context: &str,
     ) -> BTreeSet<Endpoint> {
+        let wanted: BTreeSet<Endpoint> = answered.reaches.iter().copied().collect();
         let mut found = BTreeSet::new();
         for _ in 0..12 {
             let seen = self.run(|| self.ask(PATIENCE));
-            found.insert(endpoint(
-                &seen.unwrap_or_else(|error| panic!("{error}, {context}")),
-            ));
+            let seen = seen.unwrap_or_else(|error| panic!("{error}, {context}"));
+            found.insert(self.check(&seen, answered, context));
             if found.len() > 1 {
-                assert!(found.is_subset(wanted), "{found:?}, {context}");
-                return wanted.clone();
+                assert!(found.is_subset(&wanted), "{found:?}, {context}");
+                return wanted;
             }
             std::thread::sleep(remembered + Duration::from_millis(150));
         }
