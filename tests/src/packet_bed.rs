@@ -211,9 +211,17 @@ pub fn ask(stream: &mut TcpStream) -> Result<Seen> {
 /// As [`Host::tcp`].
 pub fn ask_udp(socket: &UdpSocket) -> Result<Seen> {
     socket.send(b"?")?;
+    Ok(answer_udp(socket)?.0)
+}
+
+/// The answer to a datagram, and whom it is from.
+///
+/// # Errors
+/// As [`Host::tcp`].
+pub fn answer_udp(socket: &UdpSocket) -> Result<(Seen, SocketAddr)> {
     let mut answer = [0; 64];
-    let length = socket.recv(&mut answer)?;
-    seen(&answer[..length])
+    let (length, from) = socket.recv_from(&mut answer)?;
+    Ok((seen(&answer[..length])?, from))
 }
 
 fn seen(answer: &[u8]) -> Result<Seen> {
