@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use causeway_ebpf_abi::maps;
 use causeway_proxy::backend::DataPlane;
 use causeway_proxy::backend::ebpf::{Counts, Tracked};
 use causeway_proxy::config::Mode;
 use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::wait_until;
+use nodekit::Errno;
 use nodekit::conntrack::{self, ConntrackSocket};
 use nodekit::route::Handle;
 use nodekit::xtables::{self, Variant, Xtables};
@@ -50,9 +51,15 @@ pub(super) fn nothing_attached(cell: &Cell) {
     let mut handle = Handle::open().unwrap();
     assert_eq!(handle.hooked_links().unwrap(), [0; 0], "clsact left behind");
     let links = handle.links().unwrap();
-    let programs = |name: &str| {
-        let found = SchedClassifier::query_tcx(name, TcAttachType::Ingress);
-        found.unwrap().1.len()
+    let programs = |name: &str| match SchedClassifier::query_tcx(name, TcAttachType::Ingress) {
+        Ok((_, programs)) => programs.len(),
+        // The kernel is older than TCX (6.6).
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(Errno::EINVAL as i32) =>
+        {
+            0
+        }
+        Err(error) => panic!("{name}: {error}"),
     };
     // The kernel detaches in the background.
     let free = || links.iter().all(|link| programs(&link.name) == 0);
