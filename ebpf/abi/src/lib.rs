@@ -39,8 +39,9 @@ pub const LASTING: [(&str, u32, &[&str]); 3] = [
     ),
     (
         "sockets",
-        1,
+        2,
         &[
+            maps::MARKED,
             maps::REVERSE,
             maps::FLOWS,
             maps::CONNECTED_UDP,
@@ -103,6 +104,9 @@ pub mod maps {
     pub const CONNECTED_UDP: &str = "connected_udp";
     /// Cookie of a TCP socket to [`crate::Connected`].
     pub const CONNECTED_TCP: &str = "connected_tcp";
+    /// With each socket of which [`REVERSE`] or one of the two above may have an entry, a number that
+    /// means nothing (`BPF_MAP_TYPE_SK_STORAGE`).
+    pub const MARKED: &str = "marked";
     /// One entry: [`crate::SocketRules`].
     pub const SOCKET_RULES: &str = "socket_rules";
     /// [`crate::Frontend::service`] to [`crate::PortName`].

@@ -136,6 +136,7 @@ impl Block {
     }
 
     /// Of an address of either family.
+    #[inline(always)]
     #[must_use]
     pub const fn of(address: &Address) -> Self {
         let [a, b, c, d, e, f, g, h, .., i, j, k, l] = *address;

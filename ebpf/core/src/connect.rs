@@ -6,7 +6,10 @@ use causeway_ebpf_abi::{
 };
 
 use crate::choice::has;
-use crate::socket::{Aim, Answer, Kernel, Socket, Tables, answered_by, choose, ends, unserved};
+use crate::prefilter::{Prefilter, may_be_aimed};
+use crate::socket::{
+    Aim, Answer, Caller, Kernel, Socket, Tables, answered_by, choose, ends, unserved,
+};
 
 const UDP: u8 = 17;
 
@@ -24,28 +27,36 @@ pub trait Sockets: Tables {
 
 /// `connect` of TCP or UDP.
 #[inline(always)]
-pub fn connect(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
-    let translated = aim.protocol != UDP
-        || tables
-            .rules()
-            .is_some_and(|rules| rules.flags & SocketRules::UDP_CONNECT != 0);
-    let answer = if translated {
-        aimed(tables, kernel, socket, aim)
+pub fn connect(
+    tables: &(impl Sockets + Prefilter),
+    kernel: &impl Kernel,
+    caller: &impl Caller,
+    aim: &Aim,
+) -> Answer {
+    let answer = if may_be_aimed(tables, aim) && is_translated(tables, aim.protocol) {
+        aimed(tables, kernel, caller, aim)
     } else {
         Answer::NotOurs
     };
     if !matches!(answer, Answer::To(_)) {
         // It may have been sent somewhere before.
-        close(tables, aim.protocol, socket.cookie);
+        close(tables, caller, aim.protocol);
     }
     answer
+}
+
+#[inline(always)]
+fn is_translated(tables: &impl Sockets, protocol: u8) -> bool {
+    let says = |rules: SocketRules| rules.flags & SocketRules::UDP_CONNECT != 0;
+    protocol != UDP || tables.rules().is_some_and(says)
 }
 
 /// How often a set may change under us.
 const TRIES: u32 = 2;
 
 #[inline(always)]
-fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
+fn aimed(tables: &impl Sockets, kernel: &impl Kernel, caller: &impl Caller, aim: &Aim) -> Answer {
+    let socket = caller.socket();
     let mut sent = None;
     for _ in 0..TRIES {
         let Some(frontend) = tables.frontend(aim) else {
@@ -62,7 +73,7 @@ fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim)
             tables.count(Counter::Torn);
             return Answer::NotOurs;
         };
-        remember(tables, socket, aim, backend);
+        remember(tables, caller, socket, aim, backend);
         sent = Some((backend, frontend.service));
         // The daemon takes a backend out of its set before it looks who is connected to it. So
         // either it finds this socket, or we find the set without the backend.
@@ -87,20 +98,30 @@ fn aimed(tables: &impl Sockets, kernel: &impl Kernel, socket: Socket, aim: &Aim)
 }
 
 #[inline(always)]
-fn remember(tables: &impl Sockets, socket: Socket, aim: &Aim, backend: Backend) {
+fn remember(
+    tables: &impl Sockets,
+    caller: &impl Caller,
+    socket: Socket,
+    aim: &Aim,
+    backend: Backend,
+) {
     let value = Connected {
         netns: socket.netns,
         frontend: FrontendKey { ..*aim },
         backend,
     };
-    if !tables.set_connected(aim.protocol, socket.cookie, &value) {
+    if !caller.mark() || !tables.set_connected(aim.protocol, socket.cookie, &value) {
         tables.count(Counter::Forgotten);
     }
 }
 
 /// A socket is gone, or goes elsewhere.
 #[inline(always)]
-pub fn close(tables: &impl Sockets, protocol: u8, cookie: u64) {
+pub fn close(tables: &impl Sockets, caller: &impl Caller, protocol: u8) {
+    if !caller.is_marked() {
+        return;
+    }
+    let cookie = caller.cookie();
     // To look is cheaper than to delete what is not there.
     if let Some(connected) = tables.connected(protocol, cookie) {
         tables.forget(protocol, cookie);
@@ -116,10 +137,14 @@ pub fn close(tables: &impl Sockets, protocol: u8, cookie: u64) {
 #[inline(always)]
 pub fn believed(
     tables: &impl Sockets,
-    socket: Socket,
+    caller: &impl Caller,
     backend: Backend,
     protocol: u8,
 ) -> Option<Original> {
+    if !caller.is_marked() {
+        return None;
+    }
+    let socket = caller.socket();
     let connected = tables.connected(protocol, socket.cookie);
     match connected.filter(|connected| connected.backend == backend) {
         Some(connected) => Some(Original {

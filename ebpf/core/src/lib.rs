@@ -27,7 +27,7 @@ pub use bind::may_bind;
 pub use connect::{Sockets, believed, close, connect};
 pub use limit::Limit;
 pub use onward::{Hop, Routes, Verdict, Way, Work, find_way, words};
-pub use socket::{Aim, Answer, Kernel, Socket, Tables, send};
+pub use socket::{Aim, Answer, Caller, Kernel, Socket, Tables, send};
 pub use track::{Added, PacketTables, answer_to, follow, settle};
 pub use turn::{may_be_unfinished, turn};
 

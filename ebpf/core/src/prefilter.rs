@@ -1,6 +1,7 @@
 //! Whether a packet may concern us at all: see [`causeway_ebpf_abi::prefilter`]. The words are those
 //! of a packet from its IP header on, as they stand there.
 
+use causeway_ebpf_abi::FrontendKey;
 use causeway_ebpf_abi::prefilter::{Block, Folded, aim, is_fresh, mark, network};
 
 use crate::packet::{Flow, TCP, UDP};
@@ -58,6 +59,13 @@ pub fn may_concern_v6(tables: &impl Prefilter, words: &[u32; V6_WORDS]) -> bool 
         // Extension headers among them, which are counted.
         Transport::Other => true,
     }
+}
+
+/// Whether a call may aim at a frontend, or at a network of Services.
+#[inline(always)]
+pub fn may_be_aimed(tables: &impl Prefilter, at: &FrontendKey) -> bool {
+    has(tables, aim(Folded::of(&at.address), at.port, at.protocol))
+        || has(tables, network(Block::of(&at.address)))
 }
 
 /// What a packet may be, with its ports as they stand there.

@@ -6,6 +6,7 @@ use causeway_ebpf_abi::{
 };
 
 use crate::choice::{self, Client, has};
+use crate::prefilter::{Prefilter, may_be_aimed};
 
 /// The maps.
 pub trait Tables {
@@ -56,6 +57,27 @@ pub struct Socket {
     pub netns: u64,
 }
 
+/// The socket that calls, of which nothing is asked before it is needed: almost none concerns us.
+pub trait Caller {
+    /// See [`Socket::cookie`].
+    fn cookie(&self) -> u64;
+    /// See [`Socket::netns`].
+    fn netns(&self) -> u64;
+    /// Whether it is marked: maps may have something of it.
+    fn is_marked(&self) -> bool;
+    /// Marks it, before a map has something of it; whether the kernel had the memory for that.
+    fn mark(&self) -> bool;
+
+    /// Who it is.
+    #[inline(always)]
+    fn socket(&self) -> Socket {
+        Socket {
+            cookie: self.cookie(),
+            netns: self.netns(),
+        }
+    }
+}
+
 /// What a call aims at.
 pub type Aim = FrontendKey;
 
@@ -73,7 +95,16 @@ pub enum Answer {
 /// `sendto` and its like on a UDP socket that is not connected. A socket stays with its backend as
 /// long as the set has it, as a flow does whose packets are tracked.
 #[inline(always)]
-pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Aim) -> Answer {
+pub fn send(
+    tables: &(impl Tables + Prefilter),
+    kernel: &impl Kernel,
+    caller: &impl Caller,
+    aim: &Aim,
+) -> Answer {
+    if !may_be_aimed(tables, aim) {
+        return Answer::NotOurs;
+    }
+    let socket = caller.socket();
     let Some(frontend) = tables.frontend(aim) else {
         return unserved(tables, kernel, socket, aim);
     };
@@ -102,7 +133,7 @@ pub fn send(tables: &impl Tables, kernel: &impl Kernel, socket: Socket, aim: &Ai
         backend,
         ..Event::of_socket(Counter::Sent, socket.netns, *aim)
     });
-    remember(tables, socket, aim, backend);
+    remember(tables, caller, socket, aim, backend);
     Answer::To(backend)
 }
 
@@ -164,7 +195,13 @@ pub(crate) fn unserved(
 }
 
 #[inline(always)]
-fn remember(tables: &impl Tables, socket: Socket, aim: &Aim, backend: Backend) {
+fn remember(
+    tables: &impl Tables,
+    caller: &impl Caller,
+    socket: Socket,
+    aim: &Aim,
+    backend: Backend,
+) {
     let key = ReverseKey {
         socket: socket.cookie,
         backend,
@@ -175,7 +212,7 @@ fn remember(tables: &impl Tables, socket: Socket, aim: &Aim, backend: Backend) {
         port: aim.port,
         zero: 0,
     };
-    if !tables.set_original(&key, &original) {
+    if !caller.mark() || !tables.set_original(&key, &original) {
         tables.count(Counter::Forgotten);
     }
 }

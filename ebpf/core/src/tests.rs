@@ -2,6 +2,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
+use causeway_ebpf_abi::prefilter::{Block, Folded, aim, network};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, Connected, Counter, Event, FlowKey, Frontend,
     FrontendKey, MemberKey, Original, ReverseKey, SlotKey, SocketRules, Traffic, UNSERVED_DROPPED,
@@ -9,6 +10,7 @@ use causeway_ebpf_abi::{
 };
 use proptest::prelude::*;
 
+use super::prefilter::Prefilter;
 use super::*;
 
 extern crate std;
@@ -29,6 +31,8 @@ struct Maps {
     originals: RefCell<BTreeMap<ReverseKey, Original>>,
     connected: RefCell<BTreeMap<(u8, u64), Connected>>,
     rules: Option<SocketRules>,
+    /// The bits of what may be aimed at, if not those of what is there.
+    aimed: Option<u64>,
     counted: RefCell<Vec<Counter>>,
     told: RefCell<Vec<Event>>,
     traffic: RefCell<BTreeMap<(u32, Backend), Traffic>>,
@@ -92,6 +96,42 @@ impl Sockets for Maps {
     }
     fn rules(&self) -> Option<SocketRules> {
         self.rules
+    }
+}
+
+/// Whatever is in a map may be aimed at.
+impl Prefilter for Maps {
+    fn generation(&self) -> u32 {
+        0
+    }
+    fn mark(&self, _: u32) -> u32 {
+        0
+    }
+    fn aims(&self, word: u32) -> u64 {
+        if let Some(aimed) = self.aimed {
+            return aimed;
+        }
+        let frontends = self.frontends.keys();
+        let aims = frontends.map(|key| aim(Folded::of(&key.address), key.port, key.protocol));
+        let networks = self.unserved.keys().map(|key| network(Block::of(key)));
+        let there = aims.chain(networks).filter(|bit| bit.0 == word);
+        there.fold(0, |bits, bit| bits | bit.1)
+    }
+}
+
+/// One that is marked.
+impl Caller for Socket {
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+    fn netns(&self) -> u64 {
+        self.netns
+    }
+    fn is_marked(&self) -> bool {
+        true
+    }
+    fn mark(&self) -> bool {
+        true
     }
 }
 
@@ -168,7 +208,7 @@ fn at(random: u32, now: u64) -> Machine {
 fn what_is_no_frontend_passes() {
     let other = FrontendKey { port: 80, ..AIM };
     let maps = maps(1, 2, 0);
-    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &other), Answer::NotOurs);
+    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &other), Answer::NotOurs);
     assert!(maps.counted.borrow().is_empty());
 }
 
@@ -177,8 +217,8 @@ fn a_port_that_no_service_has_is_refused_at_a_services_address() {
     let mut maps = maps(1, 2, 0);
     maps.unserved.insert(AIM.address, UNSERVED_REFUSED);
     let other = FrontendKey { port: 80, ..AIM };
-    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &other), Answer::Refuse);
-    assert_eq!(send(&maps, &at(0, 0), CLIENT, &other), Answer::Refuse);
+    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &other), Answer::Refuse);
+    assert_eq!(send(&maps, &at(0, 0), &CLIENT, &other), Answer::Refuse);
     assert_eq!(*maps.counted.borrow(), [Counter::Refused; 2]);
     // Who connects a UDP socket sends nothing yet.
     maps.rules = Some(SocketRules {
@@ -190,14 +230,14 @@ fn a_port_that_no_service_has_is_refused_at_a_services_address() {
         protocol: 17,
         ..other
     };
-    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &udp), Answer::NotOurs);
+    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &udp), Answer::NotOurs);
     // What is left to another data plane is known, and goes there.
     let left = Frontend {
         flags: 0,
         ..maps.frontends[&AIM]
     };
     maps.frontends.insert(other, left);
-    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &other), Answer::NotOurs);
+    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &other), Answer::NotOurs);
 }
 
 #[test]
@@ -213,8 +253,8 @@ fn an_address_that_nobody_has_is_refused_to_the_node_and_left_to_the_interfaces_
         ..CLIENT
     };
     for (socket, answer) in [(node, Answer::Refuse), (CLIENT, Answer::NotOurs)] {
-        assert_eq!(connect(&maps, &at(0, 0), socket, &other), answer);
-        assert_eq!(send(&maps, &at(0, 0), socket, &other), answer);
+        assert_eq!(connect(&maps, &at(0, 0), &socket, &other), answer);
+        assert_eq!(send(&maps, &at(0, 0), &socket, &other), answer);
     }
 }
 
@@ -224,7 +264,7 @@ fn a_frontend_of_packets_alone_passes() {
     for frontend in maps.frontends.values_mut() {
         frontend.flags = Frontend::PACKETS;
     }
-    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::NotOurs);
+    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &AIM), Answer::NotOurs);
 }
 
 #[test]
@@ -233,13 +273,13 @@ fn the_nodes_loopback_is_nobody_elses() {
     for frontend in maps.frontends.values_mut() {
         frontend.flags |= Frontend::NODE_ONLY;
     }
-    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::NotOurs);
+    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &AIM), Answer::NotOurs);
     let node = Socket {
         netns: NODE,
         ..CLIENT
     };
     assert_eq!(
-        connect(&maps, &at(0, 0), node, &AIM),
+        connect(&maps, &at(0, 0), &node, &AIM),
         Answer::To(backend(0))
     );
 }
@@ -247,33 +287,33 @@ fn the_nodes_loopback_is_nobody_elses() {
 #[test]
 fn a_frontend_without_backends_refuses() {
     let maps = maps(1, 0, 0);
-    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::Refuse);
-    assert_eq!(send(&maps, &at(0, 0), CLIENT, &AIM), Answer::Refuse);
+    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &AIM), Answer::Refuse);
+    assert_eq!(send(&maps, &at(0, 0), &CLIENT, &AIM), Answer::Refuse);
     assert_eq!(*maps.counted.borrow(), [Counter::Refused, Counter::Refused]);
 }
 
 #[test]
 fn the_socket_goes_on_believing_in_the_frontend() {
     let maps = maps(1, 3, 0);
-    let Answer::To(chosen) = connect(&maps, &at(u32::MAX, 0), CLIENT, &AIM) else {
+    let Answer::To(chosen) = connect(&maps, &at(u32::MAX, 0), &CLIENT, &AIM) else {
         panic!("not translated");
     };
     assert_eq!(chosen, backend(2));
-    let original = believed(&maps, CLIENT, chosen, 6).unwrap();
+    let original = believed(&maps, &CLIENT, chosen, 6).unwrap();
     assert_eq!((original.address, original.port), (AIM.address, AIM.port));
-    assert_eq!(believed(&maps, CLIENT, backend(0), 6), None);
-    assert_eq!(believed(&maps, CLIENT, chosen, 17), None);
+    assert_eq!(believed(&maps, &CLIENT, backend(0), 6), None);
+    assert_eq!(believed(&maps, &CLIENT, chosen, 17), None);
     let other = Socket {
         cookie: 8,
         ..CLIENT
     };
-    assert_eq!(believed(&maps, other, chosen, 6), None);
+    assert_eq!(believed(&maps, &other, chosen, 6), None);
 }
 
 #[test]
 fn a_client_stays_until_its_time_is_up_or_its_backend_gone() {
     let mut before = maps(1, 3, 10);
-    let to = |maps: &Maps, random, now| connect(maps, &at(random, now), CLIENT, &AIM);
+    let to = |maps: &Maps, random, now| connect(maps, &at(random, now), &CLIENT, &AIM);
     assert_eq!(to(&before, 0, 0), Answer::To(backend(0)));
     assert_eq!(to(&before, u32::MAX, 9_999_999_999), Answer::To(backend(0)));
     // Each connection begins the time anew.
@@ -288,14 +328,14 @@ fn a_client_stays_until_its_time_is_up_or_its_backend_gone() {
     before.members.retain(|member| member.backend != backend(2));
     assert_eq!(to(&before, 0, 29_000_000_002), Answer::To(backend(0)));
     let elsewhere = Socket { netns: 4, ..CLIENT };
-    let other = connect(&before, &at(1 << 31, 29_000_000_002), elsewhere, &AIM);
+    let other = connect(&before, &at(1 << 31, 29_000_000_002), &elsewhere, &AIM);
     assert_eq!(other, Answer::To(backend(1)));
 }
 
 #[test]
 fn datagrams_of_one_socket_go_to_one_backend_until_it_leaves() {
     let mut maps_now = maps(1, 4, 0);
-    let to = |maps: &Maps, random| send(maps, &at(random, 0), CLIENT, &AIM);
+    let to = |maps: &Maps, random| send(maps, &at(random, 0), &CLIENT, &AIM);
     assert_eq!(to(&maps_now, 0), Answer::To(backend(0)));
     assert_eq!(to(&maps_now, u32::MAX), Answer::To(backend(0)));
     maps_now
@@ -308,7 +348,7 @@ fn datagrams_of_one_socket_go_to_one_backend_until_it_leaves() {
 fn a_missing_slot_is_counted_and_passes() {
     let mut maps = maps(1, 2, 0);
     maps.backends.clear();
-    assert_eq!(connect(&maps, &at(0, 0), CLIENT, &AIM), Answer::NotOurs);
+    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &AIM), Answer::NotOurs);
     assert_eq!(*maps.counted.borrow(), [Counter::Torn]);
 }
 
@@ -317,7 +357,7 @@ proptest! {
     #[test]
     fn every_random_number_has_a_slot(count in 1_u8.., random: u32) {
         let maps = maps(1, count, 0);
-        let Answer::To(chosen) = connect(&maps, &at(random, 0), CLIENT, &AIM) else {
+        let Answer::To(chosen) = connect(&maps, &at(random, 0), &CLIENT, &AIM) else {
             panic!("not translated");
         };
         let [.., number] = chosen.address;

@@ -10,8 +10,9 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use causeway_ebpf_abi::{Address, Backend, FrontendKey, MAPPED, mapped};
-use causeway_ebpf_core::{Aim, Answer, Kernel, Socket, believed, close, connect, may_bind, send};
+use causeway_ebpf_core::{Aim, Answer, Caller, Kernel, believed, close, connect, may_bind, send};
 
+use crate::connections::Marks;
 use crate::maps::{self, Maps};
 
 /// The system call goes on.
@@ -84,11 +85,33 @@ pub fn sock_release(context: SockContext) -> i32 {
     // SAFETY: the verifier checks every access to the context.
     let protocol = unsafe { (*context.sock).protocol };
     if protocol == TCP || protocol == UDP {
-        // SAFETY: the helper takes the context of this program type.
-        let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
-        close(&Maps, protocol as u8, cookie);
+        close(&Maps, &Leaving(context), protocol as u8);
     }
     GO_ON
+}
+
+/// A socket that is closed.
+struct Leaving(SockContext);
+
+impl Caller for Leaving {
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the helper takes the context of this program type.
+        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
+    }
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
+    }
+    #[inline(always)]
+    fn is_marked(&self) -> bool {
+        Marks(self.0.as_ptr()).is_marked()
+    }
+    #[inline(always)]
+    fn mark(&self) -> bool {
+        Marks(self.0.as_ptr()).mark()
+    }
 }
 
 struct Call(SockAddrContext);
@@ -171,6 +194,27 @@ impl Kernel for ThisMachine {
     }
 }
 
+impl Caller for Call {
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the helper takes the context of this program type.
+        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
+    }
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
+    }
+    #[inline(always)]
+    fn is_marked(&self) -> bool {
+        self.marks().is_marked()
+    }
+    #[inline(always)]
+    fn mark(&self) -> bool {
+        self.marks().mark()
+    }
+}
+
 impl Call {
     #[inline(always)]
     fn raw(&self) -> *mut bpf_sock_addr {
@@ -178,15 +222,9 @@ impl Call {
     }
 
     #[inline(always)]
-    fn socket(&self) -> Socket {
-        let context = self.0.as_ptr();
-        // SAFETY: both helpers take the context of this program type.
-        unsafe {
-            Socket {
-                cookie: bpf_get_socket_cookie(context),
-                netns: bpf_get_netns_cookie(context),
-            }
-        }
+    fn marks(&self) -> Marks {
+        // SAFETY: the verifier checks every access to the context.
+        Marks(unsafe { (*self.raw()).__bindgen_anon_1.sk }.cast())
     }
 
     #[inline(always)]
@@ -241,7 +279,7 @@ impl Call {
         if self.is_other() {
             return GO_ON;
         }
-        let answer = connect(&Maps, &ThisMachine, self.socket(), &self.aim::<F>());
+        let answer = connect(&Maps, &ThisMachine, self, &self.aim::<F>());
         self.act::<F>(answer)
     }
 
@@ -250,7 +288,7 @@ impl Call {
         if self.protocol() != UDP || self.is_connected() {
             return GO_ON;
         }
-        let answer = send(&Maps, &ThisMachine, self.socket(), &self.aim::<F>());
+        let answer = send(&Maps, &ThisMachine, self, &self.aim::<F>());
         self.act::<F>(answer)
     }
 
@@ -289,7 +327,7 @@ impl Call {
             port: self.port(),
             place: 0,
         };
-        let original = believed(&Maps, self.socket(), backend, self.protocol() as u8);
+        let original = believed(&Maps, self, backend, self.protocol() as u8);
         if let Some(original) = original
             && F::has(&original.address)
         {

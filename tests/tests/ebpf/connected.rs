@@ -250,6 +250,9 @@ fn a_restart_keeps_sockets_and_ends_those_whose_endpoint_left_meanwhile() {
                 assert_eq!(ask_udp(socket).unwrap().pod, 3);
             }
         }
+        // Of those that were there before, it is told as well that they close.
+        drop(sockets);
+        assert_eq!(held(node), []);
     });
 }
 

@@ -14,6 +14,35 @@ const TRANSLATES_UDP: SocketRules = SocketRules {
     flags: SocketRules::UDP_CONNECT,
 };
 
+/// A socket of which the kernel tells whether it is marked.
+struct Marked {
+    marked: Cell<bool>,
+    memory: bool,
+}
+
+impl Caller for Marked {
+    fn cookie(&self) -> u64 {
+        CLIENT.cookie
+    }
+    fn netns(&self) -> u64 {
+        CLIENT.netns
+    }
+    fn is_marked(&self) -> bool {
+        self.marked.get()
+    }
+    fn mark(&self) -> bool {
+        self.marked.replace(self.memory);
+        self.memory
+    }
+}
+
+fn unmarked() -> Marked {
+    Marked {
+        marked: Cell::new(false),
+        memory: true,
+    }
+}
+
 /// One frontend of TCP and UDP with so many backends.
 fn both(count: u8) -> Maps {
     let mut maps = maps(1, count, 0);
@@ -26,14 +55,14 @@ fn both(count: u8) -> Maps {
 #[test]
 fn connect_of_udp_is_translated_where_it_is_said_and_remembered() {
     let mut maps = both(2);
-    let to = |maps: &Maps| connect(maps, &at(0, 0), CLIENT, &UDP_AIM);
+    let to = |maps: &Maps| connect(maps, &at(0, 0), &CLIENT, &UDP_AIM);
     assert_eq!(to(&maps), Answer::To(backend(0)));
     assert_eq!(*maps.counted.borrow(), [Counter::ConnectedUdp]);
     let remembered = maps.connected(17, CLIENT.cookie).unwrap();
     assert_eq!(remembered.netns, CLIENT.netns);
     assert_eq!(remembered.frontend, UDP_AIM);
     assert_eq!(remembered.backend, backend(0));
-    let original = believed(&maps, CLIENT, backend(0), 17).unwrap();
+    let original = believed(&maps, &CLIENT, backend(0), 17).unwrap();
     assert_eq!((original.address, original.port), (AIM.address, AIM.port));
 
     maps.rules = Some(SocketRules {
@@ -51,27 +80,85 @@ fn a_socket_that_connects_elsewhere_or_closes_is_forgotten() {
     let maps = both(1);
     for aim in [AIM, UDP_AIM] {
         let connected = || maps.connected(aim.protocol, CLIENT.cookie);
-        connect(&maps, &at(0, 0), CLIENT, &aim);
+        connect(&maps, &at(0, 0), &CLIENT, &aim);
         assert!(connected().is_some());
         let other = FrontendKey { port: 80, ..aim };
-        connect(&maps, &at(0, 0), CLIENT, &other);
+        connect(&maps, &at(0, 0), &CLIENT, &other);
         assert_eq!(connected(), None);
-        connect(&maps, &at(0, 0), CLIENT, &aim);
-        close(&maps, aim.protocol, CLIENT.cookie + 1);
+        connect(&maps, &at(0, 0), &CLIENT, &aim);
+        let another = Socket {
+            cookie: CLIENT.cookie + 1,
+            ..CLIENT
+        };
+        close(&maps, &another, aim.protocol);
         assert!(connected().is_some());
-        close(&maps, aim.protocol, CLIENT.cookie);
+        close(&maps, &CLIENT, aim.protocol);
         assert_eq!(connected(), None);
     }
 }
 
 #[test]
+fn a_socket_is_marked_with_what_a_map_has_of_it() {
+    let mut maps = both(1);
+    let other = FrontendKey { port: 80, ..AIM };
+    for aim in [AIM, UDP_AIM] {
+        let caller = unmarked();
+        connect(&maps, &at(0, 0), &caller, &FrontendKey { port: 80, ..aim });
+        assert!(!caller.is_marked());
+        connect(&maps, &at(0, 0), &caller, &aim);
+        assert!(caller.is_marked());
+        close(&maps, &caller, aim.protocol);
+        assert_eq!(maps.connected(aim.protocol, CLIENT.cookie), None);
+    }
+    let caller = unmarked();
+    send(&maps, &at(0, 0), &caller, &UDP_AIM);
+    assert!(caller.is_marked());
+    assert!(believed(&maps, &caller, backend(0), 17).is_some());
+    assert_eq!(maps.connected(17, CLIENT.cookie), None);
+
+    // Of others nothing is looked for, whatever there may be.
+    connect(&maps, &at(0, 0), &CLIENT, &AIM);
+    let caller = unmarked();
+    connect(&maps, &at(0, 0), &caller, &other);
+    close(&maps, &caller, 6);
+    assert!(maps.connected(6, CLIENT.cookie).is_some());
+    assert_eq!(believed(&maps, &caller, backend(0), 6), None);
+    assert_eq!(believed(&maps, &caller, backend(0), 17), None);
+
+    // What is aimed at has its bit before it is there.
+    maps.aimed = Some(0);
+    assert_eq!(connect(&maps, &at(0, 0), &caller, &AIM), Answer::NotOurs);
+    assert_eq!(send(&maps, &at(0, 0), &caller, &UDP_AIM), Answer::NotOurs);
+}
+
+#[test]
+fn what_cannot_be_marked_is_translated_and_forgotten() {
+    let maps = both(1);
+    let caller = Marked {
+        memory: false,
+        ..unmarked()
+    };
+    for aim in [AIM, UDP_AIM] {
+        let answer = connect(&maps, &at(0, 0), &caller, &aim);
+        assert_eq!(answer, Answer::To(backend(0)));
+        assert_eq!(maps.connected(aim.protocol, CLIENT.cookie), None);
+    }
+    let answer = send(&maps, &at(0, 0), &caller, &UDP_AIM);
+    assert_eq!(answer, Answer::To(backend(0)));
+    assert!(maps.originals.borrow().is_empty());
+    let counted = maps.counted.borrow();
+    let forgotten = |what: &&Counter| **what == Counter::Forgotten;
+    assert_eq!(counted.iter().filter(forgotten).count(), 3);
+}
+
+#[test]
 fn without_backends_connect_is_refused_and_what_was_is_forgotten() {
     let mut maps = both(1);
-    connect(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+    connect(&maps, &at(0, 0), &CLIENT, &UDP_AIM);
     for frontend in maps.frontends.values_mut() {
         frontend.count = 0;
     }
-    let answer = connect(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+    let answer = connect(&maps, &at(0, 0), &CLIENT, &UDP_AIM);
     assert_eq!(answer, Answer::Refuse);
     assert_eq!(maps.connected(17, CLIENT.cookie), None);
 }
@@ -104,7 +191,7 @@ fn a_backend_that_leaves_while_it_is_chosen_is_chosen_in_vain() {
         maps: &maps,
         tries: Cell::new(0),
     };
-    let answer = connect(machine.maps, &machine, CLIENT, &UDP_AIM);
+    let answer = connect(machine.maps, &machine, &CLIENT, &UDP_AIM);
     assert_eq!(answer, Answer::To(backend(1)));
     assert_eq!(machine.tries.get(), 2);
     let remembered = maps.connected(17, CLIENT.cookie).unwrap();
@@ -198,9 +285,9 @@ fn told(maps: &Maps) -> Vec<(u32, u64, FrontendKey, Backend)> {
 fn whoever_watches_hears_of_sockets_that_connect_and_close() {
     let mut maps = both(1);
     for (aim, what) in [(AIM, Counter::Connected), (UDP_AIM, Counter::ConnectedUdp)] {
-        connect(&maps, &at(0, 0), CLIENT, &aim);
-        close(&maps, aim.protocol, CLIENT.cookie);
-        close(&maps, aim.protocol, CLIENT.cookie);
+        connect(&maps, &at(0, 0), &CLIENT, &aim);
+        close(&maps, &CLIENT, aim.protocol);
+        close(&maps, &CLIENT, aim.protocol);
         let by = CLIENT.netns;
         let heard = [
             (what as u32, by, aim, backend(0)),
@@ -209,20 +296,20 @@ fn whoever_watches_hears_of_sockets_that_connect_and_close() {
         assert_eq!(told(&maps), heard);
     }
     for _ in 0..2 {
-        send(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+        send(&maps, &at(0, 0), &CLIENT, &UDP_AIM);
     }
     let sent = (Counter::Sent as u32, CLIENT.netns, UDP_AIM, backend(0));
     assert_eq!(told(&maps), [sent], "one datagram after the other");
     for frontend in maps.frontends.values_mut() {
         frontend.count = 0;
     }
-    connect(&maps, &at(0, 0), CLIENT, &AIM);
-    send(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+    connect(&maps, &at(0, 0), &CLIENT, &AIM);
+    send(&maps, &at(0, 0), &CLIENT, &UDP_AIM);
     let refused = |aim| (Counter::Refused as u32, CLIENT.netns, aim, Backend::NONE);
     assert_eq!(told(&maps), [refused(AIM), refused(UDP_AIM)]);
     // Nobody's.
     let other = FrontendKey { port: 80, ..AIM };
-    connect(&maps, &at(0, 0), CLIENT, &other);
+    connect(&maps, &at(0, 0), &CLIENT, &other);
     assert_eq!(told(&maps), []);
 }
 
@@ -230,17 +317,17 @@ fn whoever_watches_hears_of_sockets_that_connect_and_close() {
 fn connections_and_refusals_are_counted_for_the_service_port_and_its_backend() {
     let mut maps = both(1);
     for aim in [AIM, UDP_AIM] {
-        connect(&maps, &at(0, 0), CLIENT, &aim);
+        connect(&maps, &at(0, 0), &CLIENT, &aim);
     }
     // A flow, however many datagrams it has.
     for _ in 0..3 {
-        send(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+        send(&maps, &at(0, 0), &CLIENT, &UDP_AIM);
     }
     for frontend in maps.frontends.values_mut() {
         frontend.count = 0;
     }
-    connect(&maps, &at(0, 0), CLIENT, &AIM);
-    send(&maps, &at(0, 0), CLIENT, &UDP_AIM);
+    connect(&maps, &at(0, 0), &CLIENT, &AIM);
+    send(&maps, &at(0, 0), &CLIENT, &UDP_AIM);
     let connections = Traffic {
         connections: 3,
         ..Traffic::NONE
