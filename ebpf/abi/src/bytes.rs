@@ -46,5 +46,6 @@ plain! {
     crate::Traffic: 6 * 8;
     crate::PortName: 192;
     crate::Event: 8 + 8 + 4 + 20 + 20 + 20;
-    crate::Track: 5 * 8 + 40 + 4 + 4;
+    crate::Track: 5 * 8 + 40 + 4 + 4 + 28 + 4;
+    crate::Hop: 4 + 4 + 16 + 4;
 }

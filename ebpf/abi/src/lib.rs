@@ -20,7 +20,7 @@ pub use bytes::Plain;
 pub use events::Event;
 pub use maglev::{Row, RowKey};
 pub use packets::{
-    ClientKey, HardwareAddress, Interface, PodNetwork, Settings, Stage, Track, Tuple,
+    ClientKey, HardwareAddress, Hop, Interface, PodNetwork, Settings, Stage, Track, Tuple,
 };
 pub use sockets::{Connected, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
@@ -34,7 +34,7 @@ pub const LAYOUT: u32 = 10;
 pub const LASTING: [(&str, u32, &[&str]); 3] = [
     (
         "connections",
-        1,
+        2,
         &[maps::TRACKS, maps::MARKS, maps::GENERATION],
     ),
     (

@@ -111,6 +111,34 @@ pub struct Track {
     pub flags: u32,
     /// [`crate::Frontend::service`], as the connection began.
     pub service: u32,
+    /// Where its packets leave, since a moment in the second in which the last one came.
+    pub hop: Hop,
+    /// Zero.
+    pub zero: u32,
+}
+
+/// The next node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Hop {
+    /// Index of the interface.
+    pub interface: u32,
+    /// The family of the address (AF_INET or AF_INET6).
+    pub family: u32,
+    /// Its address, as it stands in a packet.
+    pub address: [u32; 4],
+    /// How large a packet may be there, in bytes from the IP header on; 0: unknown.
+    pub mtu: u32,
+}
+
+impl Hop {
+    /// None.
+    pub const NONE: Self = Self {
+        interface: 0,
+        family: 0,
+        address: [0; 4],
+        mtu: 0,
+    };
 }
 
 impl Track {

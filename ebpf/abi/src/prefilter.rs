@@ -3,8 +3,8 @@
 //!
 //! Two tables are asked. In [`crate::maps::AIMS`] one bit stands for each frontend and each network
 //! of Services; the daemon sets it before there is the entry. In [`crate::maps::MARKS`] one cell
-//! stands for each direction of a connection; who adds the connection marks it before. Cells are
-//! not unmarked, since the map of connections forgets some by itself: the daemon counts
+//! stands for each direction of a connection, and of all others between the same two at the same
+//! port; who adds the connection marks it before. Cells are not unmarked, since the map of connections forgets some by itself: the daemon counts
 //! generations, marks anew what there is in each of them, and what was marked too long ago counts
 //! for nothing.
 
@@ -75,11 +75,20 @@ impl Folded {
     }
 }
 
-/// Where the mark of a packet's direction is: of its addresses, and its ports as they stand there.
+/// Where the mark of a packet's direction is: of its addresses, and of its ports as they stand there the
+/// lower one, which is the server's as a rule. So all connections of a client to a server share a mark,
+/// and whoever asks for one after the other finds it in the processor's cache.
 #[inline(always)]
 #[must_use]
 pub const fn mark(pair: Folded, ports: u32, protocol: u8) -> u32 {
-    mix(pair, ports, protocol) >> (32 - MARK_BITS)
+    let [a, b, c, d] = ports.to_ne_bytes();
+    let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    let lower = if source < destination {
+        source
+    } else {
+        destination
+    };
+    mix(pair, lower as u32, protocol) >> (32 - MARK_BITS)
 }
 
 /// [`mark`] of a connection's direction.

@@ -12,6 +12,14 @@ pub struct TrafficKey {
     pub backend: Backend,
 }
 
+impl TrafficKey {
+    /// Of no Service port.
+    pub const NONE: Self = Self {
+        service: 0,
+        backend: Backend::NONE,
+    };
+}
+
 /// Of all frontends of a Service port together, for each processor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]

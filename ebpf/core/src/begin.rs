@@ -1,10 +1,11 @@
 //! The first packet of a connection: who gets it, and how the answers find back.
 
 use causeway_ebpf_abi::{
-    Address, Affinity, Backend, ClientKey, Counter, Event, Frontend, FrontendKey, Interface, Row,
-    RowKey, Settings, Track, Traffic, Tuple, UNSERVED_DROPPED, UNSERVED_REFUSED,
+    Address, Affinity, Backend, ClientKey, Counter, Event, Frontend, FrontendKey, Hop, Interface,
+    Row, RowKey, Settings, Track, Traffic, Tuple, UNSERVED_DROPPED, UNSERVED_REFUSED,
 };
 
+use crate::onward::is_at;
 use crate::packet::{Family, Flow};
 use crate::track::{Added, PacketTables, make_room};
 use crate::{Kernel, Routes, Tables, Verdict, Way, Work, choice};
@@ -259,6 +260,8 @@ fn translate(
         becomes: flow.tuple.reversed(),
         flags: Track::ANSWER,
         service: work.service,
+        hop: Hop::NONE,
+        zero: 0,
     };
     if policy == Policy::Delegate && leads_to_node(tables, flow.family, work) {
         (work.direct, work.track.service) = (true, 0);
@@ -296,7 +299,7 @@ fn leads_to_node(tables: &impl PacketTables, family: Family, work: &Work) -> boo
     const OTHERS: u32 = Interface::PODS | Interface::NO_ETHERNET;
     let leaves = tables.interface(work.hop.interface);
     leaves.is_some_and(|leaves| leaves.flags & OTHERS == 0)
-        && !work.hop.is(family, &work.becomes.destination)
+        && !is_at(&work.hop, family, &work.becomes.destination)
 }
 
 /// Remembers the way there, with these flags, once the way back is, if there is one.
@@ -309,6 +312,7 @@ fn remember(tables: &impl PacketTables, flow: &Flow, work: &mut Work, flags: u32
     track.counted_bytes = track.bytes;
     track.becomes = work.becomes;
     track.flags = flags;
+    track.hop = work.hop;
     let added = tables.add_track(&flow.tuple, track);
     if added != Added::New && !work.direct {
         tables.remove_track(&work.answer);
@@ -321,6 +325,7 @@ fn remember(tables: &impl PacketTables, flow: &Flow, work: &mut Work, flags: u32
             let follows = |theirs: &mut Track| {
                 work.becomes = theirs.becomes;
                 work.direct = theirs.is_direct();
+                work.knows_way = false;
             };
             return match tables.with_track(&flow.tuple, follows) {
                 Some(()) => Verdict::Follow,

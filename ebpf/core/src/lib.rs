@@ -26,7 +26,7 @@ pub use begin::{account, begin};
 pub use bind::may_bind;
 pub use connect::{Sockets, believed, close, connect};
 pub use limit::Limit;
-pub use onward::{Hop, Routes, Verdict, Way, Work, find_way, words};
+pub use onward::{Routes, Verdict, Way, Work, find_way, go_on, words};
 pub use socket::{Aim, Answer, Caller, Kernel, Socket, Tables, send};
 pub use track::{Added, PacketTables, answer_to, follow, settle};
 pub use turn::{may_be_unfinished, turn};

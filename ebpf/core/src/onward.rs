@@ -1,9 +1,9 @@
 //! Where a packet goes on, and what becomes of it there.
 
-use causeway_ebpf_abi::{Address, Backend, Counter, Track, Tuple};
+use causeway_ebpf_abi::{Address, Backend, Counter, Hop, Track, Tuple};
 
-use crate::Tables;
-use crate::packet::Family;
+use crate::packet::{Family, Flow};
+use crate::{PacketTables, Tables};
 
 /// The kernel's routes.
 pub trait Routes {
@@ -22,29 +22,13 @@ pub enum Way {
     TooBig,
 }
 
-/// The next node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Hop {
-    /// Index of the interface.
-    pub interface: u32,
-    /// The family of the address (AF_INET or AF_INET6).
-    pub family: u32,
-    /// Its address, as it stands in a packet.
-    pub address: [u32; 4],
-    /// How large a packet may be there, in bytes; said with [`Way::TooBig`].
-    pub mtu: u32,
-}
-
-impl Hop {
-    /// The same node, as far as addresses of this family tell.
-    #[inline(always)]
-    pub(crate) fn is(&self, family: Family, address: &Address) -> bool {
-        let ([first, ..], [.., last]) = (self.address, words(address));
-        match family {
-            Family::V4 => first == last,
-            Family::V6 => self.address == words(address),
-        }
+/// Whether the next node has this address, as far as addresses of this family tell.
+#[inline(always)]
+pub(crate) fn is_at(hop: &Hop, family: Family, address: &Address) -> bool {
+    let ([first, ..], [.., last]) = (hop.address, words(address));
+    match family {
+        Family::V4 => first == last,
+        Family::V6 => hop.address == words(address),
     }
 }
 
@@ -67,10 +51,15 @@ pub struct Work {
     pub becomes: Tuple,
     /// Where it leaves.
     pub hop: Hop,
+    /// The hop is that of the packet before, which is good for this one as well.
+    pub(crate) knows_way: bool,
     /// The number of the Service port that a connection begins with; 0: unknown.
     pub(crate) service: u32,
-    /// It is time to [`crate::settle`] what was not counted yet.
-    pub due: bool,
+    /// Of a packet of a known connection: a second is over since what was not counted yet was
+    /// settled.
+    pub(crate) due: bool,
+    /// Of the same: what is known of this direction, [`Track::flags`].
+    pub(crate) flags: u32,
     /// It is sent to the endpoint's node as it came.
     pub(crate) direct: bool,
     /// It was sent so before, and came back: that node doesn't know what to do with it.
@@ -86,14 +75,11 @@ impl Work {
     /// Nothing yet.
     pub const EMPTY: Self = Self {
         becomes: Tuple::EMPTY,
-        hop: Hop {
-            interface: 0,
-            family: 0,
-            address: [0; 4],
-            mtu: 0,
-        },
+        hop: Hop::NONE,
+        knows_way: false,
         service: 0,
         due: false,
+        flags: 0,
         direct: false,
         returned: false,
         what: None,
@@ -106,9 +92,25 @@ impl Work {
             becomes: Tuple::EMPTY,
             flags: 0,
             service: 0,
+            hop: Hop::NONE,
+            zero: 0,
         },
         answer: Tuple::EMPTY,
     };
+
+    /// Whether a packet of a known connection has its way already; if not, [`go_on`] finds it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn knows_way(&self) -> bool {
+        self.knows_way
+    }
+
+    /// Whether it may be time to [`crate::settle`] what was not counted yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_settle(&self) -> bool {
+        self.due || self.flags & (Track::FINISHED | Track::RESET) != 0
+    }
 
     /// The addresses and ports under which a packet leaves that came under these.
     #[inline(always)]
@@ -172,4 +174,22 @@ pub fn find_way(
             Verdict::TooBig
         }
     }
+}
+
+/// What becomes of a packet of a known connection. The kernel is asked for its way once a second in each
+/// direction, and whenever a packet may be too large for the way of the one before: that costs as much as
+/// all the rest.
+#[inline(always)]
+pub fn go_on(
+    tables: &impl PacketTables,
+    routes: &impl Routes,
+    ingress: u32,
+    flow: &Flow,
+    work: &mut Work,
+) -> Verdict {
+    let verdict = find_way(tables, routes, ingress, flow.family, work);
+    if verdict == Verdict::Translate {
+        tables.with_track(&flow.tuple, |track| track.hop = work.hop);
+    }
+    verdict
 }

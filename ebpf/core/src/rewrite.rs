@@ -4,6 +4,7 @@ use causeway_ebpf_abi::{Address, Tuple};
 
 use crate::checksum::{difference, fold, updated};
 use crate::packet::{Family, Flow, UDP};
+use crate::words;
 
 /// A packet's own header, before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,30 +51,18 @@ impl<'a> Addresses<'a> {
         fold(addresses_difference(family, self.old, self.new))
     }
 
-    /// The last 12 bytes of an IPv4 header: it has gone through one more node.
+    /// The last three words of an IPv4 header, as they stand there: it has gone through one more node.
     #[inline(always)]
     #[must_use]
-    pub fn v4(&self) -> [u8; 12] {
+    pub fn v4(&self) -> [u32; 3] {
         let hops = self.hops.wrapping_sub(1);
         let new = addresses_difference(Family::V4, self.old, self.new);
         let (before, after) = ([self.hops, self.protocol], [hops, self.protocol]);
         let checksum = updated(self.checksum, new + words_difference(before, after));
         let [high, low] = checksum.to_ne_bytes();
-        let [[.., a, b, c, d], [.., e, f, g, h]] = self.new;
-        [
-            hops,
-            self.protocol,
-            high,
-            low,
-            *a,
-            *b,
-            *c,
-            *d,
-            *e,
-            *f,
-            *g,
-            *h,
-        ]
+        let [source, destination] = self.new.map(v4_word);
+        let first = u32::from_ne_bytes([hops, self.protocol, high, low]);
+        [first, source, destination]
     }
 
     /// The new source and destination, for an IPv6 header.
@@ -161,14 +150,18 @@ fn addresses_difference(family: Family, old: [&Address; 2], new: [&Address; 2]) 
     let ([from, to], [source, destination]) = (old, new);
     match family {
         Family::V4 => {
-            let last = |address: &Address| {
-                let [.., a, b, c, d] = *address;
-                [a, b, c, d]
-            };
-            difference(&last(from), &last(source)) + difference(&last(to), &last(destination))
+            let [from, to, source, destination] = [from, to, source, destination].map(v4_word);
+            u64::from(source) + u64::from(!from) + u64::from(destination) + u64::from(!to)
         }
         Family::V6 => difference(from, source) + difference(to, destination),
     }
+}
+
+/// An IPv4 address as it stands in a packet: one word, since bytes are taken one by one.
+#[inline(always)]
+fn v4_word(address: &Address) -> u32 {
+    let [.., last] = words(address);
+    last
 }
 
 /// The difference that one 16-bit word makes.

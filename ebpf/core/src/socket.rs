@@ -42,7 +42,8 @@ pub trait Tables {
 pub trait Kernel {
     /// A random number, every value equally likely.
     fn random(&self) -> u32;
-    /// Nanoseconds of the monotonic clock.
+    /// Nanoseconds of the monotonic clock, as of the last tick of the kernel's timer: some
+    /// milliseconds ago at most.
     fn now(&self) -> u64;
     /// The cookie of the node's own network namespace.
     fn node(&self) -> u64;

@@ -1,7 +1,8 @@
 //! What is remembered of connections whose packets are translated.
 
 use causeway_ebpf_abi::{
-    Address, Affinity, ClientKey, Interface, RowKey, Settings, Stage, Track, Tuple,
+    Address, Affinity, ClientKey, Interface, RowKey, Settings, Stage, Track, Traffic, TrafficKey,
+    Tuple,
 };
 
 use crate::packet::{Flow, TCP};
@@ -82,6 +83,9 @@ pub fn follow(
         becomes,
         answer,
         due,
+        flags,
+        hop,
+        knows_way,
         direct,
         returned,
         ..
@@ -97,6 +101,8 @@ pub fn follow(
         *becomes = track.becomes;
         *direct = track.is_direct();
         *due = now >> TICK != track.seen >> TICK;
+        *hop = track.hop;
+        *knows_way = !*due && u32::from(flow.length) <= hop.mtu;
         note(track, flow, now);
         if flow.flags & (Flow::FIN | Flow::RST) != 0 {
             track.flags |= end(flow);
@@ -104,7 +110,7 @@ pub fn follow(
         if *direct && !flow.begins() {
             track.flags |= Track::ANSWERED;
         }
-        *due |= track.flags & (Track::FINISHED | Track::RESET) != 0;
+        *flags = track.flags;
         before
     });
     let Some(before) = before else {
@@ -169,38 +175,53 @@ impl Before {
     }
 }
 
-/// Counts for the Service port and its backend what came of a connection since the last time, when
-/// that is [`Work::due`]; and both directions of it.
+/// Counts for the Service port and its backend what came of a connection in both directions since the
+/// last time, when it is time for that.
 ///
-/// To do so with every packet would be two look-ups more for each of them. So it is done once a
-/// second, and with each packet when a TCP connection is about to end: nothing is left then when its
-/// port is needed. Otherwise whoever takes a track away counts what is left.
+/// To do so with every packet would be four look-ups more for each of them. So it is done once a
+/// second, and with each packet once a TCP connection has ended: nothing is left then when its port is
+/// needed. Otherwise whoever takes a track away counts what is left.
 #[inline(always)]
 pub fn settle(tables: &impl PacketTables, flow: &Flow, work: &Work) {
     // What goes on as it came is counted where it is translated.
-    if !work.direct {
-        settle_one(tables, &flow.tuple);
-        settle_one(tables, &work.becomes.reversed());
+    if work.direct {
+        return;
     }
+    let partner = work.becomes.reversed();
+    let other = tables.with_track(&partner, |track| {
+        let ended = Stage::of(work.flags, track.flags) == Stage::Closed;
+        (work.due || ended).then(|| take(track, &partner))
+    });
+    let Some(other) = other.unwrap_or(Some((TrafficKey::NONE, Traffic::NONE))) else {
+        return;
+    };
+    let Some((to, mut more)) = tables.with_track(&flow.tuple, |track| take(track, &flow.tuple))
+    else {
+        return;
+    };
+    if other.0 == to {
+        more.add(&other.1);
+    } else {
+        tables.add(other.0.service, &other.0.backend, &other.1);
+    }
+    tables.add(to.service, &to.backend, &more);
 }
 
+/// What is yet to be counted of a direction, which it is from now on.
 #[inline(always)]
-fn settle_one(tables: &impl PacketTables, key: &Tuple) {
-    let uncounted = tables.with_track(key, |track| {
-        let uncounted = track.uncounted(key);
-        track.counted_packets = track.packets;
-        track.counted_bytes = track.bytes;
-        uncounted
-    });
-    if let Some((to, more)) = uncounted {
-        tables.add(to.service, &to.backend, &more);
-    }
+fn take(track: &mut Track, key: &Tuple) -> (TrafficKey, Traffic) {
+    let uncounted = track.uncounted(key);
+    track.counted_packets = track.packets;
+    track.counted_bytes = track.bytes;
+    uncounted
 }
 
 /// Takes a track away.
 #[inline(always)]
 fn forget(tables: &impl PacketTables, key: &Tuple) {
-    settle_one(tables, key);
+    if let Some((to, more)) = tables.with_track(key, |track| take(track, key)) {
+        tables.add(to.service, &to.backend, &more);
+    }
     tables.remove_track(key);
 }
 

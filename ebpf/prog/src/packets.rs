@@ -10,17 +10,17 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use causeway_ebpf_abi::{Address, Counter, Interface, Tuple};
-use causeway_ebpf_core::packet::{self, Family, Flow, Found, ICMP_HEADER, UDP};
+use causeway_ebpf_core::packet::{self, Family, Flow, Found, ICMP_HEADER, UDP, V4_HEADER};
 use causeway_ebpf_core::prefilter::{may_concern_v4, may_concern_v6};
 use causeway_ebpf_core::rewrite::{self, Addresses, Quote};
 use causeway_ebpf_core::{
     Kernel as _, Limit, PacketTables as _, Tables as _, Verdict, Work, account, answer_to, begin,
-    find_way, follow, settle,
+    find_way, follow, go_on, settle,
 };
 
 use crate::maps::{self, Maps};
 use crate::socket::ThisMachine;
-use buffer::{Buffer, Failed, MANGLED_ZERO, PSEUDO_HEADER};
+use buffer::{Buffer, Failed, MANGLED_ZERO, Near, PSEUDO_HEADER};
 
 /// The next program has its turn, and then the stack.
 const GO_ON: i32 = TC_ACT_UNSPEC;
@@ -51,7 +51,11 @@ pub fn packets(context: TcContext) -> i32 {
     let Some(room) = maps::room() else {
         return GO_ON;
     };
-    match packet::parse(buffer, family, &mut room.flow) {
+    let packet = Near {
+        buffer,
+        ethernet: !maps::may_lack_ethernet(buffer.interface()),
+    };
+    match packet::parse(&packet, family, &mut room.flow) {
         // What has come through too many nodes is for the stack to tell.
         Found::Flow if room.flow.hops > 1 => came(buffer, room),
         Found::Icmp if room.flow.hops > 1 => done(icmp_came(buffer, room)),
@@ -103,7 +107,7 @@ fn came(buffer: &Buffer, room: &mut Room) -> i32 {
         flow, work, limit, ..
     } = room;
     let verdict = if known(flow, work) {
-        if work.due {
+        if work.may_settle() {
             count(flow, work);
         }
         Verdict::Follow
@@ -115,7 +119,8 @@ fn came(buffer: &Buffer, room: &mut Room) -> i32 {
         return GO_ON;
     };
     let verdict = match verdict {
-        Verdict::Follow => along(buffer, flow.family, work),
+        Verdict::Follow if work.knows_way() => Verdict::Translate,
+        Verdict::Follow => further(buffer, flow, work),
         decided => decided,
     };
     match verdict {
@@ -161,6 +166,11 @@ fn tell(flow: &Flow, work: &Work) {
 #[inline(never)]
 fn count(flow: &Flow, work: &Work) {
     settle(&Maps, flow, work);
+}
+
+#[inline(never)]
+fn further(buffer: &Buffer, flow: &Flow, work: &mut Work) -> Verdict {
+    go_on(&Maps, buffer, buffer.interface(), flow, work)
 }
 
 #[inline(never)]
@@ -243,13 +253,29 @@ fn rewrite_flow(buffer: &Buffer, at: u32, flow: &Flow, becomes: &Tuple) -> Resul
     let addresses = Addresses::of(flow, &becomes.source, &becomes.destination);
     let difference = addresses.difference(flow.family);
     buffer.replace(checksum, difference, flags | PSEUDO_HEADER)?;
+    let grown = rewrite::ports_difference(&flow.tuple, becomes);
+    buffer.replace(checksum, grown, flags)?;
+    let ports = rewrite::ports(becomes);
     match flow.family {
+        // Without options, addresses and ports stand together.
+        Family::V4 if flow.transport == V4_HEADER => {
+            let end = V4End {
+                header: addresses.v4(),
+                ports,
+            };
+            return buffer.write(at + 8, &end);
+        }
         Family::V4 => buffer.write(at + 8, &addresses.v4())?,
         Family::V6 => write_v6(buffer, at, &addresses, difference)?,
     }
-    let ports = rewrite::ports_difference(&flow.tuple, becomes);
-    buffer.replace(checksum, ports, flags)?;
-    buffer.write(transport, &rewrite::ports(becomes))
+    buffer.write(transport, &ports)
+}
+
+/// What changes in an IPv4 packet is in the end of its header, and behind it.
+#[repr(C, align(4))]
+struct V4End {
+    header: [u32; 3],
+    ports: [u8; 4],
 }
 
 /// What changes in an IPv6 header is all in its end.

@@ -4,7 +4,7 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
+    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_coarse_ns,
     bpf_set_retval,
 };
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
@@ -186,7 +186,7 @@ impl Kernel for ThisMachine {
     #[inline(always)]
     fn now(&self) -> u64 {
         // SAFETY: takes nothing.
-        unsafe { bpf_ktime_get_ns() }
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
     #[inline(always)]
     fn node(&self) -> u64 {

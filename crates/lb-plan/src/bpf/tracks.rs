@@ -89,7 +89,7 @@ impl Lifetimes {
 
 #[cfg(test)]
 mod tests {
-    use causeway_ebpf_abi::Tuple;
+    use causeway_ebpf_abi::{Hop, Tuple};
 
     use super::*;
 
@@ -106,6 +106,8 @@ mod tests {
             becomes: Tuple::EMPTY,
             flags,
             service: 0,
+            hop: Hop::NONE,
+            zero: 0,
         }
     }
 

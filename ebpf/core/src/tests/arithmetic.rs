@@ -52,7 +52,8 @@ proptest! {
         flow.tuple.destination = address(16);
         let (source, destination) = (mapped(source), mapped(destination));
         let addresses = Addresses::of(&flow, &source, &destination);
-        header[8..20].copy_from_slice(&addresses.v4());
+        let end = addresses.v4().map(u32::to_ne_bytes);
+        header[8..20].copy_from_slice(end.as_flattened());
         prop_assert_eq!(checksum(&header), 0);
         prop_assert_eq!(header[8], flow.hops.wrapping_sub(1));
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use causeway_ebpf_abi::{
-    Address, Backend, Counter, Frontend, FrontendKey, Settings, Track, Tuple, UNSERVED_DROPPED,
-    UNSERVED_REFUSED, mapped,
+    Address, Backend, Counter, Frontend, FrontendKey, Hop, Settings, Track, Tuple,
+    UNSERVED_DROPPED, UNSERVED_REFUSED, mapped,
 };
 use proptest::prelude::*;
 
@@ -85,6 +85,39 @@ fn a_packet_that_begins_nothing_known_is_left() {
 }
 
 #[test]
+fn the_way_is_asked_for_once_a_second_and_for_what_may_be_too_large() {
+    let world = World::with(0, 1);
+    let way_back = world.translates(&syn()).reversed();
+    let asked = || world.ways.replace(0);
+    assert_eq!(asked(), 1);
+    let forth = packet(TCP, Flow::ACK);
+    let large = Flow {
+        length: 1_501,
+        ..forth
+    };
+    for (second, flow, expected) in [
+        (0, forth, 0),
+        (0, of(way_back, Flow::SYN | Flow::ACK), 1),
+        (0, of(way_back, Flow::ACK), 0),
+        (0, large, 1),
+        (0, forth, 0),
+        (2, forth, 1),
+        (2, forth, 0),
+        (2, of(way_back, Flow::ACK), 1),
+    ] {
+        world.now.set(second * SECOND);
+        world.translates(&flow);
+        assert_eq!(asked(), expected, "{second} {flow:?}");
+    }
+    // What changed meanwhile is heeded then.
+    world.narrow.set(true);
+    assert_eq!(world.takes(&forth).0, Verdict::Translate);
+    assert_eq!(world.takes(&large).0, Verdict::TooBig);
+    world.now.set(4 * SECOND);
+    assert_eq!(world.takes(&forth).0, Verdict::TooBig);
+}
+
+#[test]
 fn a_repeated_first_packet_keeps_its_backend() {
     let world = World::with(Frontend::MASQUERADE_OTHERS, 50);
     let first = world.translates(&syn());
@@ -156,6 +189,8 @@ fn whoever_loses_a_race_follows_the_winner() {
         becomes: winners,
         flags: 0,
         service: 0,
+        hop: Hop::NONE,
+        zero: 0,
     };
     *world.other_processor.borrow_mut() = Some((syn().tuple, track));
     assert_eq!(world.translates(&syn()), winners);

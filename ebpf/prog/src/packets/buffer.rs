@@ -15,6 +15,8 @@ use super::{ETHERNET, Head};
 
 /// `PACKET_HOST` (linux/if_packet.h): its Ethernet address is this machine's.
 const TO_THIS_MACHINE: u32 = 0;
+/// No header that is read where it is begins farther behind the link's header, in bytes.
+const FARTHEST: u32 = 60;
 /// `BPF_HDR_START_NET`: bytes count from the IP header on.
 const FROM_IP_HEADER: u32 = 1;
 /// `ETH_P_IP` and `ETH_P_IPV6` (linux/if_ether.h), in the packet's byte order.
@@ -53,6 +55,50 @@ impl Packet for Buffer {
             bpf_skb_load_bytes_relative(self.0.cast(), offset, to, N as u32, FROM_IP_HEADER)
         };
         status == 0
+    }
+}
+
+/// The same packet, whose headers are read where they are if they are in one piece: a call of the kernel
+/// for each takes longer.
+pub(super) struct Near<'a> {
+    pub(super) buffer: &'a Buffer,
+    /// It begins with an Ethernet header.
+    pub(super) ethernet: bool,
+}
+
+impl Packet for Near<'_> {
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        match self.place(offset, size_of::<[u32; N]>()) {
+            // SAFETY: it is between the packet's two addresses; see there for what isn't aligned.
+            Some(place) => Some(unsafe { *(place as *const [u32; N]) }),
+            None => self.buffer.words(offset),
+        }
+    }
+
+    #[inline(always)]
+    fn read_to<const N: usize>(&self, offset: u32, place: &mut [u8; N]) -> bool {
+        self.buffer.read_to(offset, place)
+    }
+}
+
+impl Near<'_> {
+    /// Where so many bytes are.
+    #[inline(always)]
+    fn place(&self, offset: u32, size: usize) -> Option<usize> {
+        // The verifier wants to know how far that may be.
+        if !self.ethernet || offset > FARTHEST {
+            return None;
+        }
+        // SAFETY: the verifier checks every access to the context.
+        let (data, end) = unsafe {
+            (
+                (*self.buffer.0).data as usize,
+                (*self.buffer.0).data_end as usize,
+            )
+        };
+        let place = data + ETHERNET as usize + offset as usize;
+        (place + size <= end).then_some(place)
     }
 }
 

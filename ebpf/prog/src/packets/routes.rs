@@ -7,9 +7,9 @@ use aya_ebpf::bindings::{
     bpf_fib_lookup, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup as lookup, bpf_redirect_neigh};
-use causeway_ebpf_abi::Tuple;
+use causeway_ebpf_abi::{Hop, Tuple};
 use causeway_ebpf_core::packet::Family;
-use causeway_ebpf_core::{Hop, Routes, Way, words};
+use causeway_ebpf_core::{Routes, Way, words};
 
 use super::buffer::Buffer;
 
@@ -34,6 +34,8 @@ impl Routes for Buffer {
                 hop.family = u32::from(asked.family);
                 // SAFETY: whatever the kernel wrote there are words.
                 hop.address = unsafe { asked.__bindgen_anon_4.ipv6_dst };
+                // SAFETY: a number, which is said with the first of these answers, and else zero.
+                hop.mtu = u32::from(unsafe { asked.__bindgen_anon_1.mtu_result });
                 Way::Out
             }
             TOO_BIG => {

@@ -112,7 +112,7 @@ fn rewrite(
     let addresses = Addresses::of(flow, &becomes.source, &becomes.destination);
     let transport = match flow.family {
         Family::V4 => {
-            frame.write(ETHERNET + 8, three_words(addresses.v4()))?;
+            frame.write(ETHERNET + 8, addresses.v4())?;
             ETHERNET + V4_HEADER
         }
         Family::V6 => {

@@ -1,13 +1,14 @@
 //! Connections whose packets go to the endpoint's node as they came.
 
 use causeway_ebpf_abi::{
-    Address, Backend, Counter, Frontend, Interface, Track, Traffic, Tuple, mapped,
+    Address, Backend, Counter, Frontend, Hop, Interface, Track, Traffic, Tuple, mapped,
 };
 
 use super::world::{SERVICE, World};
 use super::{CLIENT, INSIDE, OUTSIDE, SECOND, VIP, of, packet, pod, syn};
+use crate::onward::is_at;
 use crate::packet::{Family, Flow, TCP, UDP};
-use crate::{Hop, Verdict, Work, answer_to, turn, words};
+use crate::{Verdict, Work, answer_to, turn, words};
 
 extern crate std;
 
@@ -242,6 +243,8 @@ fn whoever_loses_a_race_follows_the_winner_and_takes_nothing_away() {
         },
         flags: 0,
         service: 0,
+        hop: Hop::NONE,
+        zero: 0,
     };
     *world.other_processor.borrow_mut() = Some((syn().tuple, translated));
     assert_eq!(is_translated(&world, &syn()), translated.becomes);
@@ -281,6 +284,8 @@ fn nobodys_port_is_taken_for_it() {
         becomes: answer,
         flags: Track::direct(64) | Track::RESET,
         service: 0,
+        hop: Hop::NONE,
+        zero: 0,
     };
     world.now.set(SECOND);
     for port in 61_000..=u16::MAX {
@@ -316,7 +321,7 @@ fn a_hop_is_told_by_as_much_as_its_family_has() {
     };
     let [.., first] = words(&OTHER_NODE);
     let v4 = hop([first, 0, 0, 0]);
-    assert!(v4.is(Family::V4, &OTHER_NODE) && !v4.is(Family::V4, &VIP));
+    assert!(is_at(&v4, Family::V4, &OTHER_NODE) && !is_at(&v4, Family::V4, &VIP));
     let long = hop(words(&v6(12)));
-    assert!(long.is(Family::V6, &v6(12)) && !long.is(Family::V6, &v6(13)));
+    assert!(is_at(&long, Family::V6, &v6(12)) && !is_at(&long, Family::V6, &v6(13)));
 }

@@ -6,15 +6,15 @@ use std::vec::Vec;
 
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
-    FrontendKey, Interface, MemberKey, Original, ReverseKey, Row, RowKey, Settings, SlotKey, Track,
-    Traffic, Tuple, mapped,
+    FrontendKey, Hop, Interface, MemberKey, Original, ReverseKey, Row, RowKey, Settings, SlotKey,
+    Track, Traffic, Tuple, mapped,
 };
 
 use super::{INSIDE, NODE, OUTSIDE, VIP, pod};
 use crate::packet::{Family, Flow, TCP, UDP};
 use crate::{
-    Added, Hop, Kernel, PacketTables, Routes, Tables, Verdict, Way, Work, account, begin, find_way,
-    follow, settle, words,
+    Added, Kernel, PacketTables, Routes, Tables, Verdict, Way, Work, account, begin, follow, go_on,
+    settle, words,
 };
 
 extern crate std;
@@ -43,6 +43,8 @@ pub(super) struct World {
     pub(super) asked: Cell<(u32, u32)>,
     pub(super) named: u32,
     pub(super) narrow: Cell<bool>,
+    /// How often a way was asked for.
+    pub(super) ways: Cell<u32>,
     /// Pods are behind this gateway, which is outside.
     pub(super) beyond: Cell<Option<Address>>,
     pub(super) outside_flags: Cell<u32>,
@@ -164,6 +166,7 @@ impl Kernel for World {
 
 impl Routes for World {
     fn way(&self, _: u32, _: Family, tuple: &Tuple, hop: &mut Hop) -> Way {
+        self.ways.set(self.ways.get() + 1);
         if self.lost.get() {
             return Way::None;
         }
@@ -178,6 +181,7 @@ impl Routes for World {
         };
         let [.., last] = words(&beyond.unwrap_or(tuple.destination));
         (hop.family, hop.address) = (2, [last, 0, 0, 0]);
+        hop.mtu = 1_500;
         if self.narrow.get() {
             hop.mtu = 1_280;
             return Way::TooBig;
@@ -235,7 +239,7 @@ impl World {
     pub(super) fn makes_of(&self, ingress: u32, flow: &Flow) -> (Verdict, Work) {
         let mut work = Work::EMPTY;
         let verdict = if follow(self, self, flow, &mut work) {
-            if work.due {
+            if work.may_settle() {
                 settle(self, flow, &work);
             }
             Verdict::Follow
@@ -247,7 +251,8 @@ impl World {
             Verdict::Pass
         };
         let verdict = match verdict {
-            Verdict::Follow => find_way(self, self, ingress, flow.family, &mut work),
+            Verdict::Follow if work.knows_way() => Verdict::Translate,
+            Verdict::Follow => go_on(self, self, ingress, flow, &mut work),
             decided => decided,
         };
         (verdict, work)
