@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie};
 use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode};
@@ -94,6 +95,17 @@ impl Plane {
         let program = self.frames();
         let attach = || program.attach_to_if_index(index, XdpMode::Driver).unwrap();
         bed.node.run(attach).unwrap();
+    }
+
+    /// The ports that masqueraded connections get.
+    pub(crate) fn masquerade_with(&mut self, ports: RangeInclusive<u16>) {
+        let mut settings: Array<_, Entry<Settings>> = self.map(maps::SETTINGS);
+        let written = Settings {
+            first_port: *ports.start(),
+            last_port: *ports.end(),
+            ..Settings::DEFAULT
+        };
+        settings.set(0, Entry(written), 0).unwrap();
     }
 
     fn map<'a, M: TryFrom<&'a mut Map>>(&'a mut self, name: &str) -> M

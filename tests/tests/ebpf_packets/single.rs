@@ -321,6 +321,44 @@ fn what_cannot_be_translated_is_left_as_it_is() {
     });
 }
 
+/// Flags and ports of TCP can be read, and its checksum is not there.
+#[test]
+fn what_cannot_be_written_is_dropped() {
+    on_a_bed(|bed, plane| {
+        let outside = Gate::of(bed, "eth0");
+        for (family, set) in [(0, 1), (1, 2)] {
+            let (client, front) = (at(CLIENTS[family]), at(NODE_PORTS[family]));
+            plane.serve(front, set, 0, &[at(PODS[family])]);
+            let good = packet(client, front, TCP).frame(outside.mac);
+            let cut = &good[..ETHERNET + [20, 40][family] + 16];
+            assert_eq!(outside.takes(plane, cut).0, DROP);
+        }
+        assert_eq!(plane.counted(Counter::Unwritable), 2);
+    });
+}
+
+#[test]
+fn who_finds_no_port_is_dropped() {
+    on_a_bed(|bed, plane| {
+        let outside = Gate::of(bed, "eth0");
+        plane.masquerade_with(61_000..=61_000);
+        for (family, set) in [(0, 1), (1, 2)] {
+            let (client, front) = (at(CLIENTS[family]), at(NODE_PORTS[family]));
+            plane.serve(front, set, Frontend::MASQUERADE_OTHERS, &[at(PODS[family])]);
+            for protocol in [TCP, UDP] {
+                let mut packet = packet(client, front, protocol);
+                let (node, _) = outside.sends_on(plane, &packet).sockets();
+                assert_eq!(node.port(), 61_000);
+                packet.from.set_port(client.port() + 1);
+                let frame = packet.frame(outside.mac);
+                assert_eq!(outside.takes(plane, &frame).0, DROP);
+            }
+        }
+        assert_eq!(plane.counted(Counter::NoPort), 4);
+        assert_eq!(plane.tracks().len(), 8, "of those that have a port");
+    });
+}
+
 #[test]
 fn a_frontend_that_drops_drops() {
     on_a_bed(|bed, plane| {
