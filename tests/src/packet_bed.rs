@@ -27,6 +27,8 @@ pub use site::Site;
 pub const POD_PORT: u16 = 8080;
 /// Another port that every pod serves, TCP and UDP.
 pub const OTHER_POD_PORT: u16 = 9090;
+/// An answer says what it says in so many bytes.
+const SHORT: usize = 64;
 /// How long a packet that nobody answers is waited for.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
@@ -113,12 +115,13 @@ pub fn tcp(to: SocketAddr, patience: Duration) -> Result<Seen> {
     ask(&mut connect(to, patience)?)
 }
 
-/// One UDP exchange with `to` from a new port of address `from` of the calling thread's namespace.
+/// One UDP exchange with `to`, in datagrams of so many bytes, from a new port of address `from` of the
+/// calling thread's namespace.
 ///
 /// # Errors
 /// As [`tcp`].
-pub fn udp(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<Seen> {
-    ask_udp(&udp_socket(from, to, patience)?)
+pub fn udp(from: IpAddr, to: SocketAddr, patience: Duration, bytes: usize) -> Result<Seen> {
+    ask_udp_with(&udp_socket(from, to, patience)?, bytes)
 }
 
 /// An ICMP echo to the address of `to` from the calling thread's namespace; who answers it is not
@@ -210,8 +213,36 @@ pub fn ask(stream: &mut TcpStream) -> Result<Seen> {
 /// # Errors
 /// As [`Host::tcp`].
 pub fn ask_udp(socket: &UdpSocket) -> Result<Seen> {
-    socket.send(b"?")?;
-    Ok(answer_udp(socket)?.0)
+    ask_udp_with(socket, 1)
+}
+
+/// The same with a datagram of so many bytes; if they are many, the answer has as many.
+///
+/// # Errors
+/// As [`Host::tcp`].
+///
+/// # Panics
+/// The answer has other bytes.
+pub fn ask_udp_with(socket: &UdpSocket, bytes: usize) -> Result<Seen> {
+    let question: Vec<u8> = (b'!'..=b'~').cycle().take(bytes).collect();
+    let mut answer = vec![0; bytes.max(SHORT)];
+    // A busy machine may lose a fragment, or have one overtake another.
+    let again = if bytes > SHORT { 2 } else { 0 };
+    let mut exchange = || {
+        socket.send(&question)?;
+        socket.recv(&mut answer)
+    };
+    let mut outcome = exchange();
+    for _ in 0..again {
+        match &outcome {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => outcome = exchange(),
+            _ => break,
+        }
+    }
+    let length = outcome?;
+    let same = answer.get(SHORT..length) == question.get(SHORT..);
+    assert!(bytes <= SHORT || same, "{length} other bytes than {bytes}");
+    seen(&answer[..length])
 }
 
 /// The answer to a datagram, and whom it is from.
@@ -219,7 +250,7 @@ pub fn ask_udp(socket: &UdpSocket) -> Result<Seen> {
 /// # Errors
 /// As [`Host::tcp`].
 pub fn answer_udp(socket: &UdpSocket) -> Result<(Seen, SocketAddr)> {
-    let mut answer = [0; 64];
+    let mut answer = [0; SHORT];
     let (length, from) = socket.recv_from(&mut answer)?;
     Ok((seen(&answer[..length])?, from))
 }

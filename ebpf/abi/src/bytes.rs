@@ -39,6 +39,8 @@ plain! {
     crate::PodNetwork: 4 + 16;
     crate::Tuple: 16 + 16 + 2 + 2 + 1 + 3;
     crate::ClientKey: 16 + 4;
+    crate::Datagram: 16 + 16 + 4 + 1 + 3;
+    crate::Ports: 2 + 2;
     crate::Connected: 8 + 20 + 20;
     crate::SocketRules: 16 + 16 + 4;
     crate::Settings: 2 + 2 + 4 + 4 + 8 + 8;

@@ -20,14 +20,15 @@ pub use bytes::Plain;
 pub use events::Event;
 pub use maglev::{Row, RowKey};
 pub use packets::{
-    ClientKey, HardwareAddress, Hop, Interface, PodNetwork, Settings, Stage, Track, Tuple,
+    ClientKey, Datagram, HardwareAddress, Hop, Interface, PodNetwork, Ports, Settings, Stage,
+    Track, Tuple,
 };
 pub use sockets::{Connected, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
 
 /// Grows whenever a type or a map below changes its meaning, but for those of [`LASTING`]: maps of
 /// another layout are not used.
-pub const LAYOUT: u32 = 10;
+pub const LAYOUT: u32 = 11;
 
 /// Maps that established connections need, and the numbers of Service ports that they bear. They stay when others change their layout, so that each
 /// group has a number of its own, which grows only when one of its own maps changes its meaning.
@@ -90,6 +91,9 @@ pub mod maps {
     pub const TRACKS: &str = "tracks";
     /// [`crate::ClientKey`] to [`crate::Affinity`].
     pub const CLIENTS: &str = "clients";
+    /// [`crate::Datagram`] to [`crate::Ports`]: what came in fragments, of which only the first one
+    /// has ports.
+    pub const FRAGMENTS: &str = "fragments";
     /// One entry: [`crate::Settings`].
     pub const SETTINGS: &str = "settings";
     /// [`crate::RowKey`] to [`crate::Row`]: Maglev tables.
@@ -340,7 +344,8 @@ pub enum Counter {
     PacketsRefused = 6,
     /// Packets that a frontend drops.
     PacketsDropped = 7,
-    /// IPv4 fragments, left to the stack.
+    /// Fragments that are not the first one, and of which no first one came that is ours: left to
+    /// the stack.
     Fragment = 8,
     /// IPv6 packets with extension headers, left to the stack.
     Extension = 9,
@@ -369,11 +374,13 @@ pub enum Counter {
     Turned = 19,
     /// Connections whose packets are sent to the endpoint's node as they came from now on.
     Direct = 20,
+    /// Dropped: fragments of a datagram whose first one ended here.
+    FragmentDropped = 21,
 }
 
 impl Counter {
     /// All of them, by index.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Connected,
         Self::Sent,
         Self::Refused,
@@ -395,6 +402,7 @@ impl Counter {
         Self::Unanswered,
         Self::Turned,
         Self::Direct,
+        Self::FragmentDropped,
     ];
 }
 

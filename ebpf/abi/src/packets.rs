@@ -87,6 +87,33 @@ impl Tuple {
     }
 }
 
+/// What all fragments of a datagram, or of a segment of TCP, have in common (RFC 791, section 3.2; RFC
+/// 8200, section 4.5), as they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C, align(8))]
+pub struct Datagram {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Its number among those of its sender: 16 bits with IPv4.
+    pub identification: u32,
+    /// IP protocol number: 6 or 17.
+    pub protocol: u8,
+    /// Zero.
+    pub zero: [u8; 3],
+}
+
+/// The ports of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Ports {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+}
+
 /// One direction of a connection that was translated. The other direction's key is
 /// [`Track::partner`], and what that one becomes is this one's key reversed. Or the only direction of
 /// one that this node sees, if it is [`Track::DIRECT`].

@@ -8,11 +8,15 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMP6: u8 = 58;
+/// What an IPv6 header says where that of a fragment comes next (RFC 8200, section 4.5).
+pub const FRAGMENT: u8 = 44;
 
 /// Length of an IPv4 header without options, in bytes.
 pub const V4_HEADER: u32 = 20;
 /// Length of an IPv6 header, in bytes.
 pub const V6_HEADER: u32 = 40;
+/// Length of a fragment's header in IPv6, in bytes.
+const FRAGMENT_HEADER: u32 = 8;
 /// Length of an ICMP header, in bytes: what it quotes comes after it.
 pub const ICMP_HEADER: u32 = 8;
 
@@ -40,25 +44,51 @@ pub enum Family {
 pub enum Found {
     /// Nothing.
     Other,
-    /// An IPv4 fragment, whose ports are not known.
+    /// A fragment of TCP or UDP that is not the first one: its ports are not known.
     Fragment,
-    /// It has IPv6 extension headers.
+    /// It has IPv6 extension headers, and not that of a fragment alone.
     Extension,
-    /// A packet of TCP or UDP.
+    /// A packet of TCP or UDP, or the first fragment of one.
     Flow,
     /// A packet of ICMP, which may quote one.
     Icmp,
+}
+
+/// Which part it is of what its sender sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Part {
+    /// All of it; also a fragment that is the only one (RFC 6946).
+    Whole = 0,
+    /// The first fragment, which has the transport's header.
+    First = 1,
+    /// Another fragment.
+    Later = 2,
+}
+
+impl Part {
+    /// Of a packet that is so far from the beginning, and after which more follow, or not.
+    #[inline(always)]
+    const fn at(offset: u16, more: bool) -> Self {
+        match (offset, more) {
+            (0, false) => Self::Whole,
+            (0, true) => Self::First,
+            _ => Self::Later,
+        }
+    }
 }
 
 /// What is read of a packet's headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow {
-    /// Its addresses and ports; ICMP has no ports.
+    /// Its addresses and ports; ICMP and later fragments have no ports.
     pub tuple: Tuple,
     /// Where the header of TCP, UDP or ICMP is, in bytes from the IP header (of the packet itself,
     /// and not of what it quotes) on.
     pub transport: u32,
+    /// Of which datagram it is a fragment, if it is one.
+    pub identification: u32,
     /// Its length in bytes from the IP header on, as that says.
     pub length: u16,
     /// Its header's checksum as it stands there; 0 for IPv6, which has none.
@@ -67,8 +97,12 @@ pub struct Flow {
     pub hops: u8,
     /// [`Flow::SYN`] and its like; 0 where it is not TCP.
     pub flags: u8,
+    /// What the IP header says that comes next: the protocol, or [`FRAGMENT`].
+    pub next: u8,
     /// Its version.
     pub family: Family,
+    /// Which part it is.
+    pub part: Part,
 }
 
 impl Flow {
@@ -85,18 +119,28 @@ impl Flow {
     pub const EMPTY: Self = Self {
         tuple: Tuple::EMPTY,
         transport: 0,
+        identification: 0,
         length: 0,
         checksum: 0,
         hops: 0,
         flags: 0,
+        next: 0,
         family: Family::V4,
+        part: Part::Whole,
     };
 
     /// Whether this packet begins a connection.
     #[inline(always)]
     #[must_use]
     pub const fn begins(&self) -> bool {
-        self.tuple.protocol != TCP || Self::is_first(self.flags)
+        self.has_ports() && (self.tuple.protocol != TCP || Self::is_first(self.flags))
+    }
+
+    /// Whether the transport's header is in it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_ports(&self) -> bool {
+        !matches!(self.part, Part::Later)
     }
 
     /// Whether these flags are those of the first packet of a TCP connection.
@@ -115,6 +159,10 @@ pub fn parse(packet: &impl Packet, family: Family, flow: &mut Flow) -> Found {
         return found;
     }
     match flow.tuple.protocol {
+        TCP | UDP if !flow.has_ports() => {
+            flow.flags = 0;
+            Found::Fragment
+        }
         TCP => {
             let Some([ports, _, _, fourth]) = packet.words(flow.transport) else {
                 return Found::Other;
@@ -132,7 +180,7 @@ pub fn parse(packet: &impl Packet, family: Family, flow: &mut Flow) -> Found {
             set_ports(flow, ports);
             Found::Flow
         }
-        ICMP | ICMP6 => Found::Icmp,
+        ICMP | ICMP6 if flow.part == Part::Whole => Found::Icmp,
         _ => Found::Other,
     }
 }
@@ -152,7 +200,7 @@ pub fn quoted(packet: &impl Packet, error: &Flow, about: &mut Flow) -> bool {
         _ => false,
     };
     let at = error.transport + ICMP_HEADER;
-    if !is_error || header(packet, error.family, at, about) != Found::Flow {
+    if !is_error || header(packet, error.family, at, about) != Found::Flow || !about.has_ports() {
         return false;
     }
     // More than eight bytes of the transport's header need not be there (RFC 792).
@@ -187,19 +235,20 @@ fn v4(packet: &impl Packet, at: u32, flow: &mut Flow) -> Found {
         return Found::Other;
     };
     let [version, _, length @ ..] = first.to_ne_bytes();
-    let [_, _, fragment, place] = second.to_ne_bytes();
+    let [high, low, fragment, place] = second.to_ne_bytes();
     let [hops, protocol, checksum @ ..] = third.to_ne_bytes();
     let words = u32::from(version & 0x0f);
     if version >> 4 != 4 || words < 5 {
         return Found::Other;
     }
     // More fragments follow, or this one is not the first (RFC 791, section 3.1).
-    if fragment & 0x3f != 0 || place != 0 {
-        return Found::Fragment;
-    }
+    let offset = u16::from_be_bytes([fragment & 0x1f, place]);
+    flow.part = Part::at(offset, fragment & 0x20 != 0);
+    flow.identification = u16::from_be_bytes([high, low]).into();
     flow.tuple.source = mapped(source);
     flow.tuple.destination = mapped(destination);
     flow.tuple.protocol = protocol;
+    flow.next = protocol;
     flow.hops = hops;
     flow.length = u16::from_be_bytes(length);
     flow.checksum = u16::from_ne_bytes(checksum);
@@ -219,13 +268,27 @@ fn v6(packet: &impl Packet, at: u32, flow: &mut Flow) -> Found {
         return Found::Other;
     };
     let [version, ..] = first.to_ne_bytes();
-    let [high, low, protocol, hops] = second.to_ne_bytes();
+    let [high, low, next, hops] = second.to_ne_bytes();
     if version >> 4 != 6 {
         return Found::Other;
     }
-    // Hop-by-hop, routing, fragment, encapsulating security, authentication, destination options
+    let mut protocol = next;
+    flow.part = Part::Whole;
+    flow.transport = at + V6_HEADER;
+    if next == FRAGMENT {
+        let Some([first, identification]) = packet.words(flow.transport) else {
+            return Found::Other;
+        };
+        let [behind, _, high, low] = first.to_ne_bytes();
+        let place = u16::from_be_bytes([high, low]);
+        protocol = behind;
+        flow.part = Part::at(place & !7, place & 1 != 0);
+        flow.identification = u32::from_be(identification);
+        flow.transport += FRAGMENT_HEADER;
+    }
+    // Hop-by-hop, routing, a fragment's, encapsulating security, authentication, destination options
     // (RFC 8200, section 4.1).
-    if matches!(protocol, 0 | 43 | 44 | 50 | 51 | 60) {
+    if matches!(protocol, 0 | 43 | FRAGMENT | 50 | 51 | 60) {
         return Found::Extension;
     }
     if !packet.read_to(at + 8, &mut flow.tuple.source)
@@ -234,9 +297,9 @@ fn v6(packet: &impl Packet, at: u32, flow: &mut Flow) -> Found {
         return Found::Other;
     }
     flow.tuple.protocol = protocol;
+    flow.next = next;
     flow.hops = hops;
     flow.length = u16::from_be_bytes([high, low]).saturating_add(40);
     flow.checksum = 0;
-    flow.transport = at + V6_HEADER;
     Found::Flow
 }

@@ -12,7 +12,7 @@ pub struct Addresses<'a> {
     old: [&'a Address; 2],
     new: [&'a Address; 2],
     hops: u8,
-    protocol: u8,
+    next: u8,
     checksum: u16,
 }
 
@@ -25,7 +25,7 @@ impl<'a> Addresses<'a> {
             old: [&flow.tuple.source, &flow.tuple.destination],
             new: [source, destination],
             hops: flow.hops,
-            protocol: flow.tuple.protocol,
+            next: flow.next,
             checksum: flow.checksum,
         }
     }
@@ -57,11 +57,11 @@ impl<'a> Addresses<'a> {
     pub fn v4(&self) -> [u32; 3] {
         let hops = self.hops.wrapping_sub(1);
         let new = addresses_difference(Family::V4, self.old, self.new);
-        let (before, after) = ([self.hops, self.protocol], [hops, self.protocol]);
+        let (before, after) = ([self.hops, self.next], [hops, self.next]);
         let checksum = updated(self.checksum, new + words_difference(before, after));
         let [high, low] = checksum.to_ne_bytes();
         let [source, destination] = self.new.map(v4_word);
-        let first = u32::from_ne_bytes([hops, self.protocol, high, low]);
+        let first = u32::from_ne_bytes([hops, self.next, high, low]);
         [first, source, destination]
     }
 
@@ -78,8 +78,8 @@ impl<'a> Addresses<'a> {
     #[must_use]
     pub fn v6_hops(&self) -> ([u8; 2], u16) {
         let (before, after) = (
-            [self.protocol, self.hops],
-            [self.protocol, self.hops.wrapping_sub(1)],
+            [self.next, self.hops],
+            [self.next, self.hops.wrapping_sub(1)],
         );
         (after, fold(words_difference(before, after)))
     }

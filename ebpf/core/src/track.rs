@@ -1,8 +1,8 @@
 //! What is remembered of connections whose packets are translated.
 
 use causeway_ebpf_abi::{
-    Address, Affinity, ClientKey, Interface, RowKey, Settings, Stage, Track, Traffic, TrafficKey,
-    Tuple,
+    Address, Affinity, ClientKey, Datagram, Interface, Ports, RowKey, Settings, Stage, Track,
+    Traffic, TrafficKey, Tuple,
 };
 
 use crate::packet::{Flow, TCP};
@@ -35,6 +35,12 @@ pub trait PacketTables: Tables {
     fn set_client(&self, key: &ClientKey, value: &Affinity);
     /// The slot that a place in a row of a Maglev table names.
     fn slot_at(&self, key: &RowKey, place: u32) -> Option<u32>;
+    /// The ports of the first fragment of a datagram.
+    fn ports(&self, of: &Datagram) -> Option<Ports>;
+    /// Remembers them.
+    fn set_ports(&self, of: &Datagram, ports: &Ports);
+    /// Forgets them.
+    fn forget_ports(&self, of: &Datagram);
     /// What holds for all packets.
     fn settings(&self) -> Settings;
 }
@@ -107,7 +113,7 @@ pub fn follow(
         if flow.flags & (Flow::FIN | Flow::RST) != 0 {
             track.flags |= end(flow);
         }
-        if *direct && !flow.begins() {
+        if *direct && flow.has_ports() && !flow.begins() {
             track.flags |= Track::ANSWERED;
         }
         *flags = track.flags;

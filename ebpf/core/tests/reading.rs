@@ -12,6 +12,8 @@ proptest! {
         v6: bool,
         protocol in prop::sample::select(&[1, 6, 17, 58][..]),
         kind in 1_u8..5,
+        fragment: bool,
+        place: [u8; 2],
     ) {
         // Most bytes are no packet at all: these are nearly one, which may quote another.
         let (version, next, header) = if v6 { (0x60, 6, 40) } else { (0x45, 9, 20) };
@@ -28,8 +30,13 @@ proptest! {
             }
         }
         if !v6 && bytes.len() > quoted + 8 {
-            bytes[6..8].fill(0);
+            bytes[6..8].copy_from_slice(if fragment { &place } else { &[0; 2] });
             bytes[quoted + 6..quoted + 8].fill(0);
+        }
+        if v6 && fragment && bytes.len() > header + 4 {
+            bytes[next] = 44;
+            bytes[header] = protocol;
+            bytes[header + 2..header + 4].copy_from_slice(&place);
         }
         check::packet(&bytes);
     }

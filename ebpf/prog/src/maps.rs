@@ -7,9 +7,9 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use causeway_ebpf_abi::prefilter::{AIM_WORDS, MARKS, mark_of};
 use causeway_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
-    FrontendKey, HardwareAddress, Interface, MemberKey, Original, ReverseKey, Row, RowKey,
-    Settings, SlotKey, Track, Traffic, Tuple,
+    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Datagram, Event, FlowKey,
+    Frontend, FrontendKey, HardwareAddress, Interface, MemberKey, Original, Ports, ReverseKey, Row,
+    RowKey, Settings, SlotKey, Track, Traffic, Tuple,
 };
 use causeway_ebpf_core::prefilter::Prefilter;
 use causeway_ebpf_core::{Added, PacketTables, Tables};
@@ -26,6 +26,7 @@ const WAYS_OUT: u32 = 256;
 const PODS: u32 = 1_024;
 const UNSERVED: u32 = 65_536;
 const TRACKS: u32 = 262_144;
+const FRAGMENTED: u32 = 16_384;
 
 /// The length of an address as a network, in bits.
 const HOST: u32 = 128;
@@ -76,6 +77,9 @@ static TRACKS_MAP: LruHashMap<Tuple, Track> = LruHashMap::pinned(TRACKS, 0);
 
 #[map(name = "clients")]
 static CLIENTS_MAP: LruHashMap<ClientKey, Affinity> = LruHashMap::pinned(SOCKETS, 0);
+
+#[map(name = "fragments")]
+static FRAGMENTS_MAP: LruHashMap<Datagram, Ports> = LruHashMap::pinned(FRAGMENTED, 0);
 
 #[map(name = "settings")]
 static SETTINGS_MAP: Array<Settings> = Array::pinned(1, 0);
@@ -226,6 +230,21 @@ impl PacketTables for Maps {
     fn slot_at(&self, key: &RowKey, place: u32) -> Option<u32> {
         // SAFETY: as for the frontends.
         unsafe { ROWS_MAP.get(key) }?.slot(place)
+    }
+    #[inline(always)]
+    fn ports(&self, of: &Datagram) -> Option<Ports> {
+        // SAFETY: as for the frontends.
+        unsafe { FRAGMENTS_MAP.get(of) }.copied()
+    }
+    #[inline(always)]
+    fn set_ports(&self, of: &Datagram, ports: &Ports) {
+        // A full map forgets its oldest; where that fails, too, later fragments go to the stack.
+        let _ = FRAGMENTS_MAP.insert(of, ports, 0);
+    }
+    #[inline(always)]
+    fn forget_ports(&self, of: &Datagram) {
+        // Mostly there are none.
+        let _ = FRAGMENTS_MAP.remove(of);
     }
     #[inline(always)]
     fn settings(&self) -> Settings {

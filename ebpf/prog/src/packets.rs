@@ -10,12 +10,12 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use causeway_ebpf_abi::{Address, Counter, Interface, Tuple};
-use causeway_ebpf_core::packet::{self, Family, Flow, Found, ICMP_HEADER, UDP, V4_HEADER};
+use causeway_ebpf_core::packet::{self, Family, Flow, Found, ICMP_HEADER, Part, UDP, V4_HEADER};
 use causeway_ebpf_core::prefilter::{may_concern_v4, may_concern_v6};
 use causeway_ebpf_core::rewrite::{self, Addresses, Quote};
 use causeway_ebpf_core::{
     Kernel as _, Limit, PacketTables as _, Tables as _, Verdict, Work, account, answer_to, begin,
-    find_way, follow, go_on, settle,
+    find_way, first_fragment, follow, go_on, later_fragment, settle, stray,
 };
 
 use crate::maps::{self, Maps};
@@ -51,18 +51,27 @@ pub fn packets(context: TcContext) -> i32 {
     let Some(room) = maps::room() else {
         return GO_ON;
     };
+    let found = read(buffer, family, &mut room.flow);
+    if found == Found::Fragment && !later(&mut room.flow) {
+        return left(Counter::Fragment);
+    }
+    match found {
+        // What has come through too many nodes is for the stack to tell.
+        Found::Flow | Found::Fragment if room.flow.hops > 1 => came(buffer, room),
+        Found::Icmp if room.flow.hops > 1 => done(icmp_came(buffer, room)),
+        Found::Extension => left(Counter::Extension),
+        _ => GO_ON,
+    }
+}
+
+// By itself, the verifier is done sooner: what it knew of the ways to read a packet is forgotten after it.
+#[inline(never)]
+fn read(buffer: &Buffer, family: Family, flow: &mut Flow) -> Found {
     let packet = Near {
         buffer,
         ethernet: !maps::may_lack_ethernet(buffer.interface()),
     };
-    match packet::parse(&packet, family, &mut room.flow) {
-        // What has come through too many nodes is for the stack to tell.
-        Found::Flow if room.flow.hops > 1 => came(buffer, room),
-        Found::Icmp if room.flow.hops > 1 => done(icmp_came(buffer, room)),
-        Found::Fragment => left(Counter::Fragment),
-        Found::Extension => left(Counter::Extension),
-        _ => GO_ON,
-    }
+    packet::parse(&packet, family, flow)
 }
 
 /// Whether the packet is one for us, as far as a few steps can tell. Almost every one is not.
@@ -116,8 +125,11 @@ fn came(buffer: &Buffer, room: &mut Room) -> i32 {
         tell(flow, work);
         verdict
     } else {
-        return GO_ON;
+        stray(&Maps, flow)
     };
+    if flow.part == Part::First {
+        remember(flow, verdict != Verdict::Pass);
+    }
     let verdict = match verdict {
         Verdict::Follow if work.knows_way() => Verdict::Translate,
         Verdict::Follow => further(buffer, flow, work),
@@ -126,8 +138,9 @@ fn came(buffer: &Buffer, room: &mut Room) -> i32 {
     match verdict {
         Verdict::Pass | Verdict::Follow => GO_ON,
         Verdict::Drop => DROP,
-        // A reset is not limited: it answers no more than was asked.
-        Verdict::TooBig if !may_answer(limit) => DROP,
+        // Of a datagram, the first fragment was answered. A reset is not limited: it answers no more
+        // than was asked.
+        Verdict::TooBig if !flow.has_ports() || !may_answer(limit) => DROP,
         Verdict::Refuse if flow.tuple.protocol == UDP && !may_answer(limit) => DROP,
         Verdict::TooBig => done(answer::too_big(buffer, flow, work.hop.mtu)),
         Verdict::Refuse => done(answer::refuse(buffer, flow)),
@@ -156,6 +169,16 @@ fn known(flow: &Flow, work: &mut Work) -> bool {
 fn first(buffer: &Buffer, flow: &Flow, work: &mut Work) -> Verdict {
     let ingress = buffer.interface();
     begin(&Maps, &ThisMachine, buffer, ingress, flow, work)
+}
+
+#[inline(never)]
+fn remember(flow: &Flow, ours: bool) {
+    first_fragment(&Maps, flow, ours);
+}
+
+#[inline(never)]
+fn later(flow: &mut Flow) -> bool {
+    later_fragment(&Maps, flow)
 }
 
 #[inline(never)]
@@ -252,13 +275,17 @@ fn rewrite_flow(buffer: &Buffer, at: u32, flow: &Flow, becomes: &Tuple) -> Resul
     let checksum = transport + checksum;
     let addresses = Addresses::of(flow, &becomes.source, &becomes.destination);
     let difference = addresses.difference(flow.family);
-    buffer.replace(checksum, difference, flags | PSEUDO_HEADER)?;
-    let grown = rewrite::ports_difference(&flow.tuple, becomes);
-    buffer.replace(checksum, grown, flags)?;
+    // That of the first fragment is the whole datagram's.
+    let has_ports = flow.has_ports();
+    if has_ports {
+        buffer.replace(checksum, difference, flags | PSEUDO_HEADER)?;
+        let grown = rewrite::ports_difference(&flow.tuple, becomes);
+        buffer.replace(checksum, grown, flags)?;
+    }
     let ports = rewrite::ports(becomes);
     match flow.family {
         // Without options, addresses and ports stand together.
-        Family::V4 if flow.transport == V4_HEADER => {
+        Family::V4 if has_ports && flow.transport == V4_HEADER => {
             let end = V4End {
                 header: addresses.v4(),
                 ports,
@@ -268,7 +295,10 @@ fn rewrite_flow(buffer: &Buffer, at: u32, flow: &Flow, becomes: &Tuple) -> Resul
         Family::V4 => buffer.write(at + 8, &addresses.v4())?,
         Family::V6 => write_v6(buffer, at, &addresses, difference)?,
     }
-    buffer.write(transport, &ports)
+    if has_ports {
+        buffer.write(transport, &ports)?;
+    }
+    Ok(())
 }
 
 /// What changes in an IPv4 packet is in the end of its header, and behind it.

@@ -25,7 +25,10 @@ pub(super) struct Server {
 impl Server {
     /// Listens on both ports of every pod, in both families.
     pub(super) fn start(pods: &[Host]) -> Self {
-        let mut sockets = Sockets::default();
+        let mut sockets = Sockets {
+            datagram: vec![0; usize::from(u16::MAX)],
+            ..Sockets::default()
+        };
         for (pod, host) in (1..).zip(pods) {
             for family in Family::ALL {
                 for port in [POD_PORT, OTHER_POD_PORT] {
@@ -71,6 +74,8 @@ struct Sockets {
     listeners: Vec<(String, TcpListener)>,
     datagrams: Vec<(String, UdpSocket)>,
     streams: Vec<(String, TcpStream)>,
+    /// Room for the largest one.
+    datagram: Vec<u8>,
 }
 
 impl Sockets {
@@ -99,9 +104,14 @@ impl Sockets {
                 Err(error) => error.kind() == ErrorKind::WouldBlock,
             });
         for (name, socket) in &self.datagrams {
-            while let Ok((_, client)) = socket.recv_from(&mut question) {
+            while let Ok((length, client)) = socket.recv_from(&mut self.datagram) {
+                let said = format!("{name} {} ", client.ip()).into_bytes();
+                // As many bytes as were asked with, and the same ones, if they are enough.
+                let rest = self.datagram[..length]
+                    .get(said.len()..)
+                    .unwrap_or_default();
                 // A client that left does not want its answer.
-                let _ = socket.send_to(format!("{name} {}", client.ip()).as_bytes(), client);
+                let _ = socket.send_to(&[&said, rest].concat(), client);
             }
         }
     }

@@ -88,7 +88,7 @@ fn serves_sockets(node: &Node<'_>, n: u8) {
             assert!([2, 3].contains(&node.tcp(host, to).unwrap().pod));
         }
         let pod = node.bed.pod(1);
-        let ask = || packet_bed::udp(pod.ip(family), to, PATIENCE);
+        let ask = || packet_bed::udp(pod.ip(family), to, PATIENCE, 1);
         assert!([2, 3].contains(&node.inside(pod, ask).unwrap().pod));
     }
 }

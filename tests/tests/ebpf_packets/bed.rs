@@ -168,6 +168,16 @@ impl Bed {
         set_offload(&self.client.netns, "eth0", "tx", false);
     }
 
+    /// From now on the link to the pods takes packets of 1,300 bytes, and less than the others.
+    pub(crate) fn narrow(&self) {
+        let set = || {
+            let mut ip = Command::new("ip");
+            ip.args(["link", "set", "cni0", "mtu", "1300"]);
+            ip.status().unwrap()
+        };
+        assert!(self.node.run(set).unwrap().success());
+    }
+
     /// Pods of another node that is behind the same link as the client, 10.244.3.2 and
     /// fd00:244:3::2: it is the client itself.
     pub(crate) fn beyond(&self) -> Host {

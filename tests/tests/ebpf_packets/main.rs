@@ -8,6 +8,7 @@
 )]
 
 mod bed;
+mod fragments;
 mod frames;
 mod maps;
 mod servers;

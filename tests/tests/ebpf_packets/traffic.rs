@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::thread;
 
 use causeway_ebpf_abi::{Counter, Frontend};
@@ -181,12 +180,7 @@ fn a_lot_of_bytes_arrive_as_they_were() {
 fn a_client_hears_how_large_its_packets_may_be() {
     for finished in [false, true] {
         on_a_bed(|bed, plane| {
-            let narrow = || {
-                let mut ip = Command::new("ip");
-                ip.args(["link", "set", "cni0", "mtu", "1300"]);
-                ip.status().unwrap()
-            };
-            assert!(bed.node.run(narrow).unwrap().success());
+            bed.narrow();
             if finished {
                 bed.finish_checksums();
             }

@@ -55,6 +55,9 @@ pub(crate) struct Case {
     pub(crate) to: Vec<SocketAddr>,
     #[serde(default = "tcp")]
     pub(crate) protocols: Vec<Transport>,
+    /// How large datagrams of UDP are, and their answers.
+    #[serde(default = "one")]
+    pub(crate) bytes: usize,
     expect: Expected,
     /// Data planes that do something else, and why.
     #[serde(default)]
@@ -160,6 +163,10 @@ impl Transport {
 
 fn tcp() -> Vec<Transport> {
     vec![Transport::Tcp]
+}
+
+const fn one() -> usize {
+    1
 }
 
 impl FromStr for Who {

@@ -68,6 +68,7 @@ scenarios! {
     hairpin
     headless
     internal_traffic_policy_local
+    large_datagrams
     load_balancer
     localhost_node_port
     masquerade_all

@@ -210,6 +210,7 @@ fn senders<'a>(bed: &'a Bed, cell: Option<&'a Cell>, case: &Case) -> Vec<Sender<
                     who: *who,
                     to: *to,
                     transport: *transport,
+                    bytes: case.bytes,
                 });
             }
         }
@@ -225,6 +226,7 @@ pub(super) struct Sender<'a> {
     who: Who,
     to: SocketAddr,
     transport: Transport,
+    bytes: usize,
 }
 
 impl fmt::Display for Sender<'_> {
@@ -258,7 +260,10 @@ impl Sender<'_> {
     /// One new connection or flow from the calling thread's namespace.
     fn ask(&self, patience: Duration) -> io::Result<Seen> {
         match self.transport {
-            Transport::Udp => packet_bed::udp(self.host.towards(self.to), self.to, patience),
+            Transport::Udp => {
+                let from = self.host.towards(self.to);
+                packet_bed::udp(from, self.to, patience, self.bytes)
+            }
             Transport::Ping => packet_bed::ping(self.to, patience),
             _ => packet_bed::tcp(self.to, patience),
         }

@@ -47,7 +47,7 @@ proptest! {
         header[10..12].copy_from_slice(&before.to_ne_bytes());
         let address = |at: usize| mapped([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let mut flow = Flow { checksum: before, hops: header[8], ..Flow::EMPTY };
-        flow.tuple.protocol = header[9];
+        (flow.tuple.protocol, flow.next) = (header[9], header[9]);
         flow.tuple.source = address(12);
         flow.tuple.destination = address(16);
         let (source, destination) = (mapped(source), mapped(destination));

@@ -14,6 +14,7 @@ use crate::{Verdict, Work, answer_to};
 use world::World;
 
 mod direct;
+mod fragments;
 mod told;
 mod turning;
 mod world;

@@ -47,7 +47,7 @@ impl Tables {
 }
 
 /// A packet from the IP header on.
-struct Bytes(Vec<u8>);
+pub(super) struct Bytes(pub(super) Vec<u8>);
 
 impl Packet for Bytes {
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {

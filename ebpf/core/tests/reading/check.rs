@@ -1,6 +1,6 @@
 //! What must hold for any bytes of a packet. Nothing may panic; and what was read must stand there.
 
-use causeway_ebpf_core::packet::{Family, Flow, Found, Packet, TCP, UDP, parse, quoted};
+use causeway_ebpf_core::packet::{Family, Flow, Found, Packet, Part, TCP, UDP, parse, quoted};
 
 /// A packet from its IP header on.
 struct Bytes<'a>(&'a [u8]);
@@ -28,6 +28,10 @@ pub(crate) fn packet(bytes: &[u8]) {
         let (mut flow, mut about) = (Flow::EMPTY, Flow::EMPTY);
         match parse(&Bytes(bytes), family, &mut flow) {
             Found::Flow => stands(bytes, &flow, 0),
+            Found::Fragment => {
+                assert_eq!(flow.part, Part::Later);
+                assert_addresses(bytes, &flow, 0);
+            }
             Found::Icmp if quoted(&Bytes(bytes), &flow, &mut about) => {
                 stands(bytes, &about, flow.transport as usize + 8);
             }
@@ -38,10 +42,15 @@ pub(crate) fn packet(bytes: &[u8]) {
 
 /// What was read of the header at `at` is what is there.
 fn stands(bytes: &[u8], flow: &Flow, at: usize) {
-    assert!(matches!(flow.tuple.protocol, TCP | UDP));
+    assert_ne!(flow.part, Part::Later);
     let transport = flow.transport as usize;
     let port = [bytes[transport], bytes[transport + 1]];
     assert_eq!(flow.tuple.source_port, u16::from_be_bytes(port));
+    assert_addresses(bytes, flow, at);
+}
+
+fn assert_addresses(bytes: &[u8], flow: &Flow, at: usize) {
+    assert!(matches!(flow.tuple.protocol, TCP | UDP));
     let (version, source) = match flow.family {
         Family::V4 => (
             4,

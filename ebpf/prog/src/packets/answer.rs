@@ -2,7 +2,7 @@
 
 use causeway_ebpf_abi::Address;
 use causeway_ebpf_core::checksum::sum;
-use causeway_ebpf_core::packet::{Family, Flow, TCP, V4_HEADER, V6_HEADER};
+use causeway_ebpf_core::packet::{FRAGMENT, Family, Flow, TCP, V4_HEADER, V6_HEADER};
 use causeway_ebpf_core::refusal::{self, TCP_HEADER};
 
 use super::buffer::{Buffer, Failed};
@@ -16,52 +16,64 @@ const ICMP_HEADER: u16 = 8;
 #[inline(never)]
 pub(super) fn refuse(buffer: &Buffer, flow: &Flow) -> Result<i32, Failed> {
     let at = place(buffer)?;
+    let Some(header) = plain_header(flow) else {
+        return Ok(DROP);
+    };
+    let transport = at + header;
+    if flow.tuple.protocol == TCP {
+        reset(buffer, at, transport, flow)?;
+    } else if let Family::V4 = flow.family {
+        unreachable::<28>(buffer, at, transport, flow)?;
+    } else if flow.next == FRAGMENT {
+        unreachable::<56>(buffer, at, transport, flow)?;
+    } else {
+        unreachable::<48>(buffer, at, transport, flow)?;
+    }
+    go_back(buffer, at)
+}
+
+/// The length of the IP header, where nothing comes before the transport's but a fragment's. Its
+/// options would be in the way; nobody sends any.
+#[inline(always)]
+const fn plain_header(flow: &Flow) -> Option<u32> {
     let header = match flow.family {
         Family::V4 => V4_HEADER,
         Family::V6 => V6_HEADER,
     };
-    // Its options would be in the way; nobody sends any.
-    if flow.transport != header {
-        return Ok(DROP);
-    }
-    if flow.tuple.protocol == TCP {
-        reset(buffer, at, flow)?;
-    } else if let Family::V4 = flow.family {
-        unreachable::<28>(buffer, at, flow)?;
+    if flow.transport == header || flow.next == FRAGMENT {
+        Some(header)
     } else {
-        unreachable::<48>(buffer, at, flow)?;
+        None
     }
-    go_back(buffer, at)
 }
 
 /// Tells a packet's sender how large it may be (of TCP, the options are in the way).
 #[inline(never)]
 pub(super) fn too_big(buffer: &Buffer, flow: &Flow, mtu: u32) -> Result<i32, Failed> {
     let at = place(buffer)?;
-    let header = match flow.family {
-        Family::V4 => V4_HEADER,
-        Family::V6 => V6_HEADER,
-    };
-    if flow.transport != header {
+    let Some(header) = plain_header(flow) else {
         return Ok(DROP);
-    }
+    };
     let transport = at + flow.transport;
     let (quoted, bytes) = if flow.tuple.protocol == TCP {
         (quote::<20>(buffer, transport, 16)?, TCP_HEADER)
     } else {
         (quote::<8>(buffer, transport, 6)?, QUOTED)
     };
-    let quoted = quoted
+    let mut quoted = quoted
         + match flow.family {
             Family::V4 => sum(&buffer.read_all::<20>(at)?),
             Family::V6 => sum(&buffer.read_all::<40>(at)?),
         };
+    if flow.next == FRAGMENT {
+        quoted += sum(&buffer.read_all::<8>(at + header)?);
+    }
     let bytes = flow.transport as u16 + bytes;
-    buffer.make_room(flow.transport + u32::from(ICMP_HEADER))?;
+    buffer.make_room(header + u32::from(ICMP_HEADER))?;
     let icmp = refusal::icmp(flow.family);
     write_header(buffer, at, flow, icmp, ICMP_HEADER + bytes)?;
     let message = refusal::too_big(&flow.tuple, flow.family, mtu, quoted, bytes);
-    buffer.write(transport, &message)?;
+    buffer.write(at + header, &message)?;
     go_back(buffer, at)
 }
 
@@ -89,9 +101,8 @@ fn go_back(buffer: &Buffer, at: u32) -> Result<i32, Failed> {
 }
 
 #[inline(always)]
-fn reset(buffer: &Buffer, at: u32, flow: &Flow) -> Result<(), Failed> {
-    let transport = at + flow.transport;
-    let sequence = u32::from_be_bytes(buffer.read_all(transport + 4)?);
+fn reset(buffer: &Buffer, at: u32, transport: u32, flow: &Flow) -> Result<(), Failed> {
+    let sequence = u32::from_be_bytes(buffer.read_all(at + flow.transport + 4)?);
     buffer.resize(transport + u32::from(TCP_HEADER))?;
     write_header(buffer, at, flow, TCP, TCP_HEADER)?;
     buffer.write(
@@ -102,9 +113,13 @@ fn reset(buffer: &Buffer, at: u32, flow: &Flow) -> Result<(), Failed> {
 
 /// Quotes the first `N` bytes: the IP header and [`QUOTED`] more.
 #[inline(always)]
-fn unreachable<const N: usize>(buffer: &Buffer, at: u32, flow: &Flow) -> Result<(), Failed> {
+fn unreachable<const N: usize>(
+    buffer: &Buffer,
+    at: u32,
+    transport: u32,
+    flow: &Flow,
+) -> Result<(), Failed> {
     let quote = buffer.read_all::<N>(at)?;
-    let transport = at + flow.transport;
     let bytes = flow.transport as u16 + QUOTED;
     let header = refusal::unreachable(&flow.tuple, flow.family, sum(&quote), bytes);
     buffer.resize(transport + u32::from(ICMP_HEADER + bytes))?;

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::bpf_fib_lookup as lookup;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use causeway_ebpf_abi::{Counter, Tuple};
-use causeway_ebpf_core::packet::{self, Family, Flow, Found, UDP, V4_HEADER, V6_HEADER};
+use causeway_ebpf_core::packet::{self, Family, Flow, Found, Part, UDP, V4_HEADER, V6_HEADER};
 use causeway_ebpf_core::rewrite::{self, Addresses};
 use causeway_ebpf_core::{Tables as _, may_be_unfinished, turn, words};
 
@@ -51,13 +51,17 @@ fn known(frame: &Frame, room: &mut Room) -> Option<(Neighbour, u16)> {
         return None;
     }
     let found = packet::parse(frame, family, flow);
-    // What is behind options is rare, and what has come through too many nodes is for the stack to
-    // tell.
+    // What is behind options, or in fragments, is rare, and what has come through too many nodes is
+    // for the stack to tell.
     let header = match family {
         Family::V4 => V4_HEADER,
         Family::V6 => V6_HEADER,
     };
-    if found != Found::Flow || flow.transport != header || flow.hops <= 1 {
+    if found != Found::Flow
+        || flow.part != Part::Whole
+        || flow.transport != header
+        || flow.hops <= 1
+    {
         return None;
     }
     let ingress = frame.interface();

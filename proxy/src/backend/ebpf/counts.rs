@@ -196,5 +196,6 @@ pub(super) const fn said(counter: Counter) -> (&'static str, &'static str, bool)
         Counter::TooBig => (PACKET, "too_big", true),
         Counter::Untracked => (PACKET, "no_room", true),
         Counter::Unwritable => (PACKET, "unwritable", true),
+        Counter::FragmentDropped => (PACKET, "fragment", true),
     }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use aya::Pod;
 use aya::maps::{LpmTrie, MapData, PerCpuHashMap};
 use causeway_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, ClientKey, Connected, FlowKey, Frontend, FrontendKey,
-    Interface, MemberKey, Original, PortName, ReverseKey, Row, RowKey, SlotKey, Track, Traffic,
-    TrafficKey, Tuple, maps,
+    Address, Affinity, AffinityKey, Backend, ClientKey, Connected, Datagram, FlowKey, Frontend,
+    FrontendKey, Interface, MemberKey, Original, PortName, Ports, ReverseKey, Row, RowKey, SlotKey,
+    Track, Traffic, TrafficKey, Tuple, maps,
 };
 
 use super::Error;
@@ -55,6 +55,7 @@ impl Pressure {
             networks(p, maps::UNSERVED)?,
             hash::<Entry<Tuple>, Entry<Track>>(p, maps::TRACKS)?,
             hash::<Entry<ClientKey>, Entry<Affinity>>(p, maps::CLIENTS)?,
+            hash::<Entry<Datagram>, Entry<Ports>>(p, maps::FRAGMENTS)?,
             hash::<u64, Entry<Connected>>(p, maps::CONNECTED_UDP)?,
             hash::<u64, Entry<Connected>>(p, maps::CONNECTED_TCP)?,
         ]))

@@ -44,10 +44,10 @@ impl<'a> Flow<'a> {
             }
             Socket::Udp(socket) => {
                 socket.set_read_timeout(patience)?;
-                match packet_bed::ask_udp(socket) {
+                match packet_bed::ask_udp_with(socket, self.sender.bytes) {
                     Err(error) if is_ended(&error) => {
                         *socket = self.sender.anew(expected)?;
-                        packet_bed::ask_udp(socket)
+                        packet_bed::ask_udp_with(socket, self.sender.bytes)
                     }
                     outcome => outcome,
                 }

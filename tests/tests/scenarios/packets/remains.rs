@@ -19,10 +19,11 @@ use super::PATIENCE;
 
 /// Maps of clients, connections and counts, each of which stays for its time, or until another entry
 /// needs the room.
-const REMEMBERED: [&str; 7] = [
+const REMEMBERED: [&str; 8] = [
     maps::AFFINITY,
     maps::CLIENTS,
     maps::FLOWS,
+    maps::FRAGMENTS,
     maps::REVERSE,
     maps::SETTLED,
     maps::TRACKS,

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use causeway_ebpf_abi::{
-    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Event, FlowKey, Frontend,
-    FrontendKey, Hop, Interface, MemberKey, Original, ReverseKey, Row, RowKey, Settings, SlotKey,
-    Track, Traffic, Tuple, mapped,
+    Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Datagram, Event, FlowKey,
+    Frontend, FrontendKey, Hop, Interface, MemberKey, Original, Ports, ReverseKey, Row, RowKey,
+    Settings, SlotKey, Track, Traffic, Tuple, mapped,
 };
 
 use super::{INSIDE, NODE, OUTSIDE, VIP, pod};
-use crate::packet::{Family, Flow, TCP, UDP};
+use crate::packet::{Family, Flow, Part, TCP, UDP};
 use crate::{
-    Added, Kernel, PacketTables, Routes, Tables, Verdict, Way, Work, account, begin, follow, go_on,
-    settle, words,
+    Added, Kernel, PacketTables, Routes, Tables, Verdict, Way, Work, account, begin,
+    first_fragment, follow, go_on, later_fragment, settle, stray, words,
 };
 
 extern crate std;
@@ -28,6 +28,7 @@ pub(super) struct World {
     pub(super) backends: BTreeMap<SlotKey, Backend>,
     pub(super) tracks: RefCell<BTreeMap<Tuple, Track>>,
     pub(super) clients: RefCell<BTreeMap<ClientKey, Affinity>>,
+    pub(super) ports: RefCell<BTreeMap<Datagram, Ports>>,
     pub(super) unserved: BTreeMap<Address, u32>,
     pub(super) counted: RefCell<Vec<Counter>>,
     pub(super) traffic: RefCell<BTreeMap<(u32, Backend), Traffic>>,
@@ -143,6 +144,15 @@ impl PacketTables for World {
         self.asked.set((key.table, key.row * Row::PLACES + place));
         Some(self.named)
     }
+    fn ports(&self, of: &Datagram) -> Option<Ports> {
+        self.ports.borrow().get(of).copied()
+    }
+    fn set_ports(&self, of: &Datagram, ports: &Ports) {
+        self.ports.borrow_mut().insert(*of, *ports);
+    }
+    fn forget_ports(&self, of: &Datagram) {
+        self.ports.borrow_mut().remove(of);
+    }
     fn settings(&self) -> Settings {
         Settings::DEFAULT
     }
@@ -238,6 +248,10 @@ impl World {
 
     pub(super) fn makes_of(&self, ingress: u32, flow: &Flow) -> (Verdict, Work) {
         let mut work = Work::EMPTY;
+        let flow = &mut { *flow };
+        if !flow.has_ports() && !later_fragment(self, flow) {
+            return (Verdict::Pass, work);
+        }
         let verdict = if follow(self, self, flow, &mut work) {
             if work.may_settle() {
                 settle(self, flow, &work);
@@ -248,8 +262,11 @@ impl World {
             account(self, flow, &work);
             verdict
         } else {
-            Verdict::Pass
+            stray(self, flow)
         };
+        if flow.part == Part::First {
+            first_fragment(self, flow, verdict != Verdict::Pass);
+        }
         let verdict = match verdict {
             Verdict::Follow if work.knows_way() => Verdict::Translate,
             Verdict::Follow => go_on(self, self, ingress, flow, &mut work),
