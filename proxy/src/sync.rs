@@ -259,6 +259,7 @@ impl Syncer {
             self.record.drift();
         }
         if drifted
+            || self.planes.take_over()
             || self
                 .planes
                 .outdated(&self.settings, &self.model, &self.node_ports)
@@ -280,6 +281,7 @@ impl Syncer {
         self.record.retried(again.len());
         let mut services = changes.services;
         services.extend(again);
+        self.planes.take_over();
         let report = self.planes.plane.sync(&self.model, &services);
         let now = Instant::now();
         self.waiting = None;

@@ -20,7 +20,7 @@ pub use applied::{Applied, Step};
 pub use maglev::{Maglev, SIZES as MAGLEV_SIZES};
 pub use networks::{Change, Unserved, network};
 pub use ports::Ports;
-pub use tracks::Lifetimes;
+pub use tracks::{Lifetimes, is_answered};
 pub use wanted::{Node, Wanted, address, is_taken, needs_hooks, wanted};
 
 /// Of a key.

@@ -1,20 +1,23 @@
-//! The connections the kernel tracks: list and delete.
+//! The connections the kernel tracks: list, delete, and tell it of some that it did not see.
 //!
-//! It never changes an entry, and takes the absence of one that should go for success. Source:
-//! `linux/netfilter/nfnetlink_conntrack.h`.
+//! It never changes how an entry is translated, and takes the absence of one that should go for
+//! success. Source: `linux/netfilter/nfnetlink_conntrack.h`.
 
 mod entry;
+mod new_entry;
 
 pub use entry::{Entry, Transport, Tuple};
+pub use new_entry::{NewEntry, TcpState};
 
 use std::fmt::Display;
 
 use nix::errno::Errno;
 
-use crate::netlink::{AttrWriter, Error, Protocol, Socket};
+use crate::netlink::{AttrWriter, Error, NLM_F_CREATE, NLM_F_EXCL, Protocol, Socket};
 
 /// `NFNL_SUBSYS_CTNETLINK` in a message type's upper byte.
 const SUBSYSTEM: u16 = 1 << 8;
+const NEW: u16 = SUBSYSTEM;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
 
@@ -52,7 +55,9 @@ impl Family {
         }
     }
 
-    fn of(tuple: &Tuple) -> Self {
+    /// That of a connection.
+    #[must_use]
+    pub fn of(tuple: &Tuple) -> Self {
         if tuple.source.is_ipv4() {
             Self::Ip
         } else {
@@ -111,6 +116,47 @@ impl ConntrackSocket {
             }));
             Ok(())
         })
+    }
+
+    /// Tells the kernel of connections of which it saw no packet: the next one finds its entry, and
+    /// is translated as that says, as long as something in the network namespace translates (a chain
+    /// of type nat). Gives those that were refused, by their place, each with its reason: `EEXIST`
+    /// where there is one already of the same original, or with the same answers; `ENOMEM` where
+    /// the table is full (`net.netfilter.nf_conntrack_max`).
+    ///
+    /// # Errors
+    /// As [`Socket::request_each`]: some may be there.
+    pub fn create(&mut self, entries: &[NewEntry]) -> Result<Vec<(usize, Error)>, Error> {
+        let what = "enter a connection";
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.write_each(what, flags, entries, NewEntry::write)
+    }
+
+    /// Has entries be as far, and stay as long, as these say, whose translation is not looked at.
+    /// One that was answered stays so. Gives those that were refused, by their place, each with its
+    /// reason: `ENOENT` where there is none.
+    ///
+    /// # Errors
+    /// As [`ConntrackSocket::create`].
+    pub fn change(&mut self, entries: &[NewEntry]) -> Result<Vec<(usize, Error)>, Error> {
+        let what = "change a tracked connection";
+        self.write_each(what, 0, entries, NewEntry::write_change)
+    }
+
+    fn write_each(
+        &mut self,
+        what: &'static str,
+        flags: u16,
+        entries: &[NewEntry],
+        write: impl Fn(&NewEntry, &mut AttrWriter),
+    ) -> Result<Vec<(usize, Error)>, Error> {
+        let requests = entries.iter().map(|entry| {
+            let family = Family::of(&entry.original).number();
+            let mut writer = AttrWriter::onto(vec![family, 0, 0, 0]);
+            write(entry, &mut writer);
+            encoded(&what, writer)
+        });
+        self.socket.request_each(&what, NEW, flags, requests)
     }
 
     /// Deletes an entry as listed: the same connection, not a later one of the same tuple. Gives

@@ -38,6 +38,10 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// 32 KiB, a little more where one object needs it.
 const DATAGRAM: usize = 128 << 10;
 
+/// How many requests of [`Socket::request_each`] go into a datagram: more would gain little, and the
+/// send buffer is some hundred kilobytes unless it was raised.
+const TOGETHER: usize = 128;
+
 /// The netlink protocols used here (`linux/netlink.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -132,6 +136,73 @@ impl Socket {
         payload: &[u8],
     ) -> Result<(), Error> {
         self.get(what, kind, flags, payload, |_| Ok(()))
+    }
+
+    /// Sends many messages of one type, each of which the kernel does or refuses by itself, without
+    /// waiting for one after the other. Gives those that it refused, by their place, each with its
+    /// reason. The payloads are written as they are needed.
+    ///
+    /// # Errors
+    /// The exchange itself failed, or a payload is an error: some may be done.
+    pub fn request_each(
+        &mut self,
+        what: &dyn Display,
+        kind: u16,
+        flags: u16,
+        payloads: impl Iterator<Item = Result<Vec<u8>, Error>>,
+    ) -> Result<Vec<(usize, Error)>, Error> {
+        let mut refused = Vec::new();
+        let mut payloads = payloads.peekable();
+        let mut place = 0;
+        while payloads.peek().is_some() {
+            let (mut bytes, mut sequences) = (Vec::new(), Vec::with_capacity(TOGETHER));
+            while sequences.len() < TOGETHER
+                && let Some(payload) = payloads.next().transpose()?
+            {
+                // A refusal is told in any case; that the last one was done says that all were seen.
+                let last = sequences.len() + 1 == TOGETHER || payloads.peek().is_none();
+                let flags = flags | NLM_F_REQUEST | if last { NLM_F_ACK } else { 0 };
+                let sequence = self.next_sequence();
+                push_message(&mut bytes, kind, flags, sequence, &payload);
+                sequences.push(sequence);
+            }
+            self.send(what, &[&bytes])?;
+            self.refusals(what, &sequences, |index, error| {
+                refused.push((place + index, error));
+            })?;
+            place += sequences.len();
+        }
+        Ok(refused)
+    }
+
+    /// Takes the answers to these messages, of which the last one asks for one.
+    fn refusals(
+        &mut self,
+        what: &dyn Display,
+        sequences: &[u32],
+        mut refused: impl FnMut(usize, Error),
+    ) -> Result<(), Error> {
+        loop {
+            let length = self.receive(what, true)?.unwrap_or_default();
+            for message in messages(&self.buffer[..length]) {
+                let sequence = message.header.sequence;
+                let Some(index) = sequences.iter().position(|one| *one == sequence) else {
+                    continue;
+                };
+                match message.reply() {
+                    Reply::Ack => {}
+                    Reply::Error { errno, message } => {
+                        refused(index, Error::kernel(what, errno, message));
+                    }
+                    Reply::Data | Reply::Noop => continue,
+                    Reply::Done { .. } => return Err(Error::malformed(what, "DONE for a request")),
+                    Reply::Malformed => return Err(Error::malformed(what, "a cut message")),
+                }
+                if index + 1 == sequences.len() {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// As [`Socket::request`], handing every message that the kernel answers before its

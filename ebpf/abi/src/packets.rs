@@ -190,6 +190,13 @@ impl Track {
         Self::DIRECT | (hops as u32) << Self::HOPS
     }
 
+    /// Whether this is the way back.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        self.flags & Self::ANSWER != 0
+    }
+
     /// Whether its packets are sent on as they came.
     #[inline(always)]
     #[must_use]
@@ -213,7 +220,7 @@ impl Track {
     #[inline(always)]
     #[must_use]
     pub const fn uncounted(&self, key: &Tuple) -> (TrafficKey, Traffic) {
-        let answers = self.flags & Self::ANSWER != 0;
+        let answers = self.is_answer();
         let (address, port) = if answers {
             (key.source, key.source_port)
         } else {

@@ -67,6 +67,13 @@ impl Flows {
         }
     }
 
+    /// Somebody else entered flows: all of these families are to be looked at.
+    pub(super) fn touch_all(&mut self, families: impl Iterator<Item = Family>) {
+        for family in families {
+            self.touch(family, true, Vec::new());
+        }
+    }
+
     /// What is to be looked at by `now`, and what of it once more later.
     fn take(&mut self, family: Family, now: Instant) -> Option<(Due, Option<Due>)> {
         let fresh = self.due.remove(&family);

@@ -153,6 +153,11 @@ impl DataPlane for IptablesBackend {
         }
     }
 
+    fn recheck_flows(&mut self) {
+        let families = self.families.iter().map(|rules| rules.settings.family);
+        self.flows.touch_all(families);
+    }
+
     fn check(&mut self) -> Result<bool, BackendError> {
         let mut needed = false;
         for rules in &mut self.families {

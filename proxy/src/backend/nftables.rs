@@ -183,6 +183,12 @@ impl NftablesBackend {
         Ok(!intact)
     }
 
+    /// Looks at every UDP flow with the next [`NftablesBackend::sync`].
+    pub fn recheck_flows(&mut self) {
+        let families = self.tables.iter().map(|table| table.settings.family);
+        self.flows.touch_all(families);
+    }
+
     /// The rule set's generation; `None` where the kernel does not tell.
     fn generation(&mut self) -> Option<u32> {
         self.socket.get().ok()?.generation().ok()

@@ -45,6 +45,9 @@ pub trait DataPlane: fmt::Debug {
     /// # Errors
     /// The kernel does not tell.
     fn check(&mut self) -> Result<bool, BackendError>;
+    /// Looks at every UDP flow with the next [`DataPlane::sync`]: some came over from another data
+    /// plane, whose endpoints may have left meanwhile.
+    fn recheck_flows(&mut self) {}
     /// What the eBPF programs count, where there are any.
     fn ebpf_counts(&self) -> Option<Counts> {
         None
@@ -182,5 +185,8 @@ impl DataPlane for NftablesBackend {
     }
     fn check(&mut self) -> Result<bool, BackendError> {
         Self::check(self)
+    }
+    fn recheck_flows(&mut self) {
+        Self::recheck_flows(self);
     }
 }

@@ -1,11 +1,14 @@
 //! The data plane that runs, how it is replaced by another one, and what others left behind.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lb_model::{Family, LocalDetector, Model};
 
+use crate::backend::ebpf::Handover;
 use crate::backend::{self, BackendError, DataPlane, OpenError, Opened, PlaneSettings, ebpf};
 use crate::config::{Mode, Settings};
 use crate::node_ports::NodePorts;
@@ -19,6 +22,8 @@ pub trait Kernel: fmt::Debug {
     fn open(&mut self, modes: &[Mode], settings: &Settings) -> Result<Opened, OpenError>;
     /// Removes what the other ones than `kept`, and a kube-proxy before us, have in the kernel.
     fn clear_others(&mut self, kept: Mode);
+    /// Whether connections came over from another data plane since this was asked last.
+    fn handed_over(&mut self) -> bool;
 }
 
 /// The kernel of the calling thread's network namespace.
@@ -27,6 +32,7 @@ pub struct HostKernel {
     ebpf: ebpf::Options,
     /// Removes what others left, since that may take programs a while.
     clearing: Option<JoinHandle<()>>,
+    handed_over: Arc<AtomicBool>,
 }
 
 impl HostKernel {
@@ -53,7 +59,13 @@ impl Kernel for HostKernel {
     fn clear_others(&mut self, kept: Mode) {
         self.wait();
         let ebpf = self.ebpf.clone();
+        let handed_over = Arc::clone(&self.handed_over);
         let clear = move || {
+            let handover = if kept.uses(Mode::Ebpf) {
+                None
+            } else {
+                begin_handover(&ebpf)
+            };
             match backend::remove_kube_proxy() {
                 Ok(families) if families.is_empty() => {}
                 Ok(families) => {
@@ -66,6 +78,10 @@ impl Kernel for HostKernel {
                     tracing::warn!(%mode, %error, "what this data plane left is not all removed");
                 }
             }
+            if let Some(handover) = handover {
+                noted(handover.finish());
+                handed_over.store(true, Ordering::Relaxed);
+            }
         };
         let thread = std::thread::Builder::new().name("clear".to_owned());
         match thread.spawn(clear) {
@@ -73,6 +89,23 @@ impl Kernel for HostKernel {
             Err(error) => tracing::warn!(%error, "leftovers of other data planes stay"),
         }
     }
+
+    fn handed_over(&mut self) -> bool {
+        self.handed_over.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Before mode ebpf is removed.
+fn begin_handover(options: &ebpf::Options) -> Option<Handover> {
+    noted(Handover::begin(options)).flatten()
+}
+
+fn noted<T>(result: Result<T, ebpf::Error>) -> Option<T> {
+    result
+        .inspect_err(|error| {
+            tracing::warn!(%error, "connections from outside end that mode ebpf translated");
+        })
+        .ok()
 }
 
 impl Drop for HostKernel {
@@ -165,6 +198,16 @@ impl Planes {
         {
             self.kernel.clear_others(self.mode);
         }
+    }
+
+    /// Whether connections came over from another data plane since this was asked last; their flows
+    /// are looked at with the next pass.
+    pub(super) fn take_over(&mut self) -> bool {
+        let came = self.kernel.handed_over();
+        if came {
+            self.plane.recheck_flows();
+        }
+        came
     }
 
     pub(super) fn check(&mut self) -> Result<bool, BackendError> {

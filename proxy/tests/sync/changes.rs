@@ -41,6 +41,23 @@ fn another_data_plane_is_in_place_before_the_one_before_goes() {
 }
 
 #[test]
+fn flows_that_came_over_are_looked_at_with_the_next_pass_or_look() {
+    let mut scene = Scene::started("mode: nftables");
+    changes(&scene);
+    scene.plane.0.borrow_mut().handed_over = true;
+    let later = Instant::now() + Duration::from_secs(2);
+    scene.hear(slice("web", 8081));
+    scene.syncer.act(later);
+    assert_eq!(changes(&scene), ["all flows", "pass"]);
+    scene.plane.0.borrow_mut().handed_over = true;
+    let look = later + Duration::from_secs(31);
+    scene.syncer.act(look);
+    assert_eq!(changes(&scene), ["all flows", "pass"]);
+    scene.syncer.act(look + Duration::from_secs(31));
+    assert_eq!(changes(&scene), [""; 0], "once");
+}
+
+#[test]
 fn while_a_service_fails_the_data_plane_before_stays_for_a_period() {
     let mut scene = Scene::started("mode: nftables");
     let web = lb_model::ServiceName::new("default", "web");

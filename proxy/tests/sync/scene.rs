@@ -29,6 +29,8 @@ pub(crate) struct Told {
     pub(crate) drifted: bool,
     /// When it wants to look at flows again, said once.
     pub(crate) look_again: Option<Instant>,
+    /// Connections came over, said once.
+    pub(crate) handed_over: bool,
     /// What happened to data planes, in order.
     pub(crate) changes: Vec<String>,
 }
@@ -67,6 +69,9 @@ impl DataPlane for Plane {
     fn check(&mut self) -> Result<bool, BackendError> {
         Ok(std::mem::take(&mut self.0.borrow_mut().drifted))
     }
+    fn recheck_flows(&mut self) {
+        self.0.borrow_mut().changes.push("all flows".to_owned());
+    }
 }
 
 impl Kernel for Plane {
@@ -82,6 +87,9 @@ impl Kernel for Plane {
     fn clear_others(&mut self, kept: Mode) {
         let change = format!("clear all but {kept}");
         self.0.borrow_mut().changes.push(change);
+    }
+    fn handed_over(&mut self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().handed_over)
     }
 }
 

@@ -3,9 +3,8 @@
 //! clients outside by node port.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -18,10 +17,9 @@ use causeway_tests::packet_bed::{self, Bed, POD_PORT, ask};
 use causeway_tests::proxy_bed::objects::{cluster_ip, service as object, slice};
 use causeway_tests::proxy_bed::{Proxy, wait_until};
 use lb_model::Family;
-use netns_lab::apiserver::{ApiServer, Resource, Store, StoreOptions, kubeconfig};
-use serde_json::json;
-use tempfile::TempDir;
+use netns_lab::apiserver::Resource;
 
+use crate::cluster::Cluster;
 use crate::node::{Node, StopAtEnd, bar_the_way, on_a_node};
 use crate::world::{World, at, node_port, node_port_service, service};
 
@@ -271,63 +269,25 @@ fn maps_of_another_layout_are_made_beside_and_connections_stay() {
     });
 }
 
-/// What the real daemon watches.
-struct Cluster {
-    store: Store,
-    _server: ApiServer,
-    folder: TempDir,
+/// A Service with pods 1 and 2 behind it; where it is reached.
+fn put(cluster: &Cluster, bed: &Bed, index: usize, port: Option<u16>) -> SocketAddr {
+    let name = format!("web-{index}");
+    let mut service = object(&name, cluster_ip(index));
+    if let Some(port) = port {
+        service["spec"]["type"] = "NodePort".into();
+        service["spec"]["ports"][0]["nodePort"] = port.into();
+    }
+    cluster.store.seed(Resource::Service, [service]).unwrap();
+    let pods = [1, 2].map(|pod| bed.pod(pod).ip(Family::V4));
+    let slice = slice(&name, pods, POD_PORT);
+    let store = &cluster.store;
+    store.seed(Resource::EndpointSlice, [slice]).unwrap();
+    (cluster_ip(index), 80).into()
 }
 
-impl Cluster {
-    fn new(bed: &Bed) -> Self {
-        let store = Store::new(StoreOptions::default());
-        let node = json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-0"}, "spec": {},
-            "status": {"addresses": [{
-                "type": "InternalIP", "address": bed.node.ip(Family::V4).to_string(),
-            }]},
-        });
-        store.seed(Resource::Node, [node]).unwrap();
-        let server = ApiServer::start(store.clone()).unwrap();
-        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let listener = bed.node.netns.run(listen).unwrap();
-        let api = server.serve(listener).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let config = kubeconfig(&format!("http://{api}"));
-        fs::write(folder.path().join("kubeconfig"), config).unwrap();
-        Self {
-            store,
-            _server: server,
-            folder,
-        }
-    }
-
-    /// A Service with pods 1 and 2 behind it; where it is reached.
-    fn put(&self, bed: &Bed, index: usize, port: Option<u16>) -> SocketAddr {
-        let name = format!("web-{index}");
-        let mut service = object(&name, cluster_ip(index));
-        if let Some(port) = port {
-            service["spec"]["type"] = "NodePort".into();
-            service["spec"]["ports"][0]["nodePort"] = port.into();
-        }
-        self.store.seed(Resource::Service, [service]).unwrap();
-        let pods = [1, 2].map(|pod| bed.pod(pod).ip(Family::V4));
-        let slice = slice(&name, pods, POD_PORT);
-        self.store.seed(Resource::EndpointSlice, [slice]).unwrap();
-        (cluster_ip(index), 80).into()
-    }
-
-    /// The daemon, born with the mounts of this thread.
-    fn start(&self, node: &Node<'_>) -> Proxy {
-        let mut command = Command::new(causeway_tests::binary("causeway-proxy"));
-        command
-            .arg("--kubeconfig")
-            .arg(self.folder.path().join("kubeconfig"))
-            .args(["--hostname-override=node-0", "--proxy-mode=ebpf"])
-            .arg("--cluster-cidr=10.244.0.0/16")
-            .args(node.cell.flags());
-        Proxy::spawn(&node.bed.node.netns, command, self.folder.path()).unwrap()
-    }
+/// The daemon, born with the mounts of this thread.
+fn start(cluster: &Cluster, node: &Node<'_>) -> Proxy {
+    cluster.start(node, &["--proxy-mode=ebpf"])
 }
 
 /// Waits until a pod reaches it.
@@ -343,9 +303,9 @@ fn a_daemon_killed_at_any_moment_fails_no_connection_and_changes_no_backend() {
     const MOMENTS: [u64; 6] = [0, 20, 60, 150, 300, 600];
     on_a_node(|node| {
         let cluster = Cluster::new(node.bed);
-        let web = cluster.put(node.bed, 1, Some(NODE_PORT));
+        let web = put(&cluster, node.bed, 1, Some(NODE_PORT));
         let outside = SocketAddr::new(node.bed.node.ip(Family::V4), NODE_PORT);
-        let mut proxy = cluster.start(node);
+        let mut proxy = start(&cluster, node);
         bar_the_way(node.bed.pod(3));
         wait_for(node, web);
         let traffic = Traffic::new(node, vec![web; 2], vec![outside; 2]);
@@ -354,11 +314,11 @@ fn a_daemon_killed_at_any_moment_fails_no_connection_and_changes_no_backend() {
                 for moment in MOMENTS {
                     proxy.kill().unwrap();
                     traffic.goes_on();
-                    proxy = cluster.start(node);
+                    proxy = start(&cluster, node);
                     thread::sleep(Duration::from_millis(moment));
                 }
                 // The last one lives, and does its work.
-                wait_for(node, cluster.put(node.bed, 10 + turn, None));
+                wait_for(node, put(&cluster, node.bed, 10 + turn, None));
                 traffic.goes_on();
             }
             proxy

@@ -44,30 +44,26 @@ impl Lifetimes {
     /// clock. Without the `other` direction it is of no use, unless that is just being written, or
     /// passes elsewhere.
     pub fn is_over(&self, protocol: u8, one: &Track, other: Option<&Track>, now: u64) -> bool {
+        self.left(protocol, one, other, now).is_none()
+    }
+
+    /// How much longer it is remembered if nothing comes; `None`: it is over.
+    pub fn left(
+        &self,
+        protocol: u8,
+        one: &Track,
+        other: Option<&Track>,
+        now: u64,
+    ) -> Option<Duration> {
         let seen = one.seen.max(other.map_or(0, |other| other.seen));
         let idle = Duration::from_nanos(now.saturating_sub(seen));
-        if one.is_direct() {
-            return idle > self.alone(protocol, one);
-        }
-        let Some(other) = other else {
-            return idle > self.closed;
-        };
-        idle > self.lasts(protocol, one, other)
-    }
-
-    /// How long one lasts whose answers don't pass here: a client that goes on gets some.
-    fn alone(&self, protocol: u8, one: &Track) -> Duration {
-        let answered = if protocol == UDP {
-            one.packets > 1
+        let lasts = if other.is_none() && !one.is_direct() {
+            self.closed
         } else {
-            one.flags & Track::ANSWERED != 0
+            let stage = Stage::of(one.flags, other.map_or(0, |other| other.flags));
+            self.by_state(protocol, stage, is_answered(protocol, one, other))
         };
-        self.by_state(protocol, Stage::of(one.flags, 0), answered)
-    }
-
-    fn lasts(&self, protocol: u8, one: &Track, other: &Track) -> Duration {
-        let answered = one.packets > 0 && other.packets > 0;
-        self.by_state(protocol, Stage::of(one.flags, other.flags), answered)
+        lasts.checked_sub(idle)
     }
 
     const fn by_state(&self, protocol: u8, stage: Stage, answered: bool) -> Duration {
@@ -84,6 +80,16 @@ impl Lifetimes {
             Stage::Open if answered => self.established,
             Stage::Open => self.opening,
         }
+    }
+}
+
+/// Whether both sides of a connection have sent something. One whose answers don't pass here was
+/// answered if its client went on.
+pub fn is_answered(protocol: u8, one: &Track, other: Option<&Track>) -> bool {
+    match other {
+        Some(other) => one.packets > 0 && other.packets > 0,
+        None if protocol == UDP => one.packets > 1,
+        None => one.flags & Track::ANSWERED != 0,
     }
 }
 
@@ -128,6 +134,8 @@ mod tests {
             // The later direction counts.
             let (one, other) = (track(one.0, one.1, 500), track(other.0, other.1, 100));
             let over = |after| lifetimes.is_over(protocol, &one, Some(&other), after * SECOND);
+            let left = lifetimes.left(protocol, &one, Some(&other), 501 * SECOND);
+            assert_eq!(left, Some(Duration::from_secs(seconds - 1)));
             assert!(!over(500 + seconds), "{protocol}, {seconds}");
             assert!(over(501 + seconds), "{protocol}, {seconds}");
             let other_way = lifetimes.is_over(protocol, &other, Some(&one), 501 * SECOND);

@@ -135,6 +135,27 @@ impl fmt::Display for Tuple {
 }
 
 impl Tuple {
+    /// The tuple of an answer, where nothing is translated. (A query of ICMP stays what it is.)
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        let transport = match self.transport {
+            Transport::Ports {
+                source,
+                destination,
+            } => Transport::Ports {
+                source: destination,
+                destination: source,
+            },
+            other => other,
+        };
+        Self {
+            source: self.destination,
+            destination: self.source,
+            transport,
+            ..*self
+        }
+    }
+
     pub(super) fn write(&self, writer: &mut AttrWriter) {
         writer.nested(TUPLE_IP, |w| {
             write_address(w, self.source, IPV4_SRC, IPV6_SRC);
@@ -227,7 +248,7 @@ impl Transport {
     }
 }
 
-fn write_address(writer: &mut AttrWriter, address: IpAddr, v4: u16, v6: u16) {
+pub(super) fn write_address(writer: &mut AttrWriter, address: IpAddr, v4: u16, v6: u16) {
     match address {
         IpAddr::V4(address) => writer.bytes(v4, &address.octets()),
         IpAddr::V6(address) => writer.bytes(v6, &address.octets()),

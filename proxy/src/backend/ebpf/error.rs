@@ -73,6 +73,9 @@ pub enum Error {
     /// Sockets could not be listed or ended.
     #[error("sockets of endpoints that left: {0}")]
     Sockets(nodekit::netlink::Error),
+    /// Connections could not be entered in connection tracking.
+    #[error("connections from outside that another data plane is to go on with: {0}")]
+    Handover(nodekit::netlink::Error),
     /// The own network namespace cannot be told from others.
     #[error("the node's network namespace: {0}")]
     Namespace(#[from] nodekit::netns::Error),

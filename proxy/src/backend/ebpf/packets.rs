@@ -35,7 +35,7 @@ use super::{Error, Options};
 /// How often counts of who is gone are looked for.
 const FORGET: Duration = Duration::from_secs(60);
 
-type Networks = LpmTrie<MapData, Address, u32>;
+pub(super) type Networks = LpmTrie<MapData, Address, u32>;
 
 /// The program, its maps, and the thread.
 #[derive(Debug)]
@@ -367,6 +367,12 @@ fn set(
         Some(value) => map.insert(&key, value, 0),
         None => gone(map.remove(&key)),
     }
+}
+
+/// Takes all away.
+pub(super) fn clear(map: &mut Networks) -> Result<(), aya::maps::MapError> {
+    let keys: Vec<PodNetwork> = entries(map)?.into_keys().collect();
+    keys.iter().try_for_each(|key| set(map, key, None))
 }
 
 fn set_pods(map: &mut Networks, pods: &[IpNetwork]) -> Result<(), aya::maps::MapError> {

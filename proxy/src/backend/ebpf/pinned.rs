@@ -57,16 +57,22 @@ impl Pinned {
         &self,
         name: &'static str,
     ) -> Result<BTreeMap<K, V>, Error> {
-        let map = self.map::<Entry<K>, Entry<V>>(name)?;
-        let mut found = BTreeMap::new();
-        for key in map.keys() {
-            let key = key.map_err(failed(name))?;
-            if let Some(Entry(value)) = present(map.get(&key, 0)).map_err(failed(name))? {
-                found.insert(key.0, value);
-            }
-        }
-        Ok(found)
+        read(&self.map(name)?).map_err(failed(name))
     }
+}
+
+/// Every entry of one that is open: see [`Pinned::entries`].
+pub(super) fn read<K: Plain + Ord, V: Plain>(
+    map: &Opened<Entry<K>, Entry<V>>,
+) -> Result<BTreeMap<K, V>, MapError> {
+    let mut found = BTreeMap::new();
+    for key in map.keys() {
+        let key = key?;
+        if let Some(Entry(value)) = present(map.get(&key, 0))? {
+            found.insert(key.0, value);
+        }
+    }
+    Ok(found)
 }
 
 /// What went while it was looked for is not there.

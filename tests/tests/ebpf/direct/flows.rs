@@ -61,6 +61,26 @@ fn connections_stay_when_endpoints_daemons_and_the_option_change() {
     });
 }
 
+/// Either node may be the one, as long as the other stays.
+#[test]
+fn connections_stay_when_nftables_takes_over_on_one_node() {
+    for leaving in [0, 1] {
+        on_a_site(|site| {
+            let mut both = daemons(site, BOTH);
+            serve(&mut both, &[2, 3]);
+            let mut before = kept(site);
+            let flows = Family::ALL.map(|family| site.client.udp_socket(balancer(family)));
+            let pods = flows.each_ref().map(|flow| ask_udp(flow).unwrap().pod);
+            assert!(both[0].events("direct_connection") > 0);
+            both[leaving].leave_for_nftables();
+            still(&mut before);
+            let after = flows.each_ref().map(|flow| ask_udp(flow).unwrap().pod);
+            assert_eq!(after, pods);
+            still(&mut kept(site));
+        });
+    }
+}
+
 /// One direction at a time, over a link that takes less than the others do: who sends must hear that.
 #[test]
 fn a_lot_of_bytes_arrive_and_who_sends_too_large_packets_hears_of_it() {

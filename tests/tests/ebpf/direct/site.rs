@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
-use causeway_proxy::backend::ebpf::{EbpfBackend, Options};
-use causeway_proxy::backend::{DataPlane as _, PassReport, PlaneSettings};
+use causeway_proxy::backend::ebpf::{EbpfBackend, Handover, Options};
+use causeway_proxy::backend::{DataPlane as _, NftablesBackend, PassReport, PlaneSettings};
 use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{Host, POD_PORT, Site};
 use lb_model::said::{EndpointSlice, Event, Ingress, Service, SliceEndpoint, SlicePort};
@@ -152,6 +152,23 @@ impl<'a> Daemon<'a> {
         self.model = model(self.name);
     }
 
+    /// The nftables data plane takes over, as a daemon has it.
+    pub(super) fn leave_for_nftables(&mut self) {
+        self.backend = None;
+        let options = self.options();
+        let Self { host, model, .. } = self;
+        let take_over = || {
+            let settings = settings(host, model).map(Into::into);
+            let mut plane = NftablesBackend::open(settings.to_vec()).unwrap();
+            let report = plane.sync(model, &BTreeSet::new());
+            assert!(report.complete(), "{report:?}");
+            let handover = Handover::begin(&options).unwrap().unwrap();
+            EbpfBackend::cleanup(&options).unwrap();
+            handover.finish().unwrap();
+        };
+        host.netns.run(take_over).unwrap();
+    }
+
     fn sync(&mut self) -> PassReport {
         let services: BTreeSet<_> = self.model.take_changes().services;
         let options = self.options();
@@ -190,7 +207,11 @@ impl<'a> Daemon<'a> {
 }
 
 fn open(host: &Host, model: &Model, options: &Options) -> EbpfBackend {
-    let settings = Family::ALL.map(|family| PlaneSettings {
+    EbpfBackend::open(options, settings(host, model).to_vec()).unwrap()
+}
+
+fn settings(host: &Host, model: &Model) -> [PlaneSettings; 2] {
+    Family::ALL.map(|family| PlaneSettings {
         family,
         masquerade_bit: 14,
         detector: model.local_detector(family),
@@ -198,8 +219,7 @@ fn open(host: &Host, model: &Model, options: &Options) -> EbpfBackend {
         service_cidrs: BTreeSet::new(),
         localhost_node_ports: true,
         tcp_be_liberal: false,
-    });
-    EbpfBackend::open(options, settings.to_vec()).unwrap()
+    })
 }
 
 /// Packets that the first node sends to the other one and to the router, counted on their way.
