@@ -122,8 +122,10 @@ impl Toolchain {
             Some(rustc) => {
                 let mut cargo =
                     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-                // The stable compiler takes the features that this crate needs of it.
-                cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf");
+                // The stable compiler takes the features that these crates need of it.
+                cargo
+                    .env("RUSTC", rustc)
+                    .env("RUSTC_BOOTSTRAP", "aya_ebpf,causeway_ebpf");
                 cargo
             }
             None => {

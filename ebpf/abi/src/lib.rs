@@ -23,7 +23,7 @@ pub use packets::{
     ClientKey, Datagram, HardwareAddress, Hop, Interface, PodNetwork, Ports, Settings, Stage,
     Track, Tuple,
 };
-pub use sockets::{Connected, SocketRules};
+pub use sockets::{Connected, SHARING, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
 
 /// Grows whenever a type or a map below changes its meaning, but for those of [`LASTING`]: maps of
@@ -42,7 +42,7 @@ pub const LASTING: [(&str, u32, &[&str]); 3] = [
         "sockets",
         2,
         &[
-            maps::MARKED,
+            maps::SHARING,
             maps::REVERSE,
             maps::FLOWS,
             maps::CONNECTED_UDP,
@@ -108,9 +108,9 @@ pub mod maps {
     pub const CONNECTED_UDP: &str = "connected_udp";
     /// Cookie of a TCP socket to [`crate::Connected`].
     pub const CONNECTED_TCP: &str = "connected_tcp";
-    /// With each socket of which [`REVERSE`] or one of the two above may have an entry, a number that
-    /// means nothing (`BPF_MAP_TYPE_SK_STORAGE`).
-    pub const MARKED: &str = "marked";
+    /// A socket's cookie modulo [`crate::SHARING`] to how many sockets of these cookies have an entry in
+    /// one of the two above: never fewer than there are.
+    pub const SHARING: &str = "sharing";
     /// One entry: [`crate::SocketRules`].
     pub const SOCKET_RULES: &str = "socket_rules";
     /// [`crate::Frontend::service`] to [`crate::PortName`].

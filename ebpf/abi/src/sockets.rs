@@ -15,6 +15,24 @@ pub struct Connected {
     pub backend: Backend,
 }
 
+impl Connected {
+    /// Instead of what was known of a socket that the daemon ended, until it closes or connects anew.
+    /// (Who takes an entry away has to count that, and only programs can.)
+    pub const ENDED: Self = Self {
+        netns: 0,
+        frontend: FrontendKey {
+            address: [0; 16],
+            port: 0,
+            protocol: 0,
+            view: FrontendKey::INSIDE,
+        },
+        backend: Backend::NONE,
+    };
+}
+
+/// Cells of [`crate::maps::SHARING`].
+pub const SHARING: u32 = 65_536;
+
 /// What the hooks on sockets heed. The daemon writes it before it attaches them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]

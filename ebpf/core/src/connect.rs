@@ -15,6 +15,9 @@ const UDP: u8 = 17;
 
 /// What hooks on sockets have besides.
 pub trait Sockets: Tables {
+    /// Whether there may be something of a socket in the three below, told without a look into a map
+    /// that is larger than a processor's cache. It says yes too often, and never no where yes is right.
+    fn may_be_connected(&self, cookie: u64) -> bool;
     /// Where a socket was sent.
     fn connected(&self, protocol: u8, cookie: u64) -> Option<Connected>;
     /// A socket was sent there; whether that could be remembered.
@@ -40,7 +43,7 @@ pub fn connect(
     };
     if !matches!(answer, Answer::To(_)) {
         // It may have been sent somewhere before.
-        close(tables, caller, aim.protocol);
+        close(tables, aim.protocol, caller.cookie());
     }
     answer
 }
@@ -73,7 +76,7 @@ fn aimed(tables: &impl Sockets, kernel: &impl Kernel, caller: &impl Caller, aim:
             tables.count(Counter::Torn);
             return Answer::NotOurs;
         };
-        remember(tables, caller, socket, aim, backend);
+        remember(tables, socket, aim, backend);
         sent = Some((backend, frontend.service));
         // The daemon takes a backend out of its set before it looks who is connected to it. So
         // either it finds this socket, or we find the set without the backend.
@@ -98,33 +101,30 @@ fn aimed(tables: &impl Sockets, kernel: &impl Kernel, caller: &impl Caller, aim:
 }
 
 #[inline(always)]
-fn remember(
-    tables: &impl Sockets,
-    caller: &impl Caller,
-    socket: Socket,
-    aim: &Aim,
-    backend: Backend,
-) {
+fn remember(tables: &impl Sockets, socket: Socket, aim: &Aim, backend: Backend) {
     let value = Connected {
         netns: socket.netns,
         frontend: FrontendKey { ..*aim },
         backend,
     };
-    if !caller.mark() || !tables.set_connected(aim.protocol, socket.cookie, &value) {
+    if !tables.set_connected(aim.protocol, socket.cookie, &value) {
         tables.count(Counter::Forgotten);
     }
 }
 
 /// A socket is gone, or goes elsewhere.
 #[inline(always)]
-pub fn close(tables: &impl Sockets, caller: &impl Caller, protocol: u8) {
-    if !caller.is_marked() {
+pub fn close(tables: &impl Sockets, protocol: u8, cookie: u64) {
+    if !tables.may_be_connected(cookie) {
         return;
     }
-    let cookie = caller.cookie();
     // To look is cheaper than to delete what is not there.
-    if let Some(connected) = tables.connected(protocol, cookie) {
-        tables.forget(protocol, cookie);
+    let Some(connected) = tables.connected(protocol, cookie) else {
+        return;
+    };
+    tables.forget(protocol, cookie);
+    // That of one that was ended is told by whoever did it.
+    if connected != Connected::ENDED {
         tables.tell(&Event {
             what: Event::CLOSED,
             backend: connected.backend,
@@ -141,18 +141,19 @@ pub fn believed(
     backend: Backend,
     protocol: u8,
 ) -> Option<Original> {
-    if !caller.is_marked() {
-        return None;
-    }
-    let socket = caller.socket();
-    let connected = tables.connected(protocol, socket.cookie);
+    let cookie = caller.cookie();
+    let connected = if tables.may_be_connected(cookie) {
+        tables.connected(protocol, cookie)
+    } else {
+        None
+    };
     match connected.filter(|connected| connected.backend == backend) {
         Some(connected) => Some(Original {
             address: connected.frontend.address,
             port: connected.frontend.port,
             zero: 0,
         }),
-        None if protocol == UDP => answered_by(tables, socket, backend, protocol),
+        None if protocol == UDP => answered_by(tables, cookie, backend, protocol),
         None => None,
     }
 }

@@ -58,16 +58,12 @@ pub struct Socket {
     pub netns: u64,
 }
 
-/// The socket that calls, of which nothing is asked before it is needed: almost none concerns us.
+/// The socket that calls, which is not asked who it is before that is needed: almost none concerns us.
 pub trait Caller {
     /// See [`Socket::cookie`].
     fn cookie(&self) -> u64;
     /// See [`Socket::netns`].
     fn netns(&self) -> u64;
-    /// Whether it is marked: maps may have something of it.
-    fn is_marked(&self) -> bool;
-    /// Marks it, before a map has something of it; whether the kernel had the memory for that.
-    fn mark(&self) -> bool;
 
     /// Who it is.
     #[inline(always)]
@@ -134,7 +130,7 @@ pub fn send(
         backend,
         ..Event::of_socket(Counter::Sent, socket.netns, *aim)
     });
-    remember(tables, caller, socket, aim, backend);
+    remember(tables, socket, aim, backend);
     Answer::To(backend)
 }
 
@@ -151,12 +147,12 @@ fn refuse(tables: &impl Tables, socket: Socket, aim: &Aim, service: u32) -> Answ
 #[inline(always)]
 pub(crate) fn answered_by(
     tables: &impl Tables,
-    socket: Socket,
+    socket: u64,
     backend: Backend,
     protocol: u8,
 ) -> Option<Original> {
     tables.original(&ReverseKey {
-        socket: socket.cookie,
+        socket,
         backend,
         protocol: u32::from(protocol),
     })
@@ -196,13 +192,7 @@ pub(crate) fn unserved(
 }
 
 #[inline(always)]
-fn remember(
-    tables: &impl Tables,
-    caller: &impl Caller,
-    socket: Socket,
-    aim: &Aim,
-    backend: Backend,
-) {
+fn remember(tables: &impl Tables, socket: Socket, aim: &Aim, backend: Backend) {
     let key = ReverseKey {
         socket: socket.cookie,
         backend,
@@ -213,7 +203,7 @@ fn remember(
         port: aim.port,
         zero: 0,
     };
-    if !caller.mark() || !tables.set_original(&key, &original) {
+    if !tables.set_original(&key, &original) {
         tables.count(Counter::Forgotten);
     }
 }

@@ -30,6 +30,8 @@ struct Maps {
     flows: RefCell<BTreeMap<FlowKey, Backend>>,
     originals: RefCell<BTreeMap<ReverseKey, Original>>,
     connected: RefCell<BTreeMap<(u8, u64), Connected>>,
+    /// Whether other sockets share cells, if that isn't as it is.
+    shared: Option<bool>,
     rules: Option<SocketRules>,
     /// The bits of what may be aimed at, if not those of what is there.
     aimed: Option<u64>,
@@ -83,6 +85,10 @@ impl Tables for Maps {
 }
 
 impl Sockets for Maps {
+    fn may_be_connected(&self, cookie: u64) -> bool {
+        let there = || self.connected.borrow().keys().any(|key| key.1 == cookie);
+        self.shared.unwrap_or_else(there)
+    }
     fn connected(&self, protocol: u8, cookie: u64) -> Option<Connected> {
         self.connected.borrow().get(&(protocol, cookie)).copied()
     }
@@ -119,19 +125,12 @@ impl Prefilter for Maps {
     }
 }
 
-/// One that is marked.
 impl Caller for Socket {
     fn cookie(&self) -> u64 {
         self.cookie
     }
     fn netns(&self) -> u64 {
         self.netns
-    }
-    fn is_marked(&self) -> bool {
-        true
-    }
-    fn mark(&self) -> bool {
-        true
     }
 }
 

@@ -1,15 +1,12 @@
 //! The maps of sockets that are connected. An entry goes with its socket, so that none alive is
 //! forgotten for the sake of those that are gone.
 
-use core::ffi::c_void;
-use core::ptr::{from_ref, null_mut};
+use core::arch::asm;
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE};
-use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
-use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::bindings::{BPF_EXIST, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
-use causeway_ebpf_abi::{Connected, SocketRules};
+use causeway_ebpf_abi::{Connected, SHARING as CELLS, SocketRules};
 use causeway_ebpf_core::Sockets;
 
 use crate::maps::Maps;
@@ -18,6 +15,11 @@ use crate::maps::Maps;
 const SOCKETS: u32 = 524_288;
 
 const UDP: u8 = 17;
+
+/// Only where there is no such entry yet (linux/bpf.h).
+const NEW: u64 = BPF_NOEXIST as u64;
+/// Only where there is one.
+const OLD: u64 = BPF_EXIST as u64;
 
 #[map(name = "connected_udp")]
 static UDP_MAP: HashMap<u64, Connected> = HashMap::pinned(SOCKETS, BPF_F_NO_PREALLOC);
@@ -28,34 +30,35 @@ static TCP_MAP: HashMap<u64, Connected> = HashMap::pinned(SOCKETS, BPF_F_NO_PREA
 #[map(name = "socket_rules")]
 static RULES_MAP: Array<SocketRules> = Array::pinned(1, 0);
 
-/// Kept with a socket itself, and gone with it: a map may have something of it. Most have nothing here,
-/// and that costs one look at the socket.
-#[btf_map(name = "marked")]
-static MARKED_MAP: SkStorage<u32> = SkStorage::new();
+#[map(name = "sharing")]
+static SHARING_MAP: Array<u64> = Array::pinned(CELLS, 0);
 
-/// A socket as the helper takes it: of a call the `sk` in its context, of a socket's own hook that
-/// context.
-#[derive(Clone, Copy)]
-pub struct Marks(pub *mut c_void);
+/// The cell of a socket, in which those that have an entry are counted. Cookies are given one after the
+/// other, so sockets of the same time have their cells side by side.
+const fn cell(cookie: u64) -> u32 {
+    cookie as u32 % CELLS
+}
 
-impl Marks {
-    #[inline(always)]
-    fn get(self, flags: u32) -> bool {
-        let map = from_ref(&MARKED_MAP).cast_mut().cast();
-        let (socket, flags) = (self.0, u64::from(flags));
-        // SAFETY: the loader puts the map here; the verifier checks what the socket is.
-        !unsafe { bpf_sk_storage_get(map, socket, null_mut(), flags) }.is_null()
+/// So many entries more, by one instruction: other processors may do that as well. (The compiler knows
+/// none for this machine.)
+#[inline(always)]
+fn grow(cookie: u64, by: i64) {
+    if let Some(cell) = SHARING_MAP.get_ptr_mut(cell(cookie)) {
+        // SAFETY: it changes these eight bytes, which are the map's.
+        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) cell, in(reg) by) };
     }
+}
 
-    #[inline(always)]
-    pub fn is_marked(self) -> bool {
-        self.get(0)
-    }
+/// An entry is to come: before it is there.
+#[inline(always)]
+fn enters(cookie: u64) {
+    grow(cookie, 1);
+}
 
-    #[inline(always)]
-    pub fn mark(self) -> bool {
-        self.get(BPF_SK_STORAGE_GET_F_CREATE)
-    }
+/// An entry went: when it is there no more.
+#[inline(always)]
+fn left(cookie: u64) {
+    grow(cookie, -1);
 }
 
 #[inline(always)]
@@ -68,17 +71,40 @@ fn of(protocol: u8) -> &'static HashMap<u64, Connected> {
 
 impl Sockets for Maps {
     #[inline(always)]
+    fn may_be_connected(&self, cookie: u64) -> bool {
+        SHARING_MAP
+            .get(cell(cookie))
+            .is_none_or(|count| *count != 0)
+    }
+    #[inline(always)]
     fn connected(&self, protocol: u8, cookie: u64) -> Option<Connected> {
         // SAFETY: an entry is its socket's, whose calls come one after the other.
         unsafe { of(protocol).get(cookie) }.copied()
     }
     #[inline(always)]
     fn set_connected(&self, protocol: u8, cookie: u64, value: &Connected) -> bool {
-        of(protocol).insert(cookie, value, 0).is_ok()
+        let map = of(protocol);
+        enters(cookie);
+        if map.insert(cookie, value, NEW).is_ok() {
+            return true;
+        }
+        // One that was connected before is counted already.
+        if map.insert(cookie, value, OLD).is_ok() {
+            left(cookie);
+            return true;
+        }
+        // The daemon may have taken it away just now.
+        let added = map.insert(cookie, value, NEW).is_ok();
+        if !added {
+            left(cookie);
+        }
+        added
     }
     #[inline(always)]
     fn forget(&self, protocol: u8, cookie: u64) {
-        let _ = of(protocol).remove(cookie);
+        if of(protocol).remove(cookie).is_ok() {
+            left(cookie);
+        }
     }
     #[inline(always)]
     fn rules(&self) -> Option<SocketRules> {

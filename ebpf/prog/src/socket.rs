@@ -12,7 +12,6 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use causeway_ebpf_abi::{Address, Backend, FrontendKey, MAPPED, mapped};
 use causeway_ebpf_core::{Aim, Answer, Caller, Kernel, believed, close, connect, may_bind, send};
 
-use crate::connections::Marks;
 use crate::maps::{self, Maps};
 
 /// The system call goes on.
@@ -85,33 +84,11 @@ pub fn sock_release(context: SockContext) -> i32 {
     // SAFETY: the verifier checks every access to the context.
     let protocol = unsafe { (*context.sock).protocol };
     if protocol == TCP || protocol == UDP {
-        close(&Maps, &Leaving(context), protocol as u8);
+        // SAFETY: the helper takes the context of this program type.
+        let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+        close(&Maps, protocol as u8, cookie);
     }
     GO_ON
-}
-
-/// A socket that is closed.
-struct Leaving(SockContext);
-
-impl Caller for Leaving {
-    #[inline(always)]
-    fn cookie(&self) -> u64 {
-        // SAFETY: the helper takes the context of this program type.
-        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
-    }
-    #[inline(always)]
-    fn netns(&self) -> u64 {
-        // SAFETY: as above.
-        unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
-    }
-    #[inline(always)]
-    fn is_marked(&self) -> bool {
-        Marks(self.0.as_ptr()).is_marked()
-    }
-    #[inline(always)]
-    fn mark(&self) -> bool {
-        Marks(self.0.as_ptr()).mark()
-    }
 }
 
 struct Call(SockAddrContext);
@@ -205,26 +182,12 @@ impl Caller for Call {
         // SAFETY: as above.
         unsafe { bpf_get_netns_cookie(self.0.as_ptr()) }
     }
-    #[inline(always)]
-    fn is_marked(&self) -> bool {
-        self.marks().is_marked()
-    }
-    #[inline(always)]
-    fn mark(&self) -> bool {
-        self.marks().mark()
-    }
 }
 
 impl Call {
     #[inline(always)]
     fn raw(&self) -> *mut bpf_sock_addr {
         self.0.sock_addr
-    }
-
-    #[inline(always)]
-    fn marks(&self) -> Marks {
-        // SAFETY: the verifier checks every access to the context.
-        Marks(unsafe { (*self.raw()).__bindgen_anon_1.sk }.cast())
     }
 
     #[inline(always)]

@@ -4,8 +4,10 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread;
 
+use aya::maps::{Array, Map, MapData};
+use causeway_ebpf_abi::maps;
 use causeway_proxy::backend::DataPlane as _;
-use causeway_proxy::backend::ebpf::{EbpfBackend, HeldSocket, HeldSockets, Options};
+use causeway_proxy::backend::ebpf::{EbpfBackend, HeldSocket, HeldSockets, Options, map_pin};
 use causeway_tests::packet_bed::{self, Host, Seen, ask, ask_udp};
 use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
@@ -44,6 +46,14 @@ fn bring(node: &Node<'_>, proxy: &mut Proxy<'_, EbpfBackend>, world: &mut World)
 fn held(node: &Node<'_>) -> Vec<HeldSocket> {
     let held = HeldSockets::read(&node.cell.options().pins).unwrap();
     held.iter().cloned().collect()
+}
+
+/// How many sockets with entries the cells of their cookies count.
+fn shared(node: &Node<'_>) -> u64 {
+    let pin = map_pin(&node.cell.options().pins, maps::SHARING);
+    let data = MapData::from_pin(pin).and_then(Map::from_map_data);
+    let cells: Array<_, u64> = data.and_then(Array::try_from).unwrap();
+    cells.iter().map(Result::unwrap).sum()
 }
 
 /// `to`, as an IPv6 socket says it.
@@ -99,6 +109,7 @@ fn a_socket_is_remembered_until_it_closes_or_connects_elsewhere() {
             let found = held(node);
             let protocols: Vec<&str> = found.iter().map(|one| one.protocol.as_str()).collect();
             assert_eq!(protocols, ["tcp", "udp"]);
+            assert_eq!(shared(node), 2);
             for one in &found {
                 assert_eq!(one.frontend, to);
                 assert_eq!(one.backend.ip(), node.bed.pod(2).ip(family));
@@ -108,9 +119,14 @@ fn a_socket_is_remembered_until_it_closes_or_connects_elsewhere() {
             udp.connect((node.bed.pod(2).ip(family), packet_bed::POD_PORT))
                 .unwrap();
             assert_eq!(held(node), []);
-            udp.connect(to).unwrap();
-            assert_eq!(held(node).len(), 1);
+            assert_eq!(shared(node), 0);
+            for _ in 0..2 {
+                udp.connect(to).unwrap();
+                assert_eq!(held(node).len(), 1);
+                assert_eq!(shared(node), 1, "once, however often it connects");
+            }
             drop(udp);
+            assert_eq!(shared(node), 0);
         }
     });
 }
@@ -253,6 +269,7 @@ fn a_restart_keeps_sockets_and_ends_those_whose_endpoint_left_meanwhile() {
         // Of those that were there before, it is told as well that they close.
         drop(sockets);
         assert_eq!(held(node), []);
+        assert_eq!(shared(node), 0, "also of those that were ended");
     });
 }
 

@@ -14,35 +14,6 @@ const TRANSLATES_UDP: SocketRules = SocketRules {
     flags: SocketRules::UDP_CONNECT,
 };
 
-/// A socket of which the kernel tells whether it is marked.
-struct Marked {
-    marked: Cell<bool>,
-    memory: bool,
-}
-
-impl Caller for Marked {
-    fn cookie(&self) -> u64 {
-        CLIENT.cookie
-    }
-    fn netns(&self) -> u64 {
-        CLIENT.netns
-    }
-    fn is_marked(&self) -> bool {
-        self.marked.get()
-    }
-    fn mark(&self) -> bool {
-        self.marked.replace(self.memory);
-        self.memory
-    }
-}
-
-fn unmarked() -> Marked {
-    Marked {
-        marked: Cell::new(false),
-        memory: true,
-    }
-}
-
 /// One frontend of TCP and UDP with so many backends.
 fn both(count: u8) -> Maps {
     let mut maps = maps(1, count, 0);
@@ -90,65 +61,46 @@ fn a_socket_that_connects_elsewhere_or_closes_is_forgotten() {
             cookie: CLIENT.cookie + 1,
             ..CLIENT
         };
-        close(&maps, &another, aim.protocol);
+        close(&maps, aim.protocol, another.cookie);
         assert!(connected().is_some());
-        close(&maps, &CLIENT, aim.protocol);
+        close(&maps, aim.protocol, CLIENT.cookie);
         assert_eq!(connected(), None);
     }
 }
 
 #[test]
-fn a_socket_is_marked_with_what_a_map_has_of_it() {
+fn nothing_is_looked_for_where_a_bit_or_a_cell_says_that_there_is_nothing() {
     let mut maps = both(1);
-    let other = FrontendKey { port: 80, ..AIM };
     for aim in [AIM, UDP_AIM] {
-        let caller = unmarked();
-        connect(&maps, &at(0, 0), &caller, &FrontendKey { port: 80, ..aim });
-        assert!(!caller.is_marked());
-        connect(&maps, &at(0, 0), &caller, &aim);
-        assert!(caller.is_marked());
-        close(&maps, &caller, aim.protocol);
-        assert_eq!(maps.connected(aim.protocol, CLIENT.cookie), None);
+        connect(&maps, &at(0, 0), &CLIENT, &aim);
+        assert!(believed(&maps, &CLIENT, backend(0), aim.protocol).is_some());
     }
-    let caller = unmarked();
-    send(&maps, &at(0, 0), &caller, &UDP_AIM);
-    assert!(caller.is_marked());
-    assert!(believed(&maps, &caller, backend(0), 17).is_some());
-    assert_eq!(maps.connected(17, CLIENT.cookie), None);
-
-    // Of others nothing is looked for, whatever there may be.
-    connect(&maps, &at(0, 0), &CLIENT, &AIM);
-    let caller = unmarked();
-    connect(&maps, &at(0, 0), &caller, &other);
-    close(&maps, &caller, 6);
-    assert!(maps.connected(6, CLIENT.cookie).is_some());
-    assert_eq!(believed(&maps, &caller, backend(0), 6), None);
-    assert_eq!(believed(&maps, &caller, backend(0), 17), None);
+    maps.shared = Some(false);
+    for aim in [AIM, UDP_AIM] {
+        close(&maps, aim.protocol, CLIENT.cookie);
+        assert!(maps.connected(aim.protocol, CLIENT.cookie).is_some());
+        assert_eq!(believed(&maps, &CLIENT, backend(0), aim.protocol), None);
+    }
+    // What a socket that is not connected believes is in another map.
+    send(&maps, &at(0, 0), &CLIENT, &UDP_AIM);
+    assert!(believed(&maps, &CLIENT, backend(0), 17).is_some());
 
     // What is aimed at has its bit before it is there.
     maps.aimed = Some(0);
-    assert_eq!(connect(&maps, &at(0, 0), &caller, &AIM), Answer::NotOurs);
-    assert_eq!(send(&maps, &at(0, 0), &caller, &UDP_AIM), Answer::NotOurs);
+    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &AIM), Answer::NotOurs);
+    assert_eq!(send(&maps, &at(0, 0), &CLIENT, &UDP_AIM), Answer::NotOurs);
 }
 
 #[test]
-fn what_cannot_be_marked_is_translated_and_forgotten() {
+fn a_socket_that_was_ended_is_forgotten_in_silence() {
     let maps = both(1);
-    let caller = Marked {
-        memory: false,
-        ..unmarked()
-    };
-    for aim in [AIM, UDP_AIM] {
-        let answer = connect(&maps, &at(0, 0), &caller, &aim);
-        assert_eq!(answer, Answer::To(backend(0)));
-        assert_eq!(maps.connected(aim.protocol, CLIENT.cookie), None);
-    }
-    let answer = send(&maps, &at(0, 0), &caller, &UDP_AIM);
-    assert_eq!(answer, Answer::To(backend(0)));
-    assert!(maps.originals.borrow().is_empty());
-    let counted = maps.counted.borrow();
-    let forgotten = |what: &&Counter| **what == Counter::Forgotten;
-    assert_eq!(counted.iter().filter(forgotten).count(), 3);
+    connect(&maps, &at(0, 0), &CLIENT, &UDP_AIM);
+    maps.set_connected(17, CLIENT.cookie, &Connected::ENDED);
+    assert_eq!(believed(&maps, &CLIENT, backend(0), 17), None);
+    told(&maps);
+    close(&maps, 17, CLIENT.cookie);
+    assert_eq!(maps.connected(17, CLIENT.cookie), None);
+    assert_eq!(told(&maps), []);
 }
 
 #[test]
@@ -286,8 +238,8 @@ fn whoever_watches_hears_of_sockets_that_connect_and_close() {
     let mut maps = both(1);
     for (aim, what) in [(AIM, Counter::Connected), (UDP_AIM, Counter::ConnectedUdp)] {
         connect(&maps, &at(0, 0), &CLIENT, &aim);
-        close(&maps, &CLIENT, aim.protocol);
-        close(&maps, &CLIENT, aim.protocol);
+        close(&maps, aim.protocol, CLIENT.cookie);
+        close(&maps, aim.protocol, CLIENT.cookie);
         let by = CLIENT.netns;
         let heard = [
             (what as u32, by, aim, backend(0)),

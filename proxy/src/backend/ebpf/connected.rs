@@ -17,6 +17,9 @@ use super::entries::{Entry, socket_address};
 use super::namespaces::Namespaces;
 use super::sockets::{failed, gone};
 
+/// Only where there is an entry (`BPF_EXIST`, linux/bpf.h).
+const EXISTING: u64 = 2;
+
 type Map = HashMap<MapData, u64, Entry<Connected>>;
 
 /// Sockets by their cookies.
@@ -71,6 +74,9 @@ impl Connections {
         let mut netns = BTreeSet::new();
         for entry in map.iter() {
             let (cookie, Entry(connected)) = entry.map_err(failed(name))?;
+            if connected == Connected::ENDED {
+                continue;
+            }
             netns.insert(connected.netns);
             if !stay(&connected) {
                 let there = stale.entry(connected.netns).or_default();
@@ -150,7 +156,7 @@ impl Ender<'_> {
                 continue;
             };
             // First: its owner may connect it anew as soon as it is ended.
-            gone(self.map.remove(&one.cookie)).map_err(failed(self.name))?;
+            self.ended(one.cookie)?;
             match diag.end(one) {
                 Ok(ended) => self.ended += u64::from(ended),
                 Err(error) => {
@@ -162,6 +168,12 @@ impl Ender<'_> {
             stale.remove(&one.cookie);
         }
         Ok(())
+    }
+
+    /// What was known of a socket is known no more. (If it closed meanwhile, its entry is gone.)
+    fn ended(&mut self, cookie: u64) -> Result<(), Error> {
+        let ended = self.map.insert(cookie, Entry(Connected::ENDED), EXISTING);
+        gone(ended).map_err(failed(self.name))
     }
 
     /// Takes an entry away if it is still that one.

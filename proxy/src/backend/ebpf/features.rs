@@ -101,8 +101,7 @@ use ProgramType::{CgroupSock, CgroupSockAddr, SchedClassifier};
 
 /// A feature comes after those without which nothing can be said about it. Types of hooks
 /// (`BPF_CGROUP_UDP4_RECVMSG` 5.2, `BPF_CGROUP_INET4_GETPEERNAME` 5.8, `BPF_CGROUP_INET_SOCK_RELEASE`
-/// 5.9) and their links (5.7) are all older than `bpf_set_retval`, and come with the programs; so are
-/// maps that keep something with a socket, and the helper for them in both types of programs (5.9).
+/// 5.9) and their links (5.7) are all older than `bpf_set_retval`, and come with the programs.
 const KERNEL: [Feature; 15] = [
     feature(
         Question::SystemCall,

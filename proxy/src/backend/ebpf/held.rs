@@ -54,7 +54,9 @@ impl HeldSockets {
             let mut found = BTreeMap::new();
             for entry in &map {
                 let (cookie, Entry(socket)) = entry.map_err(failed(name))?;
-                found.insert(cookie, socket);
+                if socket != Connected::ENDED {
+                    found.insert(cookie, socket);
+                }
             }
             let sockets = found.into_iter();
             all.extend(sockets.map(|(cookie, socket)| held(protocol, cookie, &socket)));
