@@ -104,7 +104,14 @@ impl Frame {
             return None;
         }
         // SAFETY: see above.
-        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        // Read anew for each place: the compiler would keep half of such a word, which is no address to the
+        // verifier.
+        let (data, end) = unsafe {
+            (
+                (&raw const (*self.0).data).read_volatile() as usize,
+                (&raw const (*self.0).data_end).read_volatile() as usize,
+            )
+        };
         let place = data + offset as usize;
         (place + bytes <= end).then_some(place)
     }
