@@ -8,15 +8,18 @@
 mod aims;
 mod applied;
 mod maglev;
+mod moves;
 mod networks;
 mod ports;
 mod tracks;
 mod wanted;
 
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Row, RowKey, SlotKey};
+use causeway_ebpf_abi::{
+    Backend, Frontend, FrontendKey, MemberKey, Row, RowKey, SlotKey, SourceRange,
+};
 
 pub use aims::{Aims, Word};
-pub use applied::{Applied, Step};
+pub use applied::{Applied, Found, Step};
 pub use maglev::{Maglev, SIZES as MAGLEV_SIZES};
 pub use networks::{Change, Unserved, network};
 pub use ports::Ports;
@@ -41,6 +44,10 @@ pub enum Operation {
     SetRow(RowKey, Box<Row>),
     /// Take a row away; it may be gone.
     DeleteRow(RowKey),
+    /// Let a list of sources have this network.
+    AddSource(SourceRange),
+    /// It doesn't any more; it may be gone.
+    DeleteSource(SourceRange),
     /// Write a frontend.
     SetFrontend(FrontendKey, Frontend),
     /// Take a frontend away; it may be gone.

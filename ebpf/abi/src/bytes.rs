@@ -23,7 +23,7 @@ macro_rules! plain {
 
 plain! {
     crate::FrontendKey: 16 + 2 + 1 + 1;
-    crate::Frontend: 7 * 4;
+    crate::Frontend: 8 * 4;
     crate::RowKey: 4 + 4;
     crate::Row: 2 * 1_024;
     crate::SlotKey: 4 + 4;
@@ -37,6 +37,7 @@ plain! {
     crate::Interface: 16 + 16 + 4;
     crate::HardwareAddress: 6 + 2;
     crate::PodNetwork: 4 + 16;
+    crate::Source: 4 + 16;
     crate::Tuple: 16 + 16 + 2 + 2 + 1 + 3;
     crate::ClientKey: 16 + 4;
     crate::Datagram: 16 + 16 + 4 + 1 + 3;

@@ -20,15 +20,15 @@ pub use bytes::Plain;
 pub use events::Event;
 pub use maglev::{Row, RowKey};
 pub use packets::{
-    ClientKey, Datagram, HardwareAddress, Hop, Interface, PodNetwork, Ports, Settings, Stage,
-    Track, Tuple,
+    ClientKey, Datagram, HardwareAddress, Hop, Interface, PodNetwork, Ports, Settings, Source,
+    SourceRange, Stage, Track, Tuple,
 };
 pub use sockets::{Connected, SHARING, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
 
 /// Grows whenever a type or a map below changes its meaning, but for those of [`LASTING`]: maps of
 /// another layout are not used.
-pub const LAYOUT: u32 = 11;
+pub const LAYOUT: u32 = 12;
 
 /// Maps that established connections need, and the numbers of Service ports that they bear. They stay when others change their layout, so that each
 /// group has a number of its own, which grows only when one of its own maps changes its meaning.
@@ -86,6 +86,9 @@ pub mod maps {
     /// frontend. A longest-prefix match: a ClusterIP that a Service has, within the networks from
     /// which they are taken.
     pub const UNSERVED: &str = "unserved";
+    /// [`crate::SourceRange`] to 1: from where packets may come that aim at a frontend with that list.
+    /// A longest-prefix match.
+    pub const SOURCES: &str = "sources";
     /// [`crate::Tuple`] to [`crate::Track`], both directions of every connection whose packets are
     /// translated.
     pub const TRACKS: &str = "tracks";
@@ -184,13 +187,18 @@ pub struct Frontend {
     pub places: u32,
     /// The number of the Service port, by which is counted what goes there; 0: nobody counts.
     pub service: u32,
+    /// The list of networks from which packets may come ([`maps::SOURCES`]); 0: from anywhere. At
+    /// every moment it is whole.
+    pub sources: u32,
 }
 
 impl Frontend {
     /// Only for sockets of the node's own network namespace: a loopback address means something
     /// else in every other one.
     pub const NODE_ONLY: u32 = 1;
-    /// Sockets that aim here are translated.
+    /// Sockets that aim here are translated. Without this flag, and with [`Frontend::PACKETS`],
+    /// what pods send here is translated or dropped packet by packet; the node's own packets meet no
+    /// program, so that its calls are refused, or as [`Frontend::NODE_SOCKETS`] says.
     pub const SOCKETS: u32 = 2;
     /// Packets that come here are translated; else they are left to the stack, where the nftables
     /// data plane has the frontend.
@@ -205,6 +213,8 @@ impl Frontend {
     pub const DROP: u32 = 64;
     /// A node port: sockets of the node itself are not bound here.
     pub const NODE_PORT: u32 = 128;
+    /// Of all sockets, only those of the node's own network namespace are translated.
+    pub const NODE_SOCKETS: u32 = 256;
 }
 
 /// One place in a set of backends.
@@ -376,11 +386,14 @@ pub enum Counter {
     Direct = 20,
     /// Dropped: fragments of a datagram whose first one ended here.
     FragmentDropped = 21,
+    /// Packets dropped since they come from where their Service lets nobody in
+    /// (`loadBalancerSourceRanges`).
+    SourceRefused = 22,
 }
 
 impl Counter {
     /// All of them, by index.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Connected,
         Self::Sent,
         Self::Refused,
@@ -403,6 +416,7 @@ impl Counter {
         Self::Turned,
         Self::Direct,
         Self::FragmentDropped,
+        Self::SourceRefused,
     ];
 }
 

@@ -44,6 +44,51 @@ pub struct PodNetwork {
     pub address: Address,
 }
 
+/// Where a packet comes from that aims at a frontend which doesn't let everybody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Source {
+    /// [`crate::Frontend::sources`].
+    pub list: u32,
+    /// The address, or the network.
+    pub address: Address,
+}
+
+/// A network on a list of sources: the key of a longest-prefix match, as above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct SourceRange {
+    /// Length of the prefix in bits: those of the list, and then the network's, where IPv4 counts
+    /// from 96.
+    pub length: u32,
+    /// The list, and the network.
+    pub source: Source,
+}
+
+impl SourceRange {
+    /// Bits of the list.
+    pub const LIST: u32 = 32;
+
+    /// A network of that list.
+    #[must_use]
+    pub const fn of(list: u32, network: &PodNetwork) -> Self {
+        let address = network.address;
+        Self {
+            length: Self::LIST + network.length,
+            source: Source { list, address },
+        }
+    }
+
+    /// The network.
+    #[must_use]
+    pub const fn network(&self) -> PodNetwork {
+        PodNetwork {
+            length: self.length.saturating_sub(Self::LIST),
+            address: self.source.address,
+        }
+    }
+}
+
 /// A packet's addresses and ports, as a packet bears them. (Aligned so that a processor that has no
 /// access to what is not aligned takes few steps to copy it.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

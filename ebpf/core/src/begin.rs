@@ -37,7 +37,7 @@ pub fn begin(
         return Verdict::Pass;
     };
     work.service = frontend.service;
-    if let Some(verdict) = ends(tables, &frontend, work) {
+    if let Some(verdict) = ends(tables, flow, &frontend, work) {
         return verdict;
     }
     let key = ClientKey {
@@ -102,7 +102,7 @@ pub fn account(tables: &impl Tables, flow: &Flow, work: &Work) {
             };
             tables.add(work.service, &event.backend, &first);
         }
-        Counter::PacketsRefused | Counter::PacketsDropped => {
+        Counter::PacketsRefused | Counter::PacketsDropped | Counter::SourceRefused => {
             tables.add(work.service, &event.backend, &Traffic::REFUSAL);
         }
         _ => {}
@@ -174,9 +174,18 @@ fn meant(tables: &impl PacketTables, ingress: u32, flow: &Flow, inside: Frontend
     })
 }
 
-/// What becomes of packets to a frontend that sends none on.
+/// What becomes of a packet that a frontend does not send on.
 #[inline(always)]
-fn ends(tables: &impl PacketTables, frontend: &Frontend, work: &mut Work) -> Option<Verdict> {
+fn ends(
+    tables: &impl PacketTables,
+    flow: &Flow,
+    frontend: &Frontend,
+    work: &mut Work,
+) -> Option<Verdict> {
+    if frontend.sources != 0 && !tables.admits(frontend.sources, &flow.tuple.source) {
+        decide(tables, work, Counter::SourceRefused);
+        return Some(Verdict::Drop);
+    }
     if frontend.flags & Frontend::DROP != 0 {
         decide(tables, work, Counter::PacketsDropped);
         return Some(Verdict::Drop);

@@ -167,12 +167,21 @@ pub(crate) fn ends(
     aim: &Aim,
     frontend: &Frontend,
 ) -> Option<Answer> {
-    let node_only = frontend.flags & Frontend::NODE_ONLY != 0;
-    let for_sockets = frontend.flags & Frontend::SOCKETS != 0;
-    if !for_sockets || node_only && socket.netns != kernel.node() {
+    const OF_NODE: u32 = Frontend::NODE_ONLY | Frontend::NODE_SOCKETS;
+    let has = |flags| frontend.flags & flags != 0;
+    let (all, of_node) = (has(Frontend::SOCKETS), has(OF_NODE));
+    let from_node = socket.netns == kernel.node();
+    // Packets of pods meet the program at an interface.
+    let elsewhere = if from_node {
+        !has(Frontend::SOCKETS | Frontend::PACKETS)
+    } else {
+        !all || of_node
+    };
+    if elsewhere {
         return Some(Answer::NotOurs);
     }
-    (frontend.count == 0).then(|| refuse(tables, socket, aim, frontend.service))
+    let refused = frontend.count == 0 || !all && !of_node;
+    refused.then(|| refuse(tables, socket, aim, frontend.service))
 }
 
 /// What becomes of a call that aims at no frontend.

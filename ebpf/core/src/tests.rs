@@ -183,6 +183,7 @@ fn maps(set: u32, count: u8, affinity_seconds: u32) -> Maps {
         table: 0,
         places: 0,
         service: SERVICE,
+        sources: 0,
     };
     maps.frontends.insert(AIM, frontend);
     for slot in 0..count {
@@ -258,12 +259,30 @@ fn an_address_that_nobody_has_is_refused_to_the_node_and_left_to_the_interfaces_
 }
 
 #[test]
-fn a_frontend_of_packets_alone_passes() {
+fn where_packets_decide_the_node_itself_is_refused_or_let_in_at_its_calls() {
     let mut maps = maps(1, 2, 0);
-    for frontend in maps.frontends.values_mut() {
-        frontend.flags = Frontend::PACKETS;
+    let node = Socket {
+        netns: NODE,
+        ..CLIENT
+    };
+    let refused = Frontend::PACKETS;
+    let admitted = Frontend::PACKETS | Frontend::NODE_SOCKETS;
+    let first = Answer::To(backend(0));
+    for (flags, socket, answer) in [
+        (refused, CLIENT, Answer::NotOurs),
+        (admitted, CLIENT, Answer::NotOurs),
+        (refused, node, Answer::Refuse),
+        (admitted, node, first),
+        // With another data plane.
+        (0, CLIENT, Answer::NotOurs),
+        (0, node, Answer::NotOurs),
+    ] {
+        for frontend in maps.frontends.values_mut() {
+            frontend.flags = flags;
+        }
+        assert_eq!(connect(&maps, &at(0, 0), &socket, &AIM), answer, "{flags}");
+        assert_eq!(send(&maps, &at(0, 0), &socket, &AIM), answer, "{flags}");
     }
-    assert_eq!(connect(&maps, &at(0, 0), &CLIENT, &AIM), Answer::NotOurs);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub trait PacketTables: Tables {
     fn interface(&self, index: u32) -> Option<Interface>;
     /// Whether an address is a pod's.
     fn is_pod(&self, address: &Address) -> bool;
+    /// Whether a list of networks has an address.
+    fn admits(&self, list: u32, source: &Address) -> bool;
     /// Where a client belongs.
     fn client(&self, key: &ClientKey) -> Option<Affinity>;
     /// A client belongs there from now on.

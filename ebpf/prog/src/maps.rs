@@ -9,7 +9,7 @@ use causeway_ebpf_abi::prefilter::{AIM_WORDS, MARKS, mark_of};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Datagram, Event, FlowKey,
     Frontend, FrontendKey, HardwareAddress, Interface, MemberKey, Original, Ports, ReverseKey, Row,
-    RowKey, Settings, SlotKey, Track, Traffic, Tuple,
+    RowKey, Settings, SlotKey, Source, SourceRange, Track, Traffic, Tuple,
 };
 use causeway_ebpf_core::prefilter::Prefilter;
 use causeway_ebpf_core::{Added, PacketTables, Tables};
@@ -25,6 +25,7 @@ const INTERFACES: u32 = 4_096;
 const WAYS_OUT: u32 = 256;
 const PODS: u32 = 1_024;
 const UNSERVED: u32 = 65_536;
+const SOURCES: u32 = 65_536;
 const TRACKS: u32 = 262_144;
 const FRAGMENTED: u32 = 16_384;
 
@@ -71,6 +72,9 @@ static PODS_MAP: LpmTrie<Address, u32> = LpmTrie::pinned(PODS, BPF_F_NO_PREALLOC
 
 #[map(name = "unserved")]
 static UNSERVED_MAP: LpmTrie<Address, u32> = LpmTrie::pinned(UNSERVED, BPF_F_NO_PREALLOC);
+
+#[map(name = "sources")]
+static SOURCES_MAP: LpmTrie<Source, u32> = LpmTrie::pinned(SOURCES, BPF_F_NO_PREALLOC);
 
 #[map(name = "tracks")]
 static TRACKS_MAP: LruHashMap<Tuple, Track> = LruHashMap::pinned(TRACKS, 0);
@@ -216,6 +220,16 @@ impl PacketTables for Maps {
     #[inline(always)]
     fn is_pod(&self, address: &Address) -> bool {
         PODS_MAP.get(Key::new(HOST, *address)).is_some()
+    }
+    #[inline(always)]
+    fn admits(&self, list: u32, source: &Address) -> bool {
+        let source = Source {
+            list,
+            address: *source,
+        };
+        SOURCES_MAP
+            .get(Key::new(SourceRange::LIST + HOST, source))
+            .is_some()
     }
     #[inline(always)]
     fn client(&self, key: &ClientKey) -> Option<Affinity> {

@@ -37,6 +37,7 @@ mod rules;
 mod services;
 mod settled;
 mod sockets;
+mod sources;
 mod sweep;
 mod table;
 mod tracked;

@@ -7,7 +7,7 @@ use lb_model::Family;
 use serde_json::{Value, json};
 
 use crate::node::{Node, on_a_node};
-use crate::outside::balanced;
+use crate::outside::{balanced, ruleset, serve_by_node_too};
 use crate::world::{World, at, node_port, node_port_service, service};
 
 fn dump(node: &Node<'_>, flags: &[&str]) -> Output {
@@ -60,7 +60,7 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
                     "affinitySeconds": affinity, "nodeOnly": false, "sockets": true,
                     "packets": true, "masqueradePods": is_node_port, "masqueradeOthers": served,
                     "drop": false, "nodePort": is_node_port, "leftToNftables": false,
-                    "backends": backends,
+                    "nodeSockets": false, "sources": null, "backends": backends,
                 });
                 assert!(
                     found.as_array().unwrap().contains(&wanted),
@@ -71,9 +71,9 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
         let table = text(dump(node, &[]));
         assert_eq!(table.lines().count(), 1 + 16);
         for line in [
-            "10.96.0.1:80 tcp default/s1:tcp all sockets,packets others 10800s any 10.244.2.2:8080 10.244.3.2:8080",
-            "[::1]:30001 udp default/s1:udp node sockets - 10800s any [fd00:244:2::2]:8080 [fd00:244:3::2]:8080",
-            "[fd00:96::2]:80 tcp default/s2:tcp all sockets,packets - - any none: refused",
+            "10.96.0.1:80 tcp default/s1:tcp all anywhere sockets,packets others 10800s any 10.244.2.2:8080 10.244.3.2:8080",
+            "[::1]:30001 udp default/s1:udp node anywhere sockets - 10800s any [fd00:244:2::2]:8080 [fd00:244:3::2]:8080",
+            "[fd00:96::2]:80 tcp default/s2:tcp all anywhere sockets,packets - - any none: refused",
         ] {
             let words: Vec<&str> = line.split(' ').collect();
             let found = |found: &str| found.split_whitespace().eq(words.iter().copied());
@@ -86,7 +86,9 @@ fn frontends_are_shown_with_their_backends_without_a_daemon() {
 fn what_nftables_has_is_not_said_to_be_refused() {
     on_a_node(|node| {
         let mut world = World::empty();
-        world.serve(node.bed, &balanced(true), &[2]);
+        let mut service = balanced();
+        service.source_ranges = vec!["198.51.100.0/24".into()];
+        serve_by_node_too(&mut world, node.bed, &service, &[2]);
         node.start(&world).sync(&mut world);
         let table = text(dump(node, &[]));
         let line = table
@@ -94,6 +96,23 @@ fn what_nftables_has_is_not_said_to_be_refused() {
             .find(|line| line.starts_with("203.0.113.9:80 "));
         let line = line.unwrap_or_else(|| panic!("{table}"));
         assert!(line.ends_with("left to nftables"), "{line}");
+    });
+}
+
+#[test]
+fn who_may_come_is_said() {
+    on_a_node(|node| {
+        let mut world = World::empty();
+        let mut service = balanced();
+        service.source_ranges = vec!["198.51.100.0/24".into(), "192.0.2.7/32".into()];
+        world.serve(node.bed, &service, &[2]);
+        node.start(&world).sync(&mut world);
+        let row = "203.0.113.9:80 tcp default/s1:tcp all 198.51.100.0/24,192.0.2.7/32 packets all - any 10.244.2.2:8080";
+        let words: Vec<&str> = row.split(' ').collect();
+        let table = text(dump(node, &[]));
+        let found = |found: &str| found.split_whitespace().eq(words.iter().copied());
+        assert!(table.lines().any(found), "{table}");
+        assert_eq!(ruleset(node), "", "nothing is left to nftables");
     });
 }
 

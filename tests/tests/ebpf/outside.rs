@@ -1,7 +1,7 @@
 //! Clients outside, whose packets are translated at the interface, and what is left to nftables.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use causeway_proxy::backend::DataPlane as _;
@@ -9,7 +9,7 @@ use causeway_proxy::backend::ebpf::EbpfBackend;
 use causeway_tests::packet_bed::{Bed, ask};
 use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
-use lb_model::said::Service;
+use lb_model::said::{Event, Service, SliceEndpoint};
 use nodekit::conntrack::{self, ConntrackSocket};
 use nodekit::netns::NetNs;
 use nodekit::route::{Handle, VethEnd, VethPair};
@@ -29,7 +29,7 @@ fn world(bed: &Bed) -> World {
 }
 
 /// What nftables has on the node.
-fn ruleset(node: &Node<'_>) -> String {
+pub(crate) fn ruleset(node: &Node<'_>) -> String {
     let list = || Command::new("nft").args(["list", "ruleset"]).output();
     let output = node.bed.node.netns.run(list).unwrap().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -65,18 +65,34 @@ fn ordinary_services_need_neither_nftables_nor_conntrack() {
     });
 }
 
-/// The Service of [`world`] with a load balancer's address that has source ranges, or without.
-pub(crate) fn balanced(ranges: bool) -> Service {
+/// The Service of [`world`] with a load balancer's address.
+pub(crate) fn balanced() -> Service {
     let mut service = node_port_service(1);
-    if ranges {
-        service.kind = "LoadBalancer".into();
-        service.source_ranges = vec!["192.0.2.0/24".into()];
-        service.ingress = vec![lb_model::said::Ingress {
-            ip: "203.0.113.9".into(),
-            ..lb_model::said::Ingress::default()
-        }];
-    }
+    service.kind = "LoadBalancer".into();
+    service.ingress = vec![lb_model::said::Ingress {
+        ip: "203.0.113.9".into(),
+        ..lb_model::said::Ingress::default()
+    }];
     service
+}
+
+/// Serves `service` by these pods, and in IPv4 by the node itself as well: that is left to nftables.
+pub(crate) fn serve_by_node_too(world: &mut World, bed: &Bed, service: &Service, pods: &[usize]) {
+    world.serve(bed, service, pods);
+    let mut slice = world.slice(bed, service, Family::V4, pods);
+    slice.endpoints.push(SliceEndpoint {
+        addresses: vec!["192.0.2.1".into()],
+        node_name: "node-0".into(),
+        ..SliceEndpoint::default()
+    });
+    world.say(Event::Slice(slice));
+}
+
+/// A connection to one of the pods: at the node itself nobody listens.
+fn connect_to_a_pod(node: &Node<'_>, to: SocketAddr) -> TcpStream {
+    let mut tries = (0..100).filter_map(|_| node.bed.client.connect(to).ok());
+    // Two of three endpoints are pods.
+    tries.next().unwrap()
 }
 
 #[test]
@@ -90,14 +106,15 @@ fn nftables_comes_for_what_is_left_and_goes_and_connections_stay() {
         let mut before = client.connect(at(Family::V4, 1)).unwrap();
         let pod = ask(&mut before).unwrap().pod;
 
-        world.serve(node.bed, &balanced(true), &[2, 3]);
+        serve_by_node_too(&mut world, node.bed, &balanced(), &[2, 3]);
         proxy.sync(&mut world);
         assert!(ruleset(node).contains("table ip causeway"));
-        let mut by_tables = client.connect(balancer).unwrap();
+        let mut by_tables = connect_to_a_pod(node, balancer);
         let other = ask(&mut by_tables).unwrap().pod;
+        assert_ne!(tracked(node), 0);
         assert_eq!(ask(&mut before).unwrap().pod, pod);
 
-        world.serve(node.bed, &balanced(false), &[2, 3]);
+        world.serve(node.bed, &balanced(), &[2, 3]);
         proxy.sync(&mut world);
         // The tables stay as long as a connection needs them.
         assert_eq!(ask(&mut by_tables).unwrap().pod, other);

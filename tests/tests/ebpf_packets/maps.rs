@@ -195,6 +195,7 @@ impl Plane {
         }
         let frontend = Frontend {
             service: 0,
+            sources: 0,
             set,
             count: u32::try_from(to.len()).unwrap(),
             affinity_seconds,

@@ -1,11 +1,14 @@
 //! What is in the maps, and the way from there to what is wanted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Row, RowKey, SlotKey};
+use causeway_ebpf_abi::{
+    Backend, Frontend, FrontendKey, MemberKey, PodNetwork, Row, RowKey, SlotKey, SourceRange,
+};
 use lb_model::ServiceName;
 
 use super::maglev::Maglev;
+use super::moves::Moves;
 use super::wanted::Wanted;
 use super::{Operation, UDP};
 
@@ -21,6 +24,8 @@ pub struct Applied {
     last_set: u32,
     /// The same of tables.
     last_table: u32,
+    /// The same of lists of sources.
+    last_list: u32,
     /// Frontends that have a table.
     tables: usize,
     /// Frontends that should have one, and for which there is none.
@@ -31,35 +36,62 @@ pub struct Applied {
     stray: Leavings,
 }
 
+/// A frontend as it is in the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Placed {
+pub(super) struct Placed {
     set: u32,
     /// By slot.
-    backends: Vec<Backend>,
+    pub(super) backends: Vec<Backend>,
     affinity_seconds: u32,
     flags: u32,
     service: u32,
     /// Whether its members are there.
-    remembers: bool,
-    table: Option<Table>,
+    pub(super) remembers: bool,
+    pub(super) table: Option<Table>,
     /// It should have a table, and there is none for it.
-    without: bool,
+    pub(super) without: bool,
+    /// `None`: packets may come from anywhere.
+    pub(super) sources: Option<Sources>,
 }
 
 /// A Maglev table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Table {
-    number: u32,
-    places: u32,
+pub(super) struct Table {
+    pub(super) number: u32,
+    pub(super) places: u32,
     /// It was found after a restart: nobody knows by which seed it was made.
-    found: bool,
+    pub(super) found: bool,
 }
 
 impl Table {
-    fn rows(self) -> impl Iterator<Item = RowKey> {
+    pub(super) fn rows(self) -> impl Iterator<Item = RowKey> {
         let rows = 0..self.places.div_ceil(Row::PLACES);
         let table = self.number;
         rows.map(move |row| RowKey { table, row })
+    }
+}
+
+/// A list of networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sources {
+    pub(super) list: u32,
+    pub(super) networks: BTreeSet<PodNetwork>,
+}
+
+impl Sources {
+    fn by_list(ranges: &BTreeSet<SourceRange>) -> BTreeMap<u32, BTreeSet<PodNetwork>> {
+        let mut lists: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for range in ranges {
+            let list = lists.entry(range.source.list).or_default();
+            list.insert(range.network());
+        }
+        lists
+    }
+
+    pub(super) fn ranges(&self) -> BTreeSet<SourceRange> {
+        let networks = self.networks.iter();
+        let ranges = networks.map(|network| SourceRange::of(self.list, network));
+        ranges.collect()
     }
 }
 
@@ -69,6 +101,22 @@ struct Leavings {
     slots: BTreeSet<SlotKey>,
     members: BTreeSet<MemberKey>,
     rows: BTreeSet<RowKey>,
+    sources: BTreeSet<SourceRange>,
+}
+
+/// The entries of all maps, as they were found after a restart.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Those of [`maps::FRONTENDS`].
+    pub frontends: Vec<(FrontendKey, Frontend)>,
+    /// Those of [`maps::BACKENDS`].
+    pub backends: BTreeMap<SlotKey, Backend>,
+    /// Keys of [`maps::MEMBERS`].
+    pub members: BTreeSet<MemberKey>,
+    /// Keys of [`maps::ROWS`].
+    pub rows: BTreeSet<RowKey>,
+    /// Keys of [`maps::SOURCES`].
+    pub sources: BTreeSet<SourceRange>,
 }
 
 /// Operations for one Service, to be applied in their order, and then handed back to
@@ -93,13 +141,16 @@ impl Leavings {
         }
         self.rows
             .extend(placed.table.iter().flat_map(|table| table.rows()));
+        self.sources
+            .extend(placed.sources.iter().flat_map(Sources::ranges));
     }
 
     fn deletions(&self) -> impl Iterator<Item = Operation> {
         let slots = self.slots.iter().copied().map(Operation::DeleteBackend);
         let members = self.members.iter().copied().map(Operation::DeleteMember);
         let rows = self.rows.iter().copied().map(Operation::DeleteRow);
-        slots.chain(members).chain(rows)
+        let sources = self.sources.iter().copied().map(Operation::DeleteSource);
+        slots.chain(members).chain(rows).chain(sources)
     }
 }
 
@@ -114,10 +165,11 @@ impl Placed {
             remembers: false,
             table: None,
             without: false,
+            sources: None,
         }
     }
 
-    fn frontend(&self, count: usize) -> Frontend {
+    pub(super) fn frontend(&self, count: usize) -> Frontend {
         Frontend {
             set: self.set,
             // More backends than that are not to be had.
@@ -127,24 +179,25 @@ impl Placed {
             table: self.table.map_or(0, |table| table.number),
             places: self.table.map_or(0, |table| table.places),
             service: self.service,
+            sources: self.sources.as_ref().map_or(0, |sources| sources.list),
         }
     }
 
-    fn slot(&self, index: usize) -> SlotKey {
+    pub(super) fn slot(&self, index: usize) -> SlotKey {
         SlotKey {
             set: self.set,
             slot: u32::try_from(index).unwrap_or(u32::MAX),
         }
     }
 
-    fn member(&self, backend: Backend) -> MemberKey {
+    pub(super) fn member(&self, backend: Backend) -> MemberKey {
         MemberKey {
             set: self.set,
             backend: backend.bare(),
         }
     }
 
-    fn members(&self) -> BTreeSet<MemberKey> {
+    pub(super) fn members(&self) -> BTreeSet<MemberKey> {
         let backends = self.backends.iter();
         backends.map(|backend| self.member(*backend)).collect()
     }
@@ -153,20 +206,21 @@ impl Placed {
 impl Applied {
     /// What was found in the maps after a restart. Every Service must then be planned, and
     /// [`Applied::sweep`] called.
-    pub fn adopt(
-        frontends: impl IntoIterator<Item = (FrontendKey, Frontend)>,
-        backends: impl IntoIterator<Item = (SlotKey, Backend)>,
-        members: impl IntoIterator<Item = MemberKey>,
-        rows: impl IntoIterator<Item = RowKey>,
-    ) -> Self {
-        let mut slots: BTreeMap<SlotKey, Backend> = backends.into_iter().collect();
-        let members: BTreeSet<MemberKey> = members.into_iter().collect();
-        let mut rows: BTreeSet<RowKey> = rows.into_iter().collect();
+    pub fn adopt(found: Found) -> Self {
+        let Found {
+            frontends,
+            backends: mut slots,
+            members,
+            mut rows,
+            sources,
+        } = found;
+        let mut lists = Sources::by_list(&sources);
         let sets = slots.keys().map(|key| key.set);
         let sets = sets.chain(members.iter().map(|member| member.set));
         let mut applied = Self {
             last_set: sets.max().unwrap_or_default(),
             last_table: rows.iter().map(|row| row.table).max().unwrap_or_default(),
+            last_list: lists.keys().max().copied().unwrap_or_default(),
             ..Self::default()
         };
         for (key, frontend) in frontends {
@@ -183,6 +237,12 @@ impl Applied {
                 rows.remove(&row);
             }
             applied.tables += usize::from(table.is_some());
+            applied.last_list = applied.last_list.max(frontend.sources);
+            let list = frontend.sources;
+            let sources = (list != 0).then(|| Sources {
+                list,
+                networks: lists.remove(&list).unwrap_or_default(),
+            });
             let placed = Placed {
                 set,
                 table,
@@ -192,14 +252,17 @@ impl Applied {
                 flags: frontend.flags,
                 service: frontend.service,
                 remembers: frontend.affinity_seconds != 0 || key.protocol == UDP,
+                sources,
             };
             applied.placed.insert(key, placed);
         }
-        let slots = slots.into_keys().collect();
+        let unused = lists.into_iter();
+        let unused = unused.flat_map(|(list, networks)| Sources { list, networks }.ranges());
         applied.stray = Leavings {
-            slots,
+            slots: slots.into_keys().collect(),
             members,
             rows,
+            sources: unused.collect(),
         };
         applied
     }
@@ -300,6 +363,8 @@ impl Applied {
             slots,
             members,
             rows,
+            // A list is never used again.
+            sources: _,
         } = &mut self.stray;
         for placed in self.placed.values() {
             let (slot, end) = (placed.slot(0), placed.slot(placed.backends.len()));
@@ -368,6 +433,7 @@ impl Applied {
             new: &mut new,
         };
         moves.exchange(wanted);
+        moves.admit(wanted, &mut self.last_list);
         if wanted.spread
             && let Some(maglev) = self.maglev
         {
@@ -382,119 +448,5 @@ impl Applied {
             step.operations.extend(leavings);
             step.placed.push((wanted.key, Some(new)));
         }
-    }
-}
-
-/// The way of one frontend from old to new.
-struct Moves<'a> {
-    operations: &'a mut Vec<Operation>,
-    old: &'a Placed,
-    new: &'a mut Placed,
-}
-
-impl Moves<'_> {
-    /// Brings the slots to what is wanted, as far as none gets lost that the frontend still counts.
-    fn exchange(&mut self, wanted: &Wanted) {
-        let count = wanted.backends.len();
-        let kept: HashSet<_> = wanted.backends.iter().copied().collect();
-        let present = self.old.members();
-        if self.new.remembers && !self.old.remembers {
-            let listed: BTreeSet<_> = kept.iter().map(|one| self.new.member(*one)).collect();
-            let stay = present.intersection(&listed).copied();
-            self.operations.extend(stay.map(Operation::AddMember));
-        }
-        // The slots that stay as they are: a backend stands twice where a kill came in between.
-        let mut standing = HashSet::new();
-        let stays: Vec<bool> = self
-            .old
-            .backends
-            .iter()
-            .take(count)
-            .map(|backend| kept.contains(backend) && standing.insert(*backend))
-            .collect();
-        let mut missing = wanted.backends.iter().filter(|b| !standing.contains(*b));
-        for slot in 0..count {
-            if stays.get(slot) == Some(&true) {
-                continue;
-            }
-            // As many places are free as there are backends without one.
-            let Some(backend) = missing.next().copied() else {
-                break;
-            };
-            let remembers = self.new.remembers || self.old.remembers;
-            let member = self.new.member(backend);
-            if remembers && !present.contains(&member) {
-                self.operations.push(Operation::AddMember(member));
-            }
-            let key = self.new.slot(slot);
-            self.operations.push(Operation::SetBackend(key, backend));
-            match self.new.backends.get_mut(slot) {
-                Some(place) => *place = backend,
-                None => self.new.backends.push(backend),
-            }
-        }
-        self.new.backends.truncate(count);
-    }
-
-    /// Writes a table for the new slots, if there may be one and the old one does not fit.
-    fn spread(&mut self, maglev: Maglev, may_have_one: bool, last_table: &mut u32) {
-        let backends = &self.new.backends;
-        if !may_have_one || !maglev.takes(backends.len()) {
-            self.new.without = !backends.is_empty();
-            return;
-        }
-        let fits = |table: &Table| !table.found && table.places == maglev.size;
-        if let Some(table) = self.old.table.filter(fits)
-            && self.old.backends == *backends
-        {
-            self.new.table = Some(table);
-            return;
-        }
-        *last_table += 1;
-        let table = Table {
-            number: *last_table,
-            places: maglev.size,
-            found: false,
-        };
-        let slots = maglev.table(backends);
-        let rows = slots.chunks(Row::PLACES as usize).zip(table.rows());
-        let written = rows.map(|(slots, key)| {
-            let mut row = Box::new(Row([0; Row::PLACES as usize]));
-            row.0
-                .iter_mut()
-                .zip(slots)
-                .for_each(|(to, slot)| *to = *slot);
-            Operation::SetRow(key, row)
-        });
-        self.operations.extend(written);
-        self.new.table = Some(table);
-    }
-
-    /// Has the frontend count the new slots, and takes away what it doesn't count any more.
-    fn settle(&mut self, wanted: &Wanted, fresh: bool) {
-        let (before, count) = (self.old.backends.len(), self.new.backends.len());
-        let frontend = self.new.frontend(count);
-        if fresh || self.old.frontend(before) != frontend {
-            self.operations
-                .push(Operation::SetFrontend(wanted.key, frontend));
-        }
-        let unused = self.old.table.filter(|_| self.old.table != self.new.table);
-        let rows = unused.into_iter().flat_map(Table::rows);
-        self.operations.extend(rows.map(Operation::DeleteRow));
-        for slot in count..before {
-            let key = self.old.slot(slot);
-            self.operations.push(Operation::DeleteBackend(key));
-        }
-        if !self.old.remembers {
-            return;
-        }
-        let (mut gone, mut stay) = (self.old.members(), self.new.members());
-        if self.new.remembers {
-            gone.retain(|member| !stay.contains(member));
-        } else {
-            gone.append(&mut stay);
-        }
-        self.operations
-            .extend(gone.into_iter().map(Operation::DeleteMember));
     }
 }

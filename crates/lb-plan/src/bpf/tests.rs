@@ -1,6 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, MemberKey, Row, RowKey, SlotKey, mapped};
+use causeway_ebpf_abi::{
+    Backend, Frontend, FrontendKey, MemberKey, PodNetwork, Row, RowKey, SlotKey, SourceRange,
+    mapped,
+};
 use lb_model::ServiceName;
 use proptest::prelude::*;
 
@@ -13,6 +16,7 @@ struct Maps {
     backends: BTreeMap<SlotKey, Backend>,
     members: BTreeMap<MemberKey, ()>,
     rows: BTreeMap<RowKey, Row>,
+    sources: BTreeSet<SourceRange>,
 }
 
 impl Maps {
@@ -24,6 +28,8 @@ impl Maps {
             Operation::DeleteMember(key) => drop(self.members.remove(&key)),
             Operation::SetRow(key, row) => drop(self.rows.insert(key, *row)),
             Operation::DeleteRow(key) => drop(self.rows.remove(&key)),
+            Operation::AddSource(range) => drop(self.sources.insert(range)),
+            Operation::DeleteSource(range) => drop(self.sources.remove(&range)),
             Operation::SetFrontend(key, frontend) => drop(self.frontends.insert(key, frontend)),
             Operation::DeleteFrontend(key) => drop(self.frontends.remove(&key)),
         }
@@ -62,6 +68,16 @@ impl Maps {
         Some(backends)
     }
 
+    /// From where packets may come; `None`: from anywhere.
+    fn admits(&self, key: &FrontendKey) -> Option<BTreeSet<PodNetwork>> {
+        let list = self.frontends.get(key)?.sources;
+        let ranges = self
+            .sources
+            .iter()
+            .filter(|range| range.source.list == list);
+        (list != 0).then(|| ranges.map(SourceRange::network).collect())
+    }
+
     /// Nothing is there but what the frontends count.
     fn is_tidy(&self) -> bool {
         let counted: usize = self.frontends.values().map(|f| f.count as usize).sum();
@@ -72,7 +88,12 @@ impl Maps {
             .values()
             .map(|f| f.places.div_ceil(Row::PLACES));
         let rows: u32 = rows.sum();
-        self.backends.len() == counted
+        let listed = |range: &SourceRange| {
+            let mut frontends = self.frontends.values();
+            frontends.any(|frontend| frontend.sources == range.source.list)
+        };
+        self.sources.iter().all(listed)
+            && self.backends.len() == counted
             && self.members.len() == remembered
             && self.rows.len() == rows as usize
     }
@@ -111,7 +132,13 @@ fn at(number: u8, backends: &[u8], affinity_seconds: u32) -> Wanted {
         flags: Frontend::SOCKETS,
         spread: affinity_seconds == 0 && number > 0,
         service: 1,
+        sources: None,
     }
+}
+
+/// A network of sources.
+fn from(number: u8) -> PodNetwork {
+    network(format!("198.51.{number}.0/24").parse().unwrap())
 }
 
 /// The same with direct return.
@@ -243,14 +270,43 @@ fn wish() -> impl Strategy<Value = Vec<Wanted>> {
         proptest::collection::vec(0_u8..12, 0..9),
         prop_oneof![Just(0_u32), Just(30)],
         any::<bool>(),
+        proptest::option::of(proptest::collection::btree_set(0_u8..5, 0..4)),
     );
     proptest::collection::btree_map(0_u8..4, one, 0..4).prop_map(|all| {
         let all = all.into_iter();
-        let wanted = |(number, (backends, affinity, direct)): (u8, (Vec<u8>, u32, bool))| {
-            let wanted = at(number, &backends, affinity);
+        let wanted = |(number, (backends, affinity, direct, sources))| {
+            let backends: Vec<u8> = backends;
+            let sources: Option<BTreeSet<u8>> = sources;
+            let wanted = Wanted {
+                sources: sources.map(|all| all.into_iter().map(from).collect()),
+                ..at(number, &backends, affinity)
+            };
             if direct { directly(wanted) } else { wanted }
         };
         all.map(wanted).collect()
+    })
+}
+
+/// Whoever may come before and after may now, and nobody may who may neither.
+fn is_between(
+    before: &Maps,
+    now: &Maps,
+    number: u8,
+    wish: Option<Option<BTreeSet<PodNetwork>>>,
+) -> bool {
+    let key = key(number);
+    let then = before.frontends.contains_key(&key);
+    let (Some(wish), true) = (wish, then) else {
+        return true;
+    };
+    let may = |allowed: &Option<BTreeSet<PodNetwork>>, number| {
+        let network = from(number);
+        allowed.as_ref().is_none_or(|all| all.contains(&network))
+    };
+    let (then, now) = (before.admits(&key), now.admits(&key));
+    (0..5).all(|number| {
+        let (then, now, soon) = (may(&then, number), may(&now, number), may(&wish, number));
+        (now || !(then && soon)) && (!now || then || soon)
     })
 }
 
@@ -273,12 +329,15 @@ proptest! {
                     prop_assert!(seen.iter().all(|b| then.contains(b) || soon.contains(b)));
                     let some = !then.is_empty() && !soon.is_empty();
                     prop_assert!(!some || !seen.is_empty(), "refused meanwhile");
+                    let wish = wish.map(|wish| wish.sources.clone());
+                    prop_assert!(is_between(&before, &maps, number, wish), "{operation:?}");
                 }
             }
             applied.commit(step);
             prop_assert_eq!(maps.frontends.len(), wanted.len());
             for wish in &wanted {
                 prop_assert_eq!(&maps.seen(&wish.key).unwrap(), &wish.backends);
+                prop_assert_eq!(&maps.admits(&wish.key), &wish.sources);
             }
             prop_assert!(maps.is_tidy());
         }
@@ -296,9 +355,14 @@ proptest! {
             step.operations.iter().take(cut).for_each(|op| maps.apply(op));
             let whole = cut >= step.operations.len();
             if killed {
-                let Maps { frontends, backends, members, rows } = maps.clone();
-                let members = members.into_keys();
-                applied = Applied::adopt(frontends, backends, members, rows.into_keys());
+                let Maps { frontends, backends, members, rows, sources } = maps.clone();
+                applied = Applied::adopt(Found {
+                    frontends: frontends.into_iter().collect(),
+                    backends,
+                    members: members.into_keys().collect(),
+                    rows: rows.into_keys().collect(),
+                    sources,
+                });
                 applied.spread_by(SMALL);
             } else if whole {
                 applied.commit(step);
@@ -317,6 +381,7 @@ proptest! {
         prop_assert_eq!(maps.frontends.len(), last.len());
         for wish in &last {
             prop_assert_eq!(&maps.seen(&wish.key).unwrap(), &wish.backends);
+            prop_assert_eq!(&maps.admits(&wish.key), &wish.sources);
         }
         prop_assert!(maps.is_tidy(), "{:?}", maps);
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use causeway_ebpf_abi::{self as maps, Address, Backend, FrontendKey, mapped};
+use causeway_ebpf_abi::{self as maps, Address, Backend, FrontendKey, PodNetwork, mapped};
 use lb_model::{
     Endpoint, Family, Frontend, FrontendAddress, FrontendKind, Masquerade, Protocol, Treatment,
 };
+
+use super::networks::network;
 
 /// What a frontend's entries depend on besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct Wanted {
     pub spread: bool,
     /// The number of the Service port.
     pub service: u32,
+    /// The networks from which packets may come; `None`: from anywhere.
+    pub sources: Option<BTreeSet<PodNetwork>>,
 }
 
 impl Wanted {
@@ -71,13 +75,18 @@ impl Wanted {
 /// Whether the maps can do all that `frontend` asks for, so that no other data plane needs to have
 /// it. What is left to another one:
 ///
-/// - SCTP, source ranges and silence, which a socket's call cannot show;
+/// - SCTP;
 /// - endpoints that are this node itself, where packets are served: their answers come in by no
-///   interface.
+///   interface;
+/// - what only packets show, where they are not served: silence, at a ClusterIP that is for sockets
+///   only.
 pub fn is_taken(frontend: &Frontend, node: &Node) -> bool {
     let by_calls = frontend.address.protocol() != Protocol::Udp || node.connected_udp;
-    let packets = |sides: Sides<'_>| !node.serves_packets(frontend) || sides.packets(node);
-    by_calls && sides(frontend).is_some_and(packets)
+    let taken = |sides: Sides<'_>| match node.serves_packets(frontend) {
+        true => sides.packets(node),
+        false => !sides.by_packets,
+    };
+    by_calls && sides(frontend).is_some_and(taken)
 }
 
 /// Whether packets that aim at `frontend` are translated where there is a program at the interfaces.
@@ -89,6 +98,8 @@ pub fn needs_hooks(frontend: &Frontend, node: &Node) -> bool {
 
 /// Who may be told what.
 struct Sides<'a> {
+    /// What becomes of pods' calls shows by their packets alone: their sources, and silence.
+    by_packets: bool,
     /// Sockets of this node, pods, and, unless `outside` says otherwise, everybody.
     inside: &'a [Endpoint],
     outside: Option<&'a [Endpoint]>,
@@ -119,11 +130,11 @@ impl Sides<'_> {
 
 /// `None`: nothing of it is for the maps.
 fn sides(frontend: &Frontend) -> Option<Sides<'_>> {
-    let sctp = frontend.address.protocol() == Protocol::Sctp;
-    if sctp || frontend.allowed_sources.is_some() {
+    if frontend.address.protocol() == Protocol::Sctp {
         return None;
     }
     let all = |inside, masquerade| Sides {
+        by_packets: frontend.allowed_sources.is_some(),
         inside,
         outside: None,
         masquerade,
@@ -138,8 +149,41 @@ fn sides(frontend: &Frontend) -> Option<Sides<'_>> {
             ..all(cluster, Masquerade::Never)
         },
         Treatment::Reject => all(&[], Masquerade::Never),
-        Treatment::Drop => return None,
+        Treatment::Drop => Sides {
+            by_packets: true,
+            ..all(&[], Masquerade::Never)
+        },
     })
+}
+
+/// Whether the node itself may come to an address that does not let everybody in. The ranges of the
+/// model have that very address where they have the node's.
+fn admits_node(frontend: &Frontend) -> bool {
+    let FrontendAddress::Vip { ip, .. } = frontend.address else {
+        return false;
+    };
+    let mut ranges = frontend.allowed_sources.iter().flatten();
+    ranges.any(|range| range.contains(ip))
+}
+
+/// Flags of what sockets and pods find.
+fn inside_flags(frontend: &Frontend, sides: &Sides<'_>, node: &Node, packets: bool) -> u32 {
+    let mut flags = match sides.by_packets {
+        false => maps::Frontend::SOCKETS,
+        true if admits_node(frontend) => maps::Frontend::NODE_SOCKETS,
+        true => 0,
+    };
+    if packets {
+        let detects = node.detects.contains(&frontend.address.family());
+        flags |= maps::Frontend::PACKETS | sides.masquerade(detects);
+        if sides.outside.is_some() {
+            flags |= maps::Frontend::OUTSIDE_DIFFERS;
+        }
+        if frontend.treatment == Treatment::Drop {
+            flags |= maps::Frontend::DROP;
+        }
+    }
+    flags
 }
 
 /// What the maps shall have for a frontend of the Service port of that number. Where only its packets tell what becomes of them, that
@@ -153,18 +197,16 @@ pub fn wanted(frontend: &Frontend, node: &Node, service: u32) -> Vec<Wanted> {
         return left(frontend, node, service);
     };
     let packets = node.serves_packets(frontend) && sides.packets(node);
-    let family = frontend.address.family();
-    let mut flags = maps::Frontend::SOCKETS;
-    if packets {
-        flags |= maps::Frontend::PACKETS | sides.masquerade(node.detects.contains(&family));
+    if sides.by_packets && !packets {
+        return left(frontend, node, service);
     }
+    let flags = inside_flags(frontend, &sides, node, packets);
     let outside = sides.outside.filter(|_| packets);
-    if outside.is_some() {
-        flags |= maps::Frontend::OUTSIDE_DIFFERS;
-    }
     let spread = packets && frontend.kind != FrontendKind::ClusterIp && frontend.affinity.is_none();
     // Nodes have other addresses each, so that no other one knows a node port of this one's.
     let direct = node.direct && spread && frontend.kind != FrontendKind::NodePort;
+    let sources = frontend.allowed_sources.as_ref();
+    let sources = sources.map(|ranges| ranges.iter().copied().map(network).collect());
     let at = |ip, view, endpoints: &[Endpoint], flags| Wanted {
         key: key(frontend, ip, view),
         backends: backends(endpoints, direct),
@@ -172,6 +214,7 @@ pub fn wanted(frontend: &Frontend, node: &Node, service: u32) -> Vec<Wanted> {
         flags,
         spread: false,
         service,
+        sources: sources.clone(),
     };
     let both = |ip: IpAddr| {
         let outside = outside.map(|local| {
@@ -220,6 +263,7 @@ fn left(frontend: &Frontend, node: &Node, service: u32) -> Vec<Wanted> {
         flags,
         spread: false,
         service,
+        sources: None,
     };
     match frontend.address {
         address if address.protocol() == Protocol::Sctp => Vec::new(),

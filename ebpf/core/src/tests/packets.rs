@@ -119,6 +119,32 @@ fn the_way_is_asked_for_once_a_second_and_for_what_may_be_too_large() {
 }
 
 #[test]
+fn who_is_not_let_in_meets_silence_and_whoever_is_goes_on() {
+    for backends in [0, 1] {
+        let mut world = World::with(0, backends);
+        for frontend in world.frontends.values_mut() {
+            frontend.sources = 5;
+        }
+        assert_eq!(world.takes(&syn()).0, Verdict::Drop);
+        assert_eq!(world.counted(Counter::SourceRefused), 1);
+        assert!(world.tracks.borrow().is_empty());
+        let served = if backends == 0 {
+            Verdict::Refuse
+        } else {
+            Verdict::Translate
+        };
+        world.sources.insert(5, CLIENT);
+        assert_eq!(world.takes(&syn()).0, served);
+        // A connection is not asked again.
+        world.sources.clear();
+        let later = packet(TCP, Flow::ACK);
+        let followed = world.takes(&later).0;
+        assert_eq!(followed == Verdict::Translate, backends == 1);
+        assert_eq!(world.counted(Counter::SourceRefused), 1);
+    }
+}
+
+#[test]
 fn a_repeated_first_packet_keeps_its_backend() {
     let world = World::with(Frontend::MASQUERADE_OTHERS, 50);
     let first = world.translates(&syn());

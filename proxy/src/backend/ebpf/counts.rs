@@ -192,6 +192,7 @@ pub(super) const fn said(counter: Counter) -> (&'static str, &'static str, bool)
         Counter::NotForwarded => (PACKET, "no_route", false),
         Counter::PacketsRefused => (PACKET, "no_endpoint", true),
         Counter::PacketsDropped => (PACKET, "not_served", true),
+        Counter::SourceRefused => (PACKET, "source", true),
         Counter::NoPort => (PACKET, "no_port", true),
         Counter::TooBig => (PACKET, "too_big", true),
         Counter::Untracked => (PACKET, "no_room", true),

@@ -4,14 +4,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, SlotKey, maps};
+use causeway_ebpf_abi::{Backend, Frontend, FrontendKey, PodNetwork, SlotKey, maps};
 use serde::Serialize;
 
 use super::Error;
-use super::entries::{Entry, socket_address};
+use super::entries::{Entry, ip, socket_address};
 use super::names::{Names, ServicePortName};
 use super::pinned::{Opened, Pinned, present, protocol_name};
 use super::sockets::failed;
+use super::sources::Sources;
 use super::table::{Table, or_dash};
 
 /// Every frontend, by address.
@@ -36,6 +37,8 @@ struct Dumped {
     node_only: bool,
     /// Sockets of this node that aim here are translated.
     sockets: bool,
+    /// Of all sockets, only those of the node's own network namespace are.
+    node_sockets: bool,
     /// Packets that come here are translated.
     packets: bool,
     /// Connections of pods go on under the node's address.
@@ -48,6 +51,8 @@ struct Dumped {
     node_port: bool,
     /// The Service is with nftables.
     left_to_nftables: bool,
+    /// The networks from which packets may come; null: from anywhere.
+    sources: Option<Vec<String>>,
     /// None: calls are refused, unless packets are dropped or the Service is with nftables.
     backends: Vec<SocketAddr>,
 }
@@ -74,12 +79,18 @@ impl Dump {
         let pinned = Pinned::open(pins)?;
         let backends = pinned.map(maps::BACKENDS)?;
         let names = Names::open(&pinned)?;
+        let lists = Sources::open(&pinned)?.lists()?;
         let frontends = pinned.entries::<FrontendKey, Frontend>(maps::FRONTENDS)?;
         let dumped = frontends.into_iter().map(|(key, frontend)| {
             let service = names.of(frontend.service)?;
-            dumped(key, frontend, service, &backends)
+            let mut dumped = dumped(key, frontend, service, &backends)?;
+            if frontend.sources != 0 {
+                let networks = lists.get(&frontend.sources).into_iter().flatten();
+                dumped.sources = Some(networks.map(written).collect());
+            }
+            Ok(dumped)
         });
-        Ok(Self(dumped.collect::<Result<_, _>>()?))
+        Ok(Self(dumped.collect::<Result<_, Error>>()?))
     }
 }
 
@@ -112,24 +123,34 @@ fn dumped(
         affinity_seconds: frontend.affinity_seconds,
         node_only: has(Frontend::NODE_ONLY),
         sockets: has(Frontend::SOCKETS),
+        node_sockets: has(Frontend::NODE_SOCKETS),
         packets: has(Frontend::PACKETS),
         masquerade_pods: has(Frontend::MASQUERADE_PODS),
         masquerade_others: has(Frontend::MASQUERADE_OTHERS),
         drop: has(Frontend::DROP),
         node_port: has(Frontend::NODE_PORT),
         left_to_nftables: !has(Frontend::SOCKETS | Frontend::PACKETS),
+        sources: None,
         backends: found,
     })
+}
+
+/// As people write it.
+fn written(network: &PodNetwork) -> String {
+    let ip = ip(network.address);
+    let shift = if ip.is_ipv4() { 96 } else { 0 };
+    format!("{ip}/{}", network.length.saturating_sub(shift))
 }
 
 /// A line for each frontend.
 impl fmt::Display for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEAD: [&str; 9] = [
+        const HEAD: [&str; 10] = [
             "FRONTEND",
             "PROTOCOL",
             "SERVICE",
             "FOR",
+            "FROM",
             "BY",
             "MASQUERADE",
             "AFFINITY",
@@ -141,7 +162,7 @@ impl fmt::Display for Dump {
 }
 
 impl Dumped {
-    fn cells(&self) -> [String; 9] {
+    fn cells(&self) -> [String; 10] {
         let whom = match self.view {
             _ if self.node_only => "node",
             View::All => "all",
@@ -151,8 +172,14 @@ impl Dumped {
         let by = match (self.sockets, self.packets) {
             (true, true) => "sockets,packets",
             (true, false) => "sockets",
+            (false, true) if self.node_sockets => "packets,node's sockets",
             (false, true) => "packets",
             (false, false) => "nftables",
+        };
+        let from = match self.sources.as_deref() {
+            None => "anywhere".to_owned(),
+            Some([]) => "nowhere".to_owned(),
+            Some(some) => some.join(","),
         };
         let masquerade = match (self.masquerade_pods, self.masquerade_others) {
             (true, true) => "all",
@@ -173,6 +200,7 @@ impl Dumped {
             self.protocol.clone(),
             or_dash(self.service.as_ref()),
             whom.to_owned(),
+            from,
             by.to_owned(),
             masquerade.to_owned(),
             or_dash(affinity.map(|seconds| format!("{seconds}s"))),

@@ -7,7 +7,7 @@ use aya::maps::{LpmTrie, MapData, PerCpuHashMap};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Connected, Datagram, FlowKey, Frontend,
     FrontendKey, Interface, MemberKey, Original, PortName, Ports, ReverseKey, Row, RowKey, SlotKey,
-    Track, Traffic, TrafficKey, Tuple, maps,
+    Source, Track, Traffic, TrafficKey, Tuple, maps,
 };
 
 use super::Error;
@@ -51,8 +51,9 @@ impl Pressure {
             hash::<u32, Entry<PortName>>(p, maps::SERVICES)?,
             traffic(p)?,
             hash::<Entry<TrafficKey>, Entry<Traffic>>(p, maps::SETTLED)?,
-            networks(p, maps::PODS)?,
-            networks(p, maps::UNSERVED)?,
+            networks::<Address>(p, maps::PODS)?,
+            networks::<Address>(p, maps::UNSERVED)?,
+            networks::<Entry<Source>>(p, maps::SOURCES)?,
             hash::<Entry<Tuple>, Entry<Track>>(p, maps::TRACKS)?,
             hash::<Entry<ClientKey>, Entry<Affinity>>(p, maps::CLIENTS)?,
             hash::<Entry<Datagram>, Entry<Ports>>(p, maps::FRAGMENTS)?,
@@ -94,8 +95,8 @@ fn traffic(pinned: &Pinned) -> Result<Counted, Error> {
     })
 }
 
-fn networks(pinned: &Pinned, name: &'static str) -> Result<Counted, Error> {
-    let map: LpmTrie<MapData, Address, u32> = pinned.any(name)?;
+fn networks<K: Pod + Send + Sync>(pinned: &Pinned, name: &'static str) -> Result<Counted, Error> {
+    let map: LpmTrie<MapData, K, u32> = pinned.any(name)?;
     Ok(Counted {
         map: name,
         max: pinned.max_entries(name)?,

@@ -11,7 +11,7 @@ use aya::{Ebpf, EbpfLoader};
 use causeway_ebpf_abi::{
     Backend, Frontend, FrontendKey, MemberKey, Plain, Row, RowKey, SlotKey, maps,
 };
-use lb_plan::bpf::{Applied, Operation};
+use lb_plan::bpf::{Applied, Found, Operation};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nodekit::netns::NetNs;
 
@@ -21,6 +21,7 @@ use super::entries::Entry;
 use super::packets::Packets;
 use super::rules::Rules;
 use super::services::Services;
+use super::sources::Sources;
 use super::{Error, Options, pins, sweep};
 
 /// The object that `build.rs` made; empty where it could not.
@@ -50,6 +51,7 @@ pub(super) struct Sockets {
     backends: Map<SlotKey, Entry<Backend>>,
     members: Map<MemberKey, u32>,
     rows: Map<RowKey, Entry<Row>>,
+    sources: Sources,
     /// The sockets that were sent to a backend.
     pub(super) connections: Connections,
     /// What the programs heed.
@@ -110,6 +112,7 @@ impl Sockets {
             backends: take(&mut ebpf, maps::BACKENDS)?,
             members: take(&mut ebpf, maps::MEMBERS)?,
             rows: take(&mut ebpf, maps::ROWS)?,
+            sources: Sources::take(&mut ebpf)?,
             ebpf,
             cgroup,
             pins: options.pins.clone(),
@@ -122,14 +125,15 @@ impl Sockets {
         let frontends = all(&self.frontends).map_err(failed(maps::FRONTENDS))?;
         let backends = all(&self.backends).map_err(failed(maps::BACKENDS))?;
         let members = all(&self.members).map_err(failed(maps::MEMBERS))?;
-        let rows: Result<Vec<_>, _> = self.rows.keys().collect();
-        let rows = rows.map_err(failed(maps::ROWS))?;
-        Ok(Applied::adopt(
-            frontends.into_iter().map(|(key, value)| (key, value.0)),
-            backends.into_iter().map(|(key, value)| (key, value.0)),
-            members.into_iter().map(|(key, _)| key),
-            rows.into_iter().map(|key| key.0),
-        ))
+        let rows = self.rows.keys().map(|key| key.map(|Entry(row)| row));
+        let rows: Result<_, _> = rows.collect();
+        Ok(Applied::adopt(Found {
+            frontends: bare(frontends).collect(),
+            backends: bare(backends).collect(),
+            members: members.into_iter().map(|(key, _)| key).collect(),
+            rows: rows.map_err(failed(maps::ROWS))?,
+            sources: self.sources.all()?,
+        }))
     }
 
     /// What the programs count.
@@ -161,6 +165,8 @@ impl Sockets {
             Operation::DeleteRow(key) => {
                 gone(self.rows.remove(&Entry(*key))).map_err(failed(maps::ROWS))
             }
+            Operation::AddSource(range) => self.sources.add(range),
+            Operation::DeleteSource(range) => self.sources.remove(range),
             Operation::SetFrontend(key, frontend) => self
                 .frontends
                 .insert(Entry(*key), Entry(*frontend), 0)
@@ -281,6 +287,10 @@ pub(super) fn is_missing(error: &MapError) -> bool {
         MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
         _ => false,
     }
+}
+
+fn bare<K, V: Plain>(entries: Vec<(K, Entry<V>)>) -> impl Iterator<Item = (K, V)> {
+    entries.into_iter().map(|(key, Entry(value))| (key, value))
 }
 
 /// Every entry. Nobody else writes these maps meanwhile.

@@ -120,14 +120,9 @@ fn policy_local_shows_others_something_else_before_it_says_so() {
 fn what_packets_do_not_show_is_left_to_another_data_plane() {
     let good = forward(&["10.244.1.2"], Masquerade::Never);
     let here = forward(&["10.244.1.2", "192.0.2.1"], Masquerade::Never);
-    let mut ranges = frontend(vip(Protocol::Tcp), good.clone());
-    ranges.allowed_sources = Some(Vec::new());
     let sockets = Flags::SOCKETS;
     for (frontend, flags) in [
-        (ranges, Some(0)),
-        (frontend(vip(Protocol::Sctp), good.clone()), None),
-        (frontend(vip(Protocol::Tcp), Treatment::Drop), Some(0)),
-        (frontend(NODE_PORT, Treatment::Drop), Some(Flags::NODE_PORT)),
+        (frontend(vip(Protocol::Sctp), good), None),
         (frontend(vip(Protocol::Tcp), here), Some(sockets)),
     ] {
         assert!(!is_taken(&frontend, &node()), "{frontend:?}");
@@ -245,4 +240,48 @@ fn places_are_said_where_answers_may_go_directly() {
     ] {
         assert_eq!(places(kind, affinity, direct), [0; 3], "{kind:?}");
     }
+}
+
+/// (whether it is taken, flags, sources) of `frontend`.
+fn restricted(frontend: &Frontend, node: &Node) -> (bool, u32, Option<usize>) {
+    let [one] = &wanted(frontend, node, 1)[..] else {
+        panic!("one entry");
+    };
+    let sources = one.sources.as_ref().map(BTreeSet::len);
+    (is_taken(frontend, node), one.flags, sources)
+}
+
+#[test]
+fn where_packets_come_from_is_asked_of_packets() {
+    let mut node = node();
+    let mut ranges = frontend(
+        vip(Protocol::Tcp),
+        forward(&["10.244.1.2"], Masquerade::Never),
+    );
+    for (allowed, flags) in [
+        (&[][..], 0),
+        (&["198.51.100.0/24", "192.0.2.0/24"], 0),
+        // With the address itself, as the model says it where the node may come.
+        (&["192.0.2.0/24", "203.0.113.1/32"], Flags::NODE_SOCKETS),
+    ] {
+        let parsed = allowed.iter().map(|range| range.parse().unwrap());
+        ranges.allowed_sources = Some(parsed.collect());
+        node.packets = true;
+        assert!(needs_hooks(&ranges, &node));
+        let entry = (true, Flags::PACKETS | flags, Some(allowed.len()));
+        assert_eq!(restricted(&ranges, &node), entry);
+        // What nobody sees is another data plane's.
+        node.packets = false;
+        assert_eq!(restricted(&ranges, &node), (false, 0, None));
+    }
+}
+
+#[test]
+fn silence_is_for_packets() {
+    let mut node = node();
+    let silent = frontend(vip(Protocol::Tcp), Treatment::Drop);
+    let flags = Flags::PACKETS | Flags::DROP;
+    assert_eq!(restricted(&silent, &node), (true, flags, None));
+    node.packets = false;
+    assert_eq!(restricted(&silent, &node), (false, 0, None));
 }

@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) clients: RefCell<BTreeMap<ClientKey, Affinity>>,
     pub(super) ports: RefCell<BTreeMap<Datagram, Ports>>,
     pub(super) unserved: BTreeMap<Address, u32>,
+    /// Lists, each with one address.
+    pub(super) sources: BTreeMap<u32, Address>,
     pub(super) counted: RefCell<Vec<Counter>>,
     pub(super) traffic: RefCell<BTreeMap<(u32, Backend), Traffic>>,
     pub(super) told: RefCell<Vec<Event>>,
@@ -134,6 +136,9 @@ impl PacketTables for World {
     fn is_pod(&self, address: &Address) -> bool {
         address.starts_with(&mapped([10, 244, 0, 0])[..14])
     }
+    fn admits(&self, list: u32, source: &Address) -> bool {
+        self.sources.get(&list) == Some(source)
+    }
     fn client(&self, key: &ClientKey) -> Option<Affinity> {
         self.clients.borrow().get(key).copied()
     }
@@ -218,6 +223,7 @@ impl World {
             };
             let frontend = Frontend {
                 service: SERVICE,
+                sources: 0,
                 set,
                 count: backends.into(),
                 affinity_seconds: 0,
