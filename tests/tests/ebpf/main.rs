@@ -19,6 +19,7 @@ mod daemon;
 mod direct;
 mod dump;
 mod leaving;
+mod load;
 mod looks;
 mod maglev;
 mod monitor;

@@ -3,24 +3,24 @@
 //! clients outside by node port.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use causeway_ebpf_abi::LAYOUT;
+use causeway_ebpf_abi::{LASTING, LAYOUT};
 use causeway_proxy::backend::ebpf::{DEFAULT_TRACKS, OBJECT, Options};
-use causeway_tests::packet_bed::{self, Bed, POD_PORT, ask};
+use causeway_tests::packet_bed::{Bed, POD_PORT};
 use causeway_tests::proxy_bed::objects::{cluster_ip, service as object, slice};
 use causeway_tests::proxy_bed::{Proxy, wait_until};
 use lb_model::Family;
 use netns_lab::apiserver::Resource;
 
 use crate::cluster::Cluster;
-use crate::node::{Node, StopAtEnd, bar_the_way, on_a_node};
+use crate::load::Traffic;
+use crate::node::{Node, bar_the_way, on_a_node};
 use crate::world::{World, at, node_port, node_port_service, service};
 
 /// For what takes milliseconds: the machine may be busy with other tests.
@@ -30,111 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn takeovers() -> usize {
     let said = std::env::var("CAUSEWAY_TAKEOVERS").ok();
     said.map_or(2, |said| said.parse().unwrap())
-}
-
-/// Clients of one kind that connect all the time.
-#[derive(Default)]
-struct Clients {
-    made: AtomicUsize,
-    failures: Mutex<Vec<String>>,
-}
-
-impl Clients {
-    fn connect(&self, to: SocketAddr, stop: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) {
-            if let Err(error) = packet_bed::tcp(to, PATIENCE) {
-                self.failures.lock().unwrap().push(format!("{to}: {error}"));
-                return;
-            }
-            self.made.fetch_add(1, Ordering::Relaxed);
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Some more connections are made, and none failed.
-    fn go_on(&self) {
-        let before = self.made.load(Ordering::Relaxed);
-        wait_until("more connections", PATIENCE, || {
-            assert_eq!(*self.failures.lock().unwrap(), [""; 0]);
-            self.made.load(Ordering::Relaxed) >= before + 20
-        })
-        .unwrap();
-    }
-}
-
-/// Those who connect, and what they aim at.
-struct Traffic<'a> {
-    node: &'a Node<'a>,
-    inside: Vec<SocketAddr>,
-    outside: Vec<SocketAddr>,
-    pods: Clients,
-    strangers: Clients,
-}
-
-impl<'a> Traffic<'a> {
-    fn new(node: &'a Node<'a>, inside: Vec<SocketAddr>, outside: Vec<SocketAddr>) -> Self {
-        Self {
-            node,
-            inside,
-            outside,
-            pods: Clients::default(),
-            strangers: Clients::default(),
-        }
-    }
-
-    fn goes_on(&self) {
-        self.pods.go_on();
-        self.strangers.go_on();
-    }
-
-    /// Connections that stay open, each with the pod that it is with.
-    fn kept(&self) -> Vec<(TcpStream, usize)> {
-        let Node { bed, .. } = self.node;
-        let inside = self.inside.iter().map(|to| {
-            let connect = || TcpStream::connect_timeout(to, PATIENCE).unwrap();
-            self.node.inside(bed.pod(3), connect)
-        });
-        let outside = self.outside.iter();
-        let outside = outside.map(|to| bed.client.connect(*to).unwrap());
-        let with_its_pod = |mut stream: TcpStream| {
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let pod = ask(&mut stream).unwrap().pod;
-            (stream, pod)
-        };
-        inside.chain(outside).map(with_its_pod).collect()
-    }
-
-    /// Has everybody connect while `act` goes on; then nobody's connection failed, and those that
-    /// were there before are with the same pods.
-    fn during<T>(&self, act: impl FnOnce() -> T) -> T {
-        let mut kept = self.kept();
-        let (stop, begun) = (AtomicBool::new(false), Instant::now());
-        let done = thread::scope(|scope| {
-            let running = StopAtEnd(&stop);
-            for to in &self.inside {
-                let run = || self.pods.connect(*to, &stop);
-                scope.spawn(move || self.node.inside(self.node.bed.pod(3), run));
-            }
-            for to in &self.outside {
-                let run = || self.strangers.connect(*to, &stop);
-                scope.spawn(move || self.node.bed.client.netns.run(run).unwrap());
-            }
-            self.goes_on();
-            let done = act();
-            self.goes_on();
-            drop(running);
-            done
-        });
-        for (stream, pod) in &mut kept {
-            assert_eq!(ask(stream).unwrap().pod, *pod);
-        }
-        for (who, clients) in [("pods", &self.pods), ("outside", &self.strangers)] {
-            let made = clients.made.load(Ordering::Relaxed);
-            assert_eq!(*clients.failures.lock().unwrap(), [""; 0]);
-            println!("{who}: {made} connections in {:?}", begun.elapsed());
-        }
-        done
-    }
 }
 
 /// There is room for all who connect meanwhile, and for who waits beside them.
@@ -155,7 +50,11 @@ fn world(bed: &Bed) -> World {
 fn traffic<'a>(node: &'a Node<'a>) -> Traffic<'a> {
     let inside = Family::ALL.map(|family| at(family, 1));
     let outside = Family::ALL.map(|family| node_port(node.bed, family, 2));
-    Traffic::new(node, inside.to_vec(), outside.to_vec())
+    Traffic {
+        node,
+        inside: inside.to_vec(),
+        outside: outside.to_vec(),
+    }
 }
 
 /// The object with other instructions that do the same: in every program the first move of a small
@@ -219,7 +118,7 @@ fn other_programs_take_over_and_nobody_notices() {
         let mut proxy = node.start_with(&world, &options(node));
         proxy.sync(&mut world);
         let objects = [changed(OBJECT), OBJECT.to_vec()];
-        traffic(node).during(|| {
+        traffic(node).during(|_| {
             for turn in 0..takeovers() {
                 let before = tag(node);
                 let mut after = self::world(node.bed);
@@ -233,13 +132,11 @@ fn other_programs_take_over_and_nobody_notices() {
     });
 }
 
-/// Makes the maps of this layout look as if an older one had made them.
-fn grow_old(pins: &Path, turn: usize) -> PathBuf {
-    let old = pins.join(format!(
-        "maps-{}",
-        usize::try_from(LAYOUT).unwrap() + 1 + turn
-    ));
-    fs::rename(pins.join(format!("maps-{LAYOUT}")), &old).unwrap();
+/// Makes the maps of a group look as if an older layout had made them.
+pub(crate) fn grow_old(pins: &Path, group: &str, layout: u32, turn: usize) -> PathBuf {
+    let old = usize::try_from(layout).unwrap() + 1 + turn;
+    let old = pins.join(format!("{group}-{old}"));
+    fs::rename(pins.join(format!("{group}-{layout}")), &old).unwrap();
     old
 }
 
@@ -254,9 +151,9 @@ fn maps_of_another_layout_are_made_beside_and_connections_stay() {
         let mut proxy = node.start_with(&before, &options(node));
         let all = proxy.sync(&mut before).operations();
         let pins = node.cell.options().pins;
-        traffic(node).during(|| {
+        traffic(node).during(|_| {
             for turn in 0..takeovers() {
-                let old = grow_old(&pins, turn);
+                let old = grow_old(&pins, "maps", LAYOUT, turn);
                 let mut after = world(node.bed);
                 let mut next = node.start_with(&after, &options(node));
                 let written = next.sync(&mut after).operations();
@@ -269,14 +166,80 @@ fn maps_of_another_layout_are_made_beside_and_connections_stay() {
     });
 }
 
+#[test]
+fn maps_of_sockets_and_of_services_can_be_of_another_layout_and_connections_stay() {
+    on_a_node(|node| {
+        let mut before = world(node.bed);
+        bar_the_way(node.bed.pod(3));
+        let mut proxy = node.start_with(&before, &options(node));
+        proxy.sync(&mut before);
+        let pins = node.cell.options().pins;
+        traffic(node).during(|go_on| {
+            for (group, layout, _) in LASTING.iter().filter(|(group, ..)| *group != TRACKED) {
+                let old = grow_old(&pins, group, *layout, 0);
+                let mut after = world(node.bed);
+                proxy = node.start_with(&after, &options(node));
+                proxy.sync(&mut after);
+                assert!(!old.exists(), "{} is left", old.display());
+                go_on();
+            }
+        });
+        drop(proxy);
+    });
+}
+
+/// The group of what is known of translated packets (`causeway_ebpf_abi::LASTING`).
+const TRACKED: &str = "connections";
+
+/// What decision 0014 says that this costs: there has been no such change yet.
+#[test]
+fn tracks_of_another_layout_end_connections_from_outside_and_no_others() {
+    on_a_node(|node| {
+        let mut before = world(node.bed);
+        bar_the_way(node.bed.pod(3));
+        node.start_with(&before, &options(node)).sync(&mut before);
+        let traffic = traffic(node);
+        let mut outside = traffic.kept_outside();
+        let pods = Traffic {
+            outside: Vec::new(),
+            ..self::traffic(node)
+        };
+        let proxy = pods.during(|_| {
+            let group = LASTING.iter().find(|(group, ..)| *group == TRACKED);
+            let (group, layout, _) = group.unwrap();
+            grow_old(&node.cell.options().pins, group, *layout, 0);
+            let mut after = world(node.bed);
+            let mut proxy = node.start_with(&after, &options(node));
+            proxy.sync(&mut after);
+            proxy
+        });
+        // At once, not when their patience ends.
+        assert_eq!(outside.errors(), [ErrorKind::ConnectionReset; 2]);
+        traffic.kept_outside().stay();
+        drop(proxy);
+    });
+}
+
 /// A Service with pods 1 and 2 behind it; where it is reached.
 fn put(cluster: &Cluster, bed: &Bed, index: usize, port: Option<u16>) -> SocketAddr {
+    put_with(cluster, bed, index, |spec| {
+        if let Some(port) = port {
+            spec["type"] = "NodePort".into();
+            spec["ports"][0]["nodePort"] = port.into();
+        }
+    })
+}
+
+/// The same with something else in its spec.
+pub(crate) fn put_with(
+    cluster: &Cluster,
+    bed: &Bed,
+    index: usize,
+    change: impl FnOnce(&mut serde_json::Value),
+) -> SocketAddr {
     let name = format!("web-{index}");
     let mut service = object(&name, cluster_ip(index));
-    if let Some(port) = port {
-        service["spec"]["type"] = "NodePort".into();
-        service["spec"]["ports"][0]["nodePort"] = port.into();
-    }
+    change(&mut service["spec"]);
     cluster.store.seed(Resource::Service, [service]).unwrap();
     let pods = [1, 2].map(|pod| bed.pod(pod).ip(Family::V4));
     let slice = slice(&name, pods, POD_PORT);
@@ -286,12 +249,12 @@ fn put(cluster: &Cluster, bed: &Bed, index: usize, port: Option<u16>) -> SocketA
 }
 
 /// The daemon, born with the mounts of this thread.
-fn start(cluster: &Cluster, node: &Node<'_>) -> Proxy {
+pub(crate) fn start(cluster: &Cluster, node: &Node<'_>) -> Proxy {
     cluster.start(node, &["--proxy-mode=ebpf"])
 }
 
 /// Waits until a pod reaches it.
-fn wait_for(node: &Node<'_>, to: SocketAddr) {
+pub(crate) fn wait_for(node: &Node<'_>, to: SocketAddr) {
     let reached = || node.tcp(node.bed.pod(3), to).is_ok();
     wait_until("a new Service", PATIENCE, reached).unwrap();
 }
@@ -308,18 +271,22 @@ fn a_daemon_killed_at_any_moment_fails_no_connection_and_changes_no_backend() {
         let mut proxy = start(&cluster, node);
         bar_the_way(node.bed.pod(3));
         wait_for(node, web);
-        let traffic = Traffic::new(node, vec![web; 2], vec![outside; 2]);
-        let proxy = traffic.during(|| {
+        let traffic = Traffic {
+            node,
+            inside: vec![web],
+            outside: vec![outside],
+        };
+        let proxy = traffic.during(|go_on| {
             for turn in 0..takeovers() {
                 for moment in MOMENTS {
                     proxy.kill().unwrap();
-                    traffic.goes_on();
+                    go_on();
                     proxy = start(&cluster, node);
                     thread::sleep(Duration::from_millis(moment));
                 }
                 // The last one lives, and does its work.
                 wait_for(node, put(&cluster, node.bed, 10 + turn, None));
-                traffic.goes_on();
+                go_on();
             }
             proxy
         });
