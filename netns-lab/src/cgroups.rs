@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use nodekit::cgroup;
 
 use crate::process::ProcessId;
 use crate::topology::Topology;
@@ -23,24 +24,12 @@ const GLANCE: Duration = Duration::from_millis(2);
 /// # Errors
 /// When no cgroup2 is mounted.
 pub(crate) fn place(lab: &str) -> anyhow::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("reading the mounts")?;
-    let own = fs::read_to_string("/proc/self/cgroup").context("reading the own cgroup")?;
-    let below = own_below(&mounts, &own).context(
+    let own = cgroup::own().context("looking for the own cgroup")?;
+    let below = own.context(
         "mode ebpf: no cgroup2 is mounted, which holds the processes of each node together \
          (mount -t cgroup2 none FOLDER mounts one); mode nftables needs none",
     )?;
     Ok(below.join(format!("netns-lab-{lab}-{}", std::process::id())))
-}
-
-/// The folder of the caller's cgroup, by the texts of `/proc/self/mounts` and `/proc/self/cgroup`.
-fn own_below(mounts: &str, own: &str) -> Option<PathBuf> {
-    let mut mounts = mounts.lines().map(|line| line.split(' '));
-    let root = mounts.find_map(|mut fields| {
-        let point = fields.nth(1)?;
-        (fields.next()? == "cgroup2").then_some(point)
-    })?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(Path::new(root).join(own))
 }
 
 /// Makes the lab's and each node's.
@@ -94,23 +83,4 @@ fn below(lab: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(lab).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     folders.map(|entry| entry.path()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_own_cgroup_is_found_beside_others_of_the_first_version() {
-        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
-                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
-                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
-        let own = "4:memory:/api/a1\n0::/user.slice/one\n";
-        let found = own_below(mounts, own).unwrap();
-        assert_eq!(found, Path::new("/sys/fs/cgroup/unified/user.slice/one"));
-        let at_the_root = own_below(mounts, "0::/\n").unwrap();
-        assert_eq!(at_the_root, Path::new("/sys/fs/cgroup/unified"));
-        let of_the_first_version = mounts.replace("cgroup2 rw", "cgroup rw");
-        assert_eq!(own_below(&of_the_first_version, own), None);
-    }
 }

@@ -119,10 +119,7 @@ impl Drop for Cell {
 
 impl House {
     fn new() -> Self {
-        let root = root();
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
-        let before = root.join(own.unwrap());
+        let before = nodekit::cgroup::own().unwrap().unwrap();
         let folder = before.join(format!("causeway-test-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         move_to(&folder);
@@ -167,15 +164,4 @@ fn remove(cgroup: &Path) {
 fn move_to(cgroup: &Path) {
     let own = std::process::id().to_string();
     fs::write(cgroup.join("cgroup.procs"), own).unwrap();
-}
-
-/// Where the cgroup2 is mounted.
-fn root() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let found = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let folder = fields.next()?;
-        (fields.next()? == "cgroup2").then(|| PathBuf::from(folder))
-    });
-    found.unwrap()
 }

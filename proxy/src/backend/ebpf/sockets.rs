@@ -13,6 +13,7 @@ use causeway_ebpf_abi::{
 };
 use lb_plan::bpf::{Applied, Found, Operation};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+use nodekit::cgroup;
 use nodekit::netns::NetNs;
 
 use super::connected::Connections;
@@ -236,25 +237,16 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink, ProgramE
 pub(super) fn cgroup(options: &Options) -> Result<File, Error> {
     let root = match &options.cgroup_root {
         Some(root) => root.clone(),
-        None => cgroup2_root()?,
+        None => {
+            let found = cgroup::root().map_err(pins::failed("file", cgroup::MOUNTS.as_ref()))?;
+            found.ok_or(Error::NoCgroup)?
+        }
     };
     let cgroup = File::open(&root).map_err(pins::failed("--ebpf-cgroup-root", &root))?;
     match fstatfs(&cgroup) {
         Ok(found) if found.filesystem_type() == CGROUP2_SUPER_MAGIC => Ok(cgroup),
         _ => Err(Error::NotCgroup2(root)),
     }
-}
-
-/// The root of the first cgroup2 that is mounted (proc(5), `/proc/pid/mounts`).
-fn cgroup2_root() -> Result<PathBuf, Error> {
-    let file = "/proc/self/mounts";
-    let mounts = fs::read_to_string(file).map_err(pins::failed("file", file.as_ref()))?;
-    let mut folders = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let folder = fields.next()?;
-        (fields.next()? == "cgroup2").then(|| PathBuf::from(folder))
-    });
-    folders.next().ok_or(Error::NoCgroup)
 }
 
 pub(super) fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
