@@ -130,12 +130,20 @@ pub struct PassReport {
     pub families: BTreeMap<Family, FamilyReport>,
     /// By family, only those in which a UDP frontend was touched: else no flow is looked at.
     pub flows: BTreeMap<Family, FlowReport>,
+    /// As [`FlowReport::look_again`], of flows that the data plane tracks itself.
+    pub look_again: Option<Instant>,
 }
 
 impl PassReport {
     /// Elements, chains and rules added or removed, both families together.
     pub fn operations(&self) -> usize {
         self.families.values().map(|family| family.operations).sum()
+    }
+
+    /// When flows are to be looked at once more.
+    pub fn look_again(&self) -> Option<Instant> {
+        let flows = self.flows.values().filter_map(|flows| flows.look_again);
+        flows.chain(self.look_again).min()
     }
 
     /// The Services to be named again in a later pass.

@@ -285,9 +285,8 @@ impl Syncer {
         let report = self.planes.plane.sync(&self.model, &services);
         let now = Instant::now();
         self.waiting = None;
-        let flows_due = report.flows.values().filter_map(|flows| flows.look_again);
-        self.flows_due = flows_due
-            .min()
+        self.flows_due = report
+            .look_again()
             .or(self.flows_due.filter(|due| *due > began));
         self.last_pass = Some(now);
         self.last_check = self.last_check.max(now);

@@ -19,7 +19,7 @@ use nodekit::netlink;
 use super::{BackendError, FlowReport};
 
 /// By then no packet is under way any more that met the rules as they were before.
-const UNDER_WAY: Duration = Duration::from_secs(1);
+pub(super) const UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// The flows of Services that are to be looked at.
 #[derive(Debug)]

@@ -51,7 +51,7 @@ use std::time::Instant;
 use lb_model::{Family, LocalDetector, Model, Protocol, ServiceName, ServicePort};
 use lb_plan::bpf::{Applied, Node, Operation, Step, Unserved, is_taken, needs_hooks, wanted};
 
-use super::conntrack::Serving;
+use super::conntrack::{Serving, UNDER_WAY};
 use super::plane::{DataPlane, PlaneSettings};
 use super::{BackendError, PassReport};
 use attachment::Attachments;
@@ -98,6 +98,9 @@ pub struct EbpfBackend {
     end_tcp: bool,
     /// [`Options::external_cluster_ips`].
     external_cluster_ips: bool,
+    /// When the UDP flows are to be looked at once more: a packet that was under way while an endpoint
+    /// left may have begun one after the first look.
+    flows_due: Option<Instant>,
     /// [`Options::direct`].
     direct: bool,
 }
@@ -143,6 +146,7 @@ impl EbpfBackend {
             external_cluster_ips: options.external_cluster_ips,
             direct: options.direct && options.maglev.is_some(),
         })
+            flows_due: None,
     }
 
     /// Removes programs and maps. The tables of the remainder are the nftables data plane's.
@@ -374,7 +378,8 @@ impl EbpfBackend {
 
     /// Ends who talks to an endpoint that left, as far as that is ours to do.
     fn end_stale(&mut self, model: &Model, pass: &mut Pass) {
-        if pass.udp {
+        let now = Instant::now();
+        if pass.udp || self.flows_due.is_some_and(|due| due <= now) {
             let ended = self.end_flows(model);
             pass.note(ended);
         }
@@ -396,6 +401,10 @@ impl EbpfBackend {
                  those without a table get any endpoint"
             ),
             (1.., 0) => tracing::info!(with, "every frontend has its Maglev table again"),
+            self.flows_due = match ended {
+                Ok(()) => pass.udp.then(|| now + UNDER_WAY),
+                Err(_) => Some(now + UNDER_WAY),
+            };
             _ => {}
         }
     }
@@ -450,6 +459,7 @@ impl DataPlane for EbpfBackend {
             || !whole
             || self.full
             || self.sockets.connections.is_due())
+        report.look_again = self.flows_due;
     }
 
     fn ebpf_counts(&self) -> Option<Counts> {

@@ -61,6 +61,7 @@ impl DataPlane for Plane {
         PassReport {
             families: BTreeMap::from([(Family::V4, report)]),
             flows: flows.into_iter().collect(),
+            look_again: None,
         }
     }
     fn set_settings(&mut self, settings: PlaneSettings) {
