@@ -9,10 +9,12 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use causeway_proxy::cli::Flags;
 use causeway_proxy::config::{FLAGS, Loaded, Mode, Settings, Takes, load, read};
 use clap::CommandFactory;
+use lb_plan::bpf::Lifetimes;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
@@ -214,6 +216,36 @@ fn what_cannot_change_live_is_named() {
     let only_of_the_other = "mode: auto\nnftables: {masqueradeAll: false}\n\
                              iptables: {masqueradeAll: true}";
     assert_eq!(fields(only_of_the_other), [""; 0]);
+    // Its own tracking goes by them.
+    let timeouts = settings("conntrack: {udpTimeout: 5s}");
+    let in_mode = |mode| before.restart_fields(&timeouts, mode);
+    assert_eq!(in_mode(Mode::Nftables), [""; 0]);
+    assert_eq!(in_mode(Mode::Ebpf).len(), 1);
+}
+
+#[test]
+fn mode_ebpf_remembers_connections_as_long_as_the_section_says() {
+    let lifetimes = |flags: &[&str]| loaded(None, flags).settings.ebpf.lifetimes;
+    assert_eq!(lifetimes(&[]), Lifetimes::default());
+    let said = [
+        "--conntrack-tcp-timeout-established=1h",
+        "--conntrack-udp-timeout=7s",
+        "--conntrack-udp-timeout-stream=90s",
+    ];
+    let seconds = Duration::from_secs;
+    let wanted = Lifetimes {
+        established: seconds(3600),
+        udp_unanswered: seconds(7),
+        udp: seconds(90),
+        ..Lifetimes::default()
+    };
+    assert_eq!(lifetimes(&said), wanted);
+    let left = [
+        "--conntrack-tcp-timeout-established=0",
+        "--conntrack-udp-timeout=0",
+        "--conntrack-tcp-timeout-close-wait=2h",
+    ];
+    assert_eq!(lifetimes(&left), Lifetimes::default());
 }
 
 /// No mode means what it did before there was mode ebpf.

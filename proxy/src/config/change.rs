@@ -5,7 +5,8 @@ use super::{Mode, Settings};
 impl Settings {
     /// The fields in which `new` differs and that cannot change while the daemon runs with data
     /// plane `mode`. Everything else changes live: the mode, periods, masquerade bits, node-port
-    /// addresses, `bindAddress`, the conntrack section, oomScoreAdj and the log's verbosity.
+    /// addresses, `bindAddress`, the conntrack section (but for timeouts that mode ebpf goes by),
+    /// oomScoreAdj and the log's verbosity.
     pub fn restart_fields(&self, new: &Self, mode: Mode) -> Vec<&'static str> {
         // Decisions are made with it, so the model would have to be filled anew.
         let masquerade_all = self.section(mode).masquerade_all;
@@ -27,6 +28,10 @@ impl Settings {
                 self.bind_hard_fail != new.bind_hard_fail,
             ),
             ("logging.format", self.logging.format != new.logging.format),
+            (
+                "conntrack.tcpEstablishedTimeout, udpTimeout, udpStreamTimeout",
+                mode == Mode::Ebpf && self.conntrack.lifetimes() != new.conntrack.lifetimes(),
+            ),
         ];
         let changed = fields.into_iter().filter(|(_, changed)| *changed);
         changed.map(|(name, _)| name).collect()

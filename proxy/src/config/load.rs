@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::said::KubeProxyConfiguration;
 use super::{FlagError, Invalid, Mode, ReadError, Settings, gate_warnings, overlay, read};
+use crate::backend::ebpf;
 use crate::cli::Flags;
 
 /// A configuration that can be used.
@@ -64,7 +65,10 @@ pub fn load(text: Option<&str>, flags: &Flags, host_name: &str) -> Result<Loaded
     let mut settings = Settings::understand(&said, flags.master.clone(), host_name)?;
     let more = [settings_warning(&settings), warning_of_mode(&settings)];
     warnings.extend(more.into_iter().flatten().map(str::to_owned));
-    settings.ebpf = flags.ebpf();
+    settings.ebpf = ebpf::Options {
+        lifetimes: settings.conntrack.lifetimes(),
+        ..flags.ebpf()
+    };
     Ok(Loaded {
         settings,
         config: said.with_defaults().to_json()?,

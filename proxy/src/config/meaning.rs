@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use lb_model::DetectLocal;
+use lb_plan::bpf::Lifetimes;
 
 use crate::backend::ebpf;
 
@@ -158,6 +159,21 @@ pub struct Conntrack {
     pub udp_stream: Option<Duration>,
     /// TCP packets out of their window are no longer found invalid.
     pub tcp_be_liberal: bool,
+}
+
+impl Conntrack {
+    /// How long mode ebpf remembers connections whose packets it translates, by its own tracking: what
+    /// is said here, else its own times. (In CLOSE_WAIT it is its own always: of a connection with
+    /// direct return a node may never see more than that its client is done.)
+    pub fn lifetimes(&self) -> Lifetimes {
+        let own = Lifetimes::default();
+        Lifetimes {
+            established: self.tcp_established.unwrap_or(own.established),
+            udp: self.udp_stream.unwrap_or(own.udp),
+            udp_unanswered: self.udp.unwrap_or(own.udp_unanswered),
+            ..own
+        }
+    }
 }
 
 /// How logs look.
