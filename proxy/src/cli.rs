@@ -58,6 +58,15 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_external_cluster_ips: bool,
+    /// Mode ebpf: how many addresses of Services there is room for: of a node port, each of the node's,
+    /// and twice each with externalTrafficPolicy Local. A Service beyond that is left to nftables.
+    #[arg(long, value_name = "NUMBER", default_value_t = ebpf::DEFAULT_FRONTENDS,
+          value_parser = clap::value_parser!(u32).range(1024..))]
+    pub ebpf_frontends: u32,
+    /// Mode ebpf: how many endpoints there is room for, each once for every address that leads there.
+    #[arg(long, value_name = "NUMBER", default_value_t = ebpf::DEFAULT_BACKENDS,
+          value_parser = clap::value_parser!(u32).range(1024..))]
+    pub ebpf_backends: u32,
     /// Mode ebpf: how many directions of connections are remembered whose packets are translated;
     /// each connection has two.
     #[arg(long, value_name = "NUMBER", default_value_t = ebpf::DEFAULT_TRACKS,
@@ -222,6 +231,8 @@ impl Flags {
             connect_udp: self.ebpf_connect_udp,
             end_tcp: self.ebpf_end_tcp,
             guard_node_ports: self.ebpf_guard_node_ports,
+            frontends: self.ebpf_frontends,
+            backends: self.ebpf_backends,
             tracks: self.ebpf_tracks,
             snat_ports: self.ebpf_snat_ports.clone(),
             maglev: match self.ebpf_backend_choice {

@@ -81,8 +81,8 @@ pub mod maps {
     pub const WAYS_OUT: &str = "ways_out";
     /// [`crate::PodNetwork`] to 1.
     pub const PODS: &str = "pods";
-    /// [`crate::PodNetwork`] (of Services, here) to [`crate::UNSERVED_REFUSED`] or
-    /// [`crate::UNSERVED_DROPPED`]: what becomes of packets and calls that aim there and at no
+    /// [`crate::PodNetwork`] (of Services, here) to [`crate::UNSERVED_REFUSED`],
+    /// [`crate::UNSERVED_DROPPED`] or [`crate::UNSERVED_LEFT`]: what becomes of packets and calls that aim there and at no
     /// frontend. A longest-prefix match: a ClusterIP that a Service has, within the networks from
     /// which they are taken.
     pub const UNSERVED: &str = "unserved";
@@ -138,6 +138,9 @@ pub const UNSERVED_REFUSED: u32 = 1;
 /// In [`maps::UNSERVED`]: nobody has the address. Packets are dropped, and the node's own calls are
 /// refused, since its packets meet no program.
 pub const UNSERVED_DROPPED: u32 = 2;
+/// In [`maps::UNSERVED`]: the address is a Service's for whose frontends there was no room. Left to the
+/// stack, where the nftables data plane has them.
+pub const UNSERVED_LEFT: u32 = 3;
 
 /// An IPv4-mapped or IPv6 address.
 pub type Address = [u8; 16];

@@ -36,6 +36,7 @@ mod remainder;
 mod rules;
 mod services;
 mod settled;
+mod sizes;
 mod sockets;
 mod sources;
 mod sweep;
@@ -71,7 +72,10 @@ pub use handover::Handover;
 pub use held::{HeldSocket, HeldSockets};
 pub use monitor::{Happening, Monitor};
 pub use names::ServicePortName;
-pub use options::{DEFAULT_SNAT_PORTS, DEFAULT_TRACKS, Frames, Options, PacketsHook};
+pub use options::{
+    DEFAULT_BACKENDS, DEFAULT_FRONTENDS, DEFAULT_SNAT_PORTS, DEFAULT_TRACKS, Frames, Options,
+    PacketsHook,
+};
 pub use pins::{DEFAULT_PINS, map_pin};
 pub use pressure::MapFill;
 pub use sockets::OBJECT;
@@ -94,13 +98,13 @@ pub struct EbpfBackend {
     attached: bool,
     /// The programs could not be put where they belong.
     homeless: bool,
+    /// When the UDP flows are to be looked at once more: a packet that was under way while an endpoint
+    /// left may have begun one after the first look.
+    flows_due: Option<Instant>,
     /// [`Options::end_tcp`].
     end_tcp: bool,
     /// [`Options::external_cluster_ips`].
     external_cluster_ips: bool,
-    /// When the UDP flows are to be looked at once more: a packet that was under way while an endpoint
-    /// left may have begun one after the first look.
-    flows_due: Option<Instant>,
     /// [`Options::direct`].
     direct: bool,
 }
@@ -142,11 +146,11 @@ impl EbpfBackend {
             full: true,
             attached: false,
             homeless: false,
+            flows_due: None,
             end_tcp: options.end_tcp,
             external_cluster_ips: options.external_cluster_ips,
             direct: options.direct && options.maglev.is_some(),
         })
-            flows_due: None,
     }
 
     /// Removes programs and maps. The tables of the remainder are the nftables data plane's.
@@ -236,7 +240,23 @@ impl EbpfBackend {
         let all = sorted.taken.union(&sorted.left).cloned().collect();
         let report = self.remainder.sync(model, &all);
         self.write(model, &sorted.left, pass);
+        let failed: Vec<ServiceName> = pass.failed.keys().cloned().collect();
+        for service in &failed {
+            self.evacuate(service, pass);
+        }
         report
+    }
+
+    /// Takes out of the maps what is there of a Service of which not all could be written, since there
+    /// is no room, say: nftables has it now, until it is tried again.
+    fn evacuate(&mut self, service: &ServiceName, pass: &mut Pass) {
+        let step = self.applied.plan(service, Vec::new());
+        pass.operations += step.operations.len();
+        if let Err(error) = self.apply(step) {
+            pass.note(Err(error));
+            pass.stuck = true;
+        }
+        self.unserved.leave(service);
     }
 
     /// Of all families.
@@ -274,7 +294,7 @@ impl EbpfBackend {
         self.packets.set_unserved(&changes)?;
         self.unserved.commit();
         pass.operations += changes.len();
-        if self.full && pass.failed.is_empty() {
+        if self.full && !pass.stuck {
             let step = self.applied.sweep();
             pass.operations += step.operations.len();
             // What could not be swept is swept with the next pass.
@@ -282,7 +302,7 @@ impl EbpfBackend {
             self.full = false;
             self.services.sweep()?;
         }
-        if pass.failed.is_empty() {
+        if !pass.stuck {
             pass.operations += self.services.forget()?;
         }
         if self.packets.bits.is_due() {
@@ -381,6 +401,10 @@ impl EbpfBackend {
         let now = Instant::now();
         if pass.udp || self.flows_due.is_some_and(|due| due <= now) {
             let ended = self.end_flows(model);
+            self.flows_due = match ended {
+                Ok(()) => pass.udp.then(|| now + UNDER_WAY),
+                Err(_) => Some(now + UNDER_WAY),
+            };
             pass.note(ended);
         }
         if pass.udp || self.end_tcp || self.sockets.connections.is_due() {
@@ -401,10 +425,6 @@ impl EbpfBackend {
                  those without a table get any endpoint"
             ),
             (1.., 0) => tracing::info!(with, "every frontend has its Maglev table again"),
-            self.flows_due = match ended {
-                Ok(()) => pass.udp.then(|| now + UNDER_WAY),
-                Err(_) => Some(now + UNDER_WAY),
-            };
             _ => {}
         }
     }
@@ -439,6 +459,7 @@ impl DataPlane for EbpfBackend {
         let guarded = self.guard();
         pass.note(guarded);
         pass.tell(&mut report);
+        report.look_again = self.flows_due;
         report
     }
 
@@ -459,7 +480,6 @@ impl DataPlane for EbpfBackend {
             || !whole
             || self.full
             || self.sockets.connections.is_due())
-        report.look_again = self.flows_due;
     }
 
     fn ebpf_counts(&self) -> Option<Counts> {

@@ -141,6 +141,22 @@ fn for_whom_cluster_ips_are_is_said_by_a_flag() {
 }
 
 #[test]
+fn how_large_maps_are_is_said_by_flags() {
+    let said = |flags: &[&str]| {
+        let words = ["causeway-proxy"].iter().chain(flags);
+        let options = Flags::read(words).unwrap().ebpf();
+        [options.frontends, options.backends, options.tracks]
+    };
+    assert_eq!(said(&[]), [65_536, 1_048_576, 262_144]);
+    let flags = [
+        "--ebpf-frontends=2000",
+        "--ebpf-backends=3000",
+        "--ebpf-tracks=4000",
+    ];
+    assert_eq!(said(&flags), [2_000, 3_000, 4_000]);
+}
+
+#[test]
 fn how_backends_are_chosen_is_said_by_flags() {
     let said = |flags: &[&str]| {
         let words = ["causeway-proxy"].iter().chain(flags);
@@ -198,6 +214,8 @@ fn an_unknown_flag_or_value_is_refused_by_name() {
     for (flag, named) in [
         ("--no-such-flag", "--no-such-flag"),
         ("--ebpf-snat-ports=65535-61000", "the lower one first"),
+        ("--ebpf-frontends=10", "1024"),
+        ("--ebpf-backends=10", "1024"),
         ("--ebpf-tracks=10", "1024"),
         ("--ebpf-maglev-table-size=16384", "16381"),
         ("--ebpf-backend-choice=best", "maglev"),

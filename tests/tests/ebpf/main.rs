@@ -30,6 +30,7 @@ mod places;
 mod presence;
 mod privileges;
 mod restart;
+mod sizes;
 mod tracks;
 mod traffic;
 mod upgrade;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use causeway_ebpf_abi::{PodNetwork, UNSERVED_DROPPED, UNSERVED_REFUSED};
+use causeway_ebpf_abi::{PodNetwork, UNSERVED_DROPPED, UNSERVED_LEFT, UNSERVED_REFUSED};
 use ipnetwork::IpNetwork;
 use lb_model::{Frontend, FrontendAddress, FrontendKind, ServiceName};
 
@@ -28,7 +28,9 @@ pub fn network(network: IpNetwork) -> PodNetwork {
 #[derive(Debug, Default)]
 pub struct Unserved {
     cluster_ips: HashMap<ServiceName, BTreeSet<IpAddr>>,
-    users: HashMap<IpAddr, usize>,
+    /// Services whose frontends are not in the maps.
+    left: BTreeSet<ServiceName>,
+    users: HashMap<IpAddr, Users>,
     cidrs: BTreeSet<IpNetwork>,
     /// What the map shall have.
     wanted: BTreeMap<PodNetwork, u32>,
@@ -36,6 +38,14 @@ pub struct Unserved {
     applied: BTreeMap<PodNetwork, u32>,
     /// Where the two may differ.
     touched: BTreeSet<PodNetwork>,
+}
+
+/// How many Services have an address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Users {
+    all: usize,
+    /// Those of them that are left.
+    left: usize,
 }
 
 /// What a network shall be in the map; `None`: not there.
@@ -61,18 +71,31 @@ impl Unserved {
     ) {
         let new: BTreeSet<IpAddr> = frontends.filter_map(cluster_ip).collect();
         let old = self.cluster_ips.remove(service).unwrap_or_default();
-        for ip in new.difference(&old) {
-            *self.users.entry(*ip).or_default() += 1;
-            self.settle(*ip);
+        let was_left = self.left.remove(service);
+        for ip in &new {
+            self.users.entry(*ip).or_default().all += 1;
         }
-        for ip in old.difference(&new) {
-            if let Some(users) = self.users.get_mut(ip) {
-                *users -= 1;
-            }
+        for ip in &old {
+            let users = self.users.entry(*ip).or_default();
+            users.all -= 1;
+            users.left -= usize::from(was_left);
+        }
+        for ip in old.union(&new) {
             self.settle(*ip);
         }
         if !new.is_empty() {
             self.cluster_ips.insert(service.clone(), new);
+        }
+    }
+
+    /// The frontends of `service` could not be written, and another data plane has them.
+    pub fn leave(&mut self, service: &ServiceName) {
+        let ips = self.cluster_ips.get(service).cloned().unwrap_or_default();
+        if !ips.is_empty() && self.left.insert(service.clone()) {
+            for ip in ips {
+                self.users.entry(ip).or_default().left += 1;
+                self.settle(ip);
+            }
         }
     }
 
@@ -118,12 +141,17 @@ impl Unserved {
 
     fn settle(&mut self, ip: IpAddr) {
         let key = network(IpNetwork::from(ip));
-        let used = self.users.get(&ip).is_some_and(|users| *users > 0);
-        if used {
-            self.wanted.insert(key, UNSERVED_REFUSED);
-        } else {
-            self.users.remove(&ip);
-            self.wanted.remove(&key);
+        match self.users.get(&ip).copied().unwrap_or_default() {
+            Users { all: 0, .. } => {
+                self.users.remove(&ip);
+                self.wanted.remove(&key);
+            }
+            Users { left: 0, .. } => {
+                self.wanted.insert(key, UNSERVED_REFUSED);
+            }
+            _ => {
+                self.wanted.insert(key, UNSERVED_LEFT);
+            }
         }
         self.touched.insert(key);
     }
@@ -190,6 +218,31 @@ mod tests {
         assert_eq!(changes(&mut unserved), []);
         unserved.set(&b, [].iter());
         assert_eq!(changes(&mut unserved), [(key("10.96.0.1/32"), None)]);
+    }
+
+    #[test]
+    fn an_address_is_left_while_a_service_of_it_is() {
+        let mut unserved = Unserved::default();
+        let [a, b] = ["a", "b"].map(|name| ServiceName::new("default", name));
+        let ours = [at(FrontendKind::ClusterIp, "10.96.0.1")];
+        let key = key("10.96.0.1/32");
+        unserved.set(&a, ours.iter());
+        unserved.leave(&a);
+        unserved.leave(&a);
+        assert_eq!(changes(&mut unserved), [(key, Some(UNSERVED_LEFT))]);
+        unserved.set(&b, ours.iter());
+        assert_eq!(changes(&mut unserved), []);
+        // It is tried again with each look, and fails again.
+        unserved.set(&a, ours.iter());
+        unserved.leave(&a);
+        assert_eq!(changes(&mut unserved), []);
+        unserved.set(&a, ours.iter());
+        assert_eq!(changes(&mut unserved), [(key, Some(UNSERVED_REFUSED))]);
+        unserved.leave(&a);
+        unserved.set(&a, [].iter());
+        assert_eq!(changes(&mut unserved), []);
+        unserved.set(&b, [].iter());
+        assert_eq!(changes(&mut unserved), [(key, None)]);
     }
 
     #[test]

@@ -40,6 +40,10 @@ pub struct Options {
     pub end_tcp: bool,
     /// No socket of the node itself may be bound to a node port.
     pub guard_node_ports: bool,
+    /// How many addresses of Services there is room for.
+    pub frontends: u32,
+    /// How many endpoints, once for each address that leads there.
+    pub backends: u32,
     /// How many directions of connections are remembered whose packets are translated.
     pub tracks: u32,
     /// The ports that masqueraded connections get.
@@ -70,6 +74,10 @@ pub enum Frames {
     Native,
 }
 
+/// Entries of the map of frontends, unless the command line says otherwise.
+pub const DEFAULT_FRONTENDS: u32 = 65_536;
+/// Entries of the map of backends, unless the command line says otherwise.
+pub const DEFAULT_BACKENDS: u32 = 1_048_576;
 /// Entries of the map of connections, unless the command line says otherwise.
 pub const DEFAULT_TRACKS: u32 = 262_144;
 /// The ports of masqueraded connections, unless the command line says otherwise: above the
@@ -96,6 +104,8 @@ impl Default for Options {
             connect_udp: true,
             end_tcp: false,
             guard_node_ports: true,
+            frontends: DEFAULT_FRONTENDS,
+            backends: DEFAULT_BACKENDS,
             tracks: DEFAULT_TRACKS,
             snat_ports: DEFAULT_SNAT_PORTS,
             maglev: None,

@@ -27,6 +27,7 @@ use super::frames::Frames;
 use super::interfaces::Scene;
 use super::prefilter::Bits;
 use super::presence::Presence;
+use super::sizes::Outgrown;
 use super::sockets::{failed, gone, take};
 use super::sweep::Tracks;
 use super::traffic::TrafficMaps;
@@ -42,6 +43,8 @@ pub(super) type Networks = LpmTrie<MapData, Address, u32>;
 pub(super) struct Packets {
     hooks: Arc<Mutex<Hooks>>,
     pub(super) tracks: Tracks,
+    /// Tracks of an earlier daemon, until the program is in the places of its.
+    outgrown: Option<Outgrown>,
     unserved: Networks,
     /// What packets may aim at.
     pub(super) bits: Bits,
@@ -85,7 +88,12 @@ impl fmt::Debug for Hooks {
 
 impl Packets {
     /// Loads the program out of `ebpf`, and takes its maps. It is attached to nothing yet.
-    pub(super) fn load(ebpf: &mut Ebpf, options: &Options, counts: Counts) -> Result<Self, Error> {
+    pub(super) fn load(
+        ebpf: &mut Ebpf,
+        options: &Options,
+        counts: Counts,
+        outgrown: Option<Outgrown>,
+    ) -> Result<Self, Error> {
         let settings: Array<_, Entry<Settings>> = take(ebpf, maps::SETTINGS)?;
         let Entry(before) = settings.get(&0, 0).map_err(failed(maps::SETTINGS))?;
         let mut attachments = Attachments::load(ebpf, options)?;
@@ -113,6 +121,7 @@ impl Packets {
         Ok(Self {
             hooks: Arc::new(Mutex::new(hooks)),
             tracks: Tracks::open(&options.pins, options.lifetimes)?,
+            outgrown,
             unserved: take(ebpf, maps::UNSERVED)?,
             bits: Bits::adopt(ebpf)?,
             reachable: BTreeSet::new(),
@@ -171,7 +180,15 @@ impl Packets {
     /// on.
     pub(super) fn attach(&mut self) -> Result<(), Error> {
         let needed = self.always || !self.reachable.is_empty();
+        if let Some(outgrown) = &self.outgrown {
+            self.tracks.take_over(outgrown)?;
+        }
         lock(&self.hooks).need(needed)?;
+        if let Some(outgrown) = self.outgrown.take() {
+            // What came meanwhile.
+            self.tracks.take_over(&outgrown)?;
+            outgrown.forget()?;
+        }
         if let Some(changes) = self.changes.take() {
             let hooks = Arc::clone(&self.hooks);
             let tracks = Tracks::open(&self.pins, self.lifetimes)?;

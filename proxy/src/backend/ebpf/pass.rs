@@ -11,7 +11,10 @@ use crate::backend::{BackendError, PassReport};
 pub(super) struct Pass {
     /// Operations on the maps.
     pub(super) operations: usize,
+    /// Services that are nftables' now.
     pub(super) failed: BTreeMap<ServiceName, BackendError>,
+    /// What the maps have of one of them could not be taken away.
+    pub(super) stuck: bool,
     /// UDP frontends are among what was looked at.
     pub(super) udp: bool,
     /// It was over everything.
@@ -25,6 +28,7 @@ impl Pass {
         Self {
             operations: 0,
             failed: BTreeMap::new(),
+            stuck: false,
             udp: false,
             full: false,
             result: Ok(()),

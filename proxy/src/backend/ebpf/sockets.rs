@@ -23,7 +23,7 @@ use super::packets::Packets;
 use super::rules::Rules;
 use super::services::Services;
 use super::sources::Sources;
-use super::{Error, Options, pins, sweep};
+use super::{Error, Options, pins, sizes};
 
 /// The object that `build.rs` made; empty where it could not.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/causeway-ebpf"));
@@ -81,18 +81,13 @@ impl Sockets {
         }
         let cgroup = cgroup(options)?;
         pins::prepare(&options.pins)?;
-        let outgrown = sweep::outgrown(&options.pins, options.tracks)?;
         let mut loader = EbpfLoader::new();
-        loader
-            .default_map_pin_directory(pins::maps(&options.pins))
-            .map_max_entries(maps::TRACKS, options.tracks);
+        let outgrown = sizes::set(&mut loader, options)?;
+        loader.default_map_pin_directory(pins::maps(&options.pins));
         for (name, pin) in pins::lasting(&options.pins) {
             loader.map_pin_path(name, pin);
         }
         let mut ebpf = loader.load(object)?;
-        if let Some(tracks) = outgrown {
-            sweep::refill(&options.pins, tracks)?;
-        }
         let mut node: Array<_, u64> = take(&mut ebpf, maps::NODE)?;
         node.set(0, NetNs::cookie()?, 0)
             .map_err(failed(maps::NODE))?;
@@ -101,7 +96,7 @@ impl Sockets {
         }
         let counters: PerCpuArray<_, u64> = take(&mut ebpf, maps::COUNTERS)?;
         let counts = Counts::new(counters, options)?;
-        let packets = Packets::load(&mut ebpf, options, counts.clone())?;
+        let packets = Packets::load(&mut ebpf, options, counts.clone(), outgrown)?;
         let services = Services::adopt(&mut ebpf, &options.pins)?;
         let (udp, tcp) = (maps::CONNECTED_UDP, maps::CONNECTED_TCP);
         let (udp, tcp) = (take(&mut ebpf, udp)?, take(&mut ebpf, tcp)?);

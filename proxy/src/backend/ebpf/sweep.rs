@@ -4,22 +4,26 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData};
 use causeway_ebpf_abi::{Track, Tuple, maps};
 use lb_model::Protocol;
 use lb_plan::bpf::Lifetimes;
 
 use super::entries::{Entry, ip, monotonic};
+use super::pinned::present;
 use super::prefilter::Marks;
 use super::settled::Settled;
-use super::sockets::{failed, gone, is_missing};
+use super::sizes::Outgrown;
+use super::sockets::{failed, gone};
 use super::{Error, pins};
 use crate::backend::conntrack::Serving;
+
+pub(super) type TrackMap = HashMap<MapData, Entry<Tuple>, Entry<Track>>;
 
 /// The connections.
 #[derive(Debug)]
 pub(super) struct Tracks {
-    map: HashMap<MapData, Entry<Tuple>, Entry<Track>>,
+    map: TrackMap,
     marks: Marks,
     settled: Settled,
     lifetimes: Lifetimes,
@@ -28,11 +32,8 @@ pub(super) struct Tracks {
 impl Tracks {
     /// A view of its own of the pinned map.
     pub(super) fn open(pins: &Path, lifetimes: Lifetimes) -> Result<Self, Error> {
-        let pin = pins::map_pin(pins, maps::TRACKS);
-        let data = MapData::from_pin(pin).and_then(Map::from_map_data);
-        let map = data.and_then(HashMap::try_from);
         Ok(Self {
-            map: map.map_err(failed(maps::TRACKS))?,
+            map: open(&pins::map_pin(pins, maps::TRACKS))?,
             marks: Marks::open(pins)?,
             settled: Settled::open(pins)?,
             lifetimes,
@@ -45,7 +46,7 @@ impl Tracks {
         let now = monotonic();
         let mut staying = 0;
         let generation = self.marks.now()?;
-        for (tuple, track) in self.all()? {
+        for (tuple, track) in all(&self.map)? {
             let other = match track.partner() {
                 Some(partner) => self.get(&partner)?,
                 None => None,
@@ -73,7 +74,7 @@ impl Tracks {
     /// Takes away the UDP flows to whom does not serve (any more).
     pub(super) fn reconcile(&mut self, serving: &mut Serving<'_>) -> Result<(), Error> {
         let mut stale = BTreeSet::new();
-        for (tuple, track) in self.all()? {
+        for (tuple, track) in all(&self.map)? {
             let udp = tuple.protocol == Protocol::Udp.number();
             if !udp || track.flags & Track::ANSWER != 0 {
                 continue;
@@ -95,22 +96,22 @@ impl Tracks {
         Ok(())
     }
 
-    /// Every one. What comes or goes meanwhile may be missed, or met twice.
-    fn all(&self) -> Result<Vec<(Tuple, Track)>, Error> {
-        let mut found = Vec::new();
-        for key in self.map.keys() {
-            let key = key.map_err(failed(maps::TRACKS))?.0;
-            found.extend(self.get(&key)?.map(|track| (key, track)));
+    /// Takes over what is in a map of another size and newer than here.
+    pub(super) fn take_over(&mut self, outgrown: &Outgrown) -> Result<(), Error> {
+        for (tuple, track) in outgrown.tracks()? {
+            if self
+                .get(&tuple)?
+                .is_none_or(|known| known.seen < track.seen)
+            {
+                let written = self.map.insert(Entry(tuple), Entry(track), 0);
+                written.map_err(failed(maps::TRACKS))?;
+            }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn get(&self, tuple: &Tuple) -> Result<Option<Track>, Error> {
-        match self.map.get(&Entry(*tuple), 0) {
-            Ok(track) => Ok(Some(track.0)),
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(failed(maps::TRACKS)(error)),
-        }
+        get(&self.map, tuple)
     }
 
     /// Counts what its packets brought since the programs did, and takes it away.
@@ -123,29 +124,24 @@ impl Tracks {
     }
 }
 
-/// The tracks of a map that is about to be replaced by one of another size; `None`: it may stay.
-pub(super) fn outgrown(pins: &Path, size: u32) -> Result<Option<Vec<(Tuple, Track)>>, Error> {
-    let pin = pins::map_pin(pins, maps::TRACKS);
-    let data = match MapData::from_pin(&pin) {
-        Ok(data) => data,
-        Err(_) if !pin.exists() => return Ok(None),
-        Err(error) => return Err(failed(maps::TRACKS)(error)),
-    };
-    let info = data.info().map_err(failed(maps::TRACKS))?;
-    if info.max_entries() == size {
-        return Ok(None);
-    }
-    let tracks = Tracks::open(pins, Lifetimes::default())?.all()?;
-    std::fs::remove_file(&pin).map_err(pins::failed("pin", &pin))?;
-    Ok(Some(tracks))
+/// A view of its own of a pinned map.
+pub(super) fn open(pin: &Path) -> Result<TrackMap, Error> {
+    let data = MapData::from_pin(pin).and_then(Map::from_map_data);
+    data.and_then(HashMap::try_from)
+        .map_err(failed(maps::TRACKS))
 }
 
-/// Puts tracks into a map, as many as it takes.
-pub(super) fn refill(pins: &Path, tracks: Vec<(Tuple, Track)>) -> Result<(), Error> {
-    let mut map = Tracks::open(pins, Lifetimes::default())?.map;
-    for (tuple, track) in tracks {
-        let written: Result<(), MapError> = map.insert(Entry(tuple), Entry(track), 0);
-        written.map_err(failed(maps::TRACKS))?;
+/// Every one. What comes or goes meanwhile may be missed, or met twice.
+pub(super) fn all(map: &TrackMap) -> Result<Vec<(Tuple, Track)>, Error> {
+    let mut found = Vec::new();
+    for key in map.keys() {
+        let key = key.map_err(failed(maps::TRACKS))?.0;
+        found.extend(get(map, &key)?.map(|track| (key, track)));
     }
-    Ok(())
+    Ok(found)
+}
+
+fn get(map: &TrackMap, tuple: &Tuple) -> Result<Option<Track>, Error> {
+    let found = present(map.get(&Entry(*tuple), 0)).map_err(failed(maps::TRACKS))?;
+    Ok(found.map(|track| track.0))
 }
