@@ -1,9 +1,10 @@
 //! Pods with something that listens, and who reaches it.
 
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nodekit::netns::NetNs;
 use nodekit::nft::{Element, Family, NftSocket};
 use nodekit::sysctl::{self, Key};
@@ -48,7 +49,6 @@ impl Served {
             )
         };
         let (tcp, udp) = pod.netns.run(bind).unwrap();
-        tcp.set_nonblocking(true).unwrap();
         Self { pod, tcp, udp }
     }
 
@@ -66,16 +66,25 @@ impl Served {
         let to: SocketAddr = to.parse().unwrap();
         let connect = || TcpStream::connect_timeout(&to, patience);
         // The kernel answers for the listener; whose it is shows in accepting.
-        let connected = from.run(connect).unwrap();
-        let accepted = self.tcp.accept();
-        match (connected, accepted) {
-            (Ok(_), Ok((_, peer))) => Some(peer.ip().to_canonical()),
-            (Err(_), Ok(_)) => panic!("half a connection to {to}"),
-            (_, Err(error)) => {
-                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
-                None
-            }
+        let stream = from.run(connect).unwrap();
+        let connected = stream.is_ok();
+        // The listener hears of it with the handshake's last segment, which another processor may
+        // still have in hand when `connect` returns.
+        let patience = if connected { patience } else { Duration::ZERO };
+        let accepted = self.accept(patience);
+        assert!(connected || accepted.is_none(), "half a connection to {to}");
+        accepted
+    }
+
+    /// Who has come to the pod, or comes within this time.
+    fn accept(&self, patience: Duration) -> Option<IpAddr> {
+        let mut listener = [PollFd::new(self.tcp.as_fd(), PollFlags::POLLIN)];
+        let patience = PollTimeout::try_from(patience).unwrap();
+        if poll(&mut listener, patience).unwrap() == 0 {
+            return None;
         }
+        let (_, peer) = self.tcp.accept().unwrap();
+        Some(peer.ip().to_canonical())
     }
 
     /// Whom the pod sees when `client` sends to `to`, if the answer comes back.
