@@ -48,13 +48,20 @@ impl Settled {
 
     /// Adds all of it to what was counted elsewhere.
     pub(super) fn add_to(&self, counted: &mut BTreeMap<TrafficKey, Traffic>) -> Result<(), Error> {
-        for key in self.0.keys() {
-            let key: Entry<TrafficKey> = key.map_err(failed(maps::SETTLED))?;
-            if let Some(more) = present(self.0.get(&key, 0)).map_err(failed(maps::SETTLED))? {
-                counted.entry(key.0).or_default().add(&more.0);
+        for key in self.keys() {
+            let key = key?;
+            let more = present(self.0.get(&Entry(key), 0)).map_err(failed(maps::SETTLED))?;
+            if let Some(Entry(more)) = more {
+                counted.entry(key).or_default().add(&more);
             }
         }
         Ok(())
+    }
+
+    /// For whom it has something.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Result<TrafficKey, Error>> {
+        let key = |key: Result<Entry<_>, _>| Ok(key.map_err(failed(maps::SETTLED))?.0);
+        self.0.keys().map(key)
     }
 
     pub(super) fn forget(&mut self, key: &TrafficKey) -> Result<(), Error> {

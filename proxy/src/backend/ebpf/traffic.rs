@@ -99,20 +99,29 @@ impl TrafficMaps {
     /// Takes away what was counted for backends and Service ports that are gone. A call that was
     /// under way may make an entry after its backend left, so that this is done again and again.
     pub(super) fn sweep(&mut self) -> Result<(), Error> {
-        let counted: BTreeSet<TrafficKey> = self.counted()?.into_keys().collect();
-        let numbers: BTreeSet<u32> = counted.iter().map(|key| key.service).collect();
+        // Most stay, so the keys are read twice rather than kept.
+        let numbers = self.keys().map(|key| Ok(key?.service));
+        let numbers: BTreeSet<u32> = numbers.collect::<Result<_, Error>>()?;
         let served = self.served(&numbers)?;
-        for key in counted {
+        let mut gone = Vec::new();
+        for key in self.keys() {
+            let key = key?;
             let there = if key.backend == Backend::NONE {
                 self.names.of(key.service)?.is_some()
             } else {
                 served.contains(&key)
             };
             if !there {
-                self.remove(&key)?;
+                gone.push(key);
             }
         }
-        Ok(())
+        gone.iter().try_for_each(|key| self.remove(key))
+    }
+
+    /// For whom something is counted; twice where both maps have it.
+    fn keys(&self) -> impl Iterator<Item = Result<TrafficKey, Error>> {
+        let key = |key: Result<Entry<_>, _>| Ok(key.map_err(failed(maps::TRAFFIC))?.0);
+        self.traffic.keys().map(key).chain(self.settled.keys())
     }
 
     /// The backends that these Service ports have.
