@@ -2,10 +2,13 @@
 //! were translated at interfaces go on, and so do those that were translated at sockets.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use causeway_ebpf_abi::maps;
+use causeway_proxy::backend::ebpf::map_pin;
 use causeway_tests::packet_bed::{Bed, POD_PORT, Seen, ask, ask_udp};
 use causeway_tests::proxy_bed::{Proxy, get, wait_until};
 use lb_model::Family;
@@ -253,4 +256,32 @@ fn nftables_takes_over_at_a_new_start() {
 #[test]
 fn iptables_takes_over_at_a_new_start() {
     leave_for("iptables", true);
+}
+
+#[test]
+fn connections_of_another_versions_layout_are_warned_of() {
+    on_a_node(|node| {
+        let cluster = Cluster::new(node.bed);
+        put(&cluster, node.bed, 1, "Cluster");
+        put(&cluster, node.bed, 2, "Local");
+        let config = cluster.configure("ebpf");
+        let proxy = cluster.start(node, &[&config]);
+        wait_until("node ports", PATIENCE, || serves(node.bed)).unwrap();
+        assert!(proxy.terminate().unwrap().success());
+
+        let pins = node.cell.options().pins.clone();
+        let tracks = map_pin(&pins, maps::TRACKS);
+        fs::rename(tracks.parent().unwrap(), pins.join("connections-0")).unwrap();
+        cluster.configure("nftables");
+        let proxy = cluster.start(node, &[&config]);
+        wait_until("no program", PATIENCE, || {
+            !pins.exists() && node.programs_at_packets() == 0
+        })
+        .unwrap();
+        let log = proxy.log().unwrap();
+        let warned = "connections from outside that another version translated end";
+        assert!(log.contains(warned), "{log}");
+        assert!(log.contains("connections-0/tracks"), "{log}");
+        assert!(serves(node.bed));
+    });
 }

@@ -52,7 +52,7 @@ impl std::fmt::Debug for Handover {
 impl Handover {
     /// Enters all connections, and has the programs begin no new ones. The other data plane is
     /// complete, and the programs of this one are yet to be removed. `None`: mode ebpf left nothing
-    /// here.
+    /// here, or only what this version can't read, of which the log then warns.
     ///
     /// To do it once more, after a crash, is harmless.
     ///
@@ -62,6 +62,7 @@ impl Handover {
     pub fn begin(options: &Options) -> Result<Option<Self>, Error> {
         let pin = pins::map_pin(&options.pins, maps::TRACKS);
         if !pin.exists() {
+            warn_of_other_layouts(&options.pins);
             return Ok(None);
         }
         let tracks = MapData::from_pin(pin).and_then(Map::from_map_data);
@@ -231,6 +232,19 @@ fn words(tuple: &Tuple) -> conntrack::Tuple {
             source: tuple.source_port,
             destination: tuple.destination_port,
         },
+    }
+}
+
+/// Connections whose map another version laid out end with the programs, whose pins are removed.
+fn warn_of_other_layouts(pins: &Path) {
+    let others = pins::other_layouts(pins).unwrap_or_default();
+    let tracks = others.iter().map(|folder| folder.join(maps::TRACKS));
+    if let Some(pin) = tracks.into_iter().find(|pin| pin.exists()) {
+        tracing::warn!(
+            pin = %pin.display(),
+            "connections from outside that another version translated end: this one can't read \
+             its map; leave mode ebpf with that version first, or update within mode ebpf"
+        );
     }
 }
 

@@ -90,18 +90,24 @@ pub(super) fn prepare(pins: &Path) -> Result<(), Error> {
 
 /// Removes the maps of other layouts, which nothing is attached to any more.
 pub(super) fn forget_other_layouts(pins: &Path) -> io::Result<()> {
+    other_layouts(pins)?.iter().try_for_each(fs::remove_dir_all)
+}
+
+/// The folders of maps in other layouts than this version's.
+pub(super) fn other_layouts(pins: &Path) -> io::Result<Vec<PathBuf>> {
     let current: Vec<PathBuf> = folders(pins).collect();
     let groups = LASTING.map(|(group, ..)| group);
+    let mut others = Vec::new();
     for entry in fs::read_dir(pins)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let group = name.and_then(|name| Some(name.rsplit_once('-')?.0));
         let of_ours = group.is_some_and(|group| group == "maps" || groups.contains(&group));
         if of_ours && !current.contains(&path) {
-            fs::remove_dir_all(path)?;
+            others.push(path);
         }
     }
-    Ok(())
+    Ok(others)
 }
 
 /// Takes away all pins, and by that the attachments and the maps.
