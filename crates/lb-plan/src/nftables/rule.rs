@@ -71,6 +71,18 @@ pub enum Hook {
 }
 
 impl Chain {
+    /// Those that a table has from the start, and to its end.
+    pub const OWN: [Self; 8] = [
+        Self::Services,
+        Self::Learn,
+        Self::NatPrerouting,
+        Self::NatOutput,
+        Self::NatPostrouting,
+        Self::NatInput,
+        Self::FilterForward,
+        Self::FilterOutput,
+    ];
+
     /// Where the kernel calls it; `None` for a regular chain.
     pub const fn hook(&self) -> Option<Hook> {
         match self {

@@ -86,19 +86,7 @@ pub fn skeleton(settings: &Settings) -> Vec<Operation> {
         signature: settings.signature(),
     }];
     operations.extend(Set::ALL.map(Operation::AddSet));
-    operations.extend(
-        [
-            Chain::Services,
-            Chain::Learn,
-            Chain::NatPrerouting,
-            Chain::NatOutput,
-            Chain::NatPostrouting,
-            Chain::NatInput,
-            Chain::FilterForward,
-            Chain::FilterOutput,
-        ]
-        .map(Operation::AddChain),
-    );
+    operations.extend(Chain::OWN.map(Operation::AddChain));
     for (chain, rule) in rules(settings).into_iter().chain(filters()) {
         operations.push(Operation::AddRule { chain, rule });
     }

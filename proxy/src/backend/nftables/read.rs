@@ -22,18 +22,6 @@ pub(super) enum Present {
     Ours(Box<Applied>),
 }
 
-/// The chains that a table has from the start.
-const OWN: [Chain; 8] = [
-    Chain::NatPrerouting,
-    Chain::NatOutput,
-    Chain::NatPostrouting,
-    Chain::NatInput,
-    Chain::FilterForward,
-    Chain::FilterOutput,
-    Chain::Services,
-    Chain::Learn,
-];
-
 /// Which endpoints of a table are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Endpoints {
@@ -232,7 +220,7 @@ fn signature(socket: &mut NftSocket, family: Family) -> Result<Option<Option<Str
 /// must be there.
 fn chains(socket: &mut NftSocket, family: Family) -> Result<Option<Vec<String>>, Error> {
     let structure = Structure::read(socket, family)?;
-    let own: HashSet<String> = OWN.iter().map(ToString::to_string).collect();
+    let own: HashSet<String> = Chain::OWN.iter().map(ToString::to_string).collect();
     let with_rules = |name: &String| structure.rules.contains_key(name);
     if !structure.chains.iter().all(with_rules) || !own.iter().all(with_rules) {
         return Ok(None);
