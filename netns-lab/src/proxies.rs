@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const HEALTHY: Duration = Duration::from_secs(5);
 /// How long a proxy may take to program its first Service.
-const FIRST_SYNC: Duration = Duration::from_secs(20);
+const FIRST_SYNC: Duration = Duration::from_secs(60);
 /// How often waiting looks again.
 const GLANCE: Duration = Duration::from_millis(2);
 /// How often a proxy may end before the lab is given up.

@@ -12,7 +12,7 @@ use netns_lab::apiserver::{Deletion, Resource, Store};
 use netns_lab::dns::{CLUSTER_DOMAIN, ClusterDns};
 use serde_json::{Value, json};
 
-const PATIENCE: Option<Duration> = Some(Duration::from_secs(5));
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(60));
 
 struct Cluster {
     store: Store,

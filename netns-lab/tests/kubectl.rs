@@ -306,7 +306,7 @@ fn delete_waits_until_the_kubelet_is_done() {
             break;
         }
         assert!(
-            start.elapsed() < Duration::from_secs(20),
+            start.elapsed() < Duration::from_secs(60),
             "kubectl never deleted the pod"
         );
         std::thread::sleep(Duration::from_millis(20));
@@ -348,7 +348,7 @@ fn get_follows_changes() {
     });
     let next = || {
         receiver
-            .recv_timeout(Duration::from_secs(20))
+            .recv_timeout(Duration::from_secs(60))
             .expect("a line from kubectl")
     };
     assert_shown(&next(), &["redis-0", "Pending"]);

@@ -18,7 +18,8 @@ use netns_lab::Lab;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-const LIMIT: Duration = Duration::from_secs(20);
+/// Longer than anything takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn up(bed: &Bed) -> Lab {
     let mut options = bed.options("lab");

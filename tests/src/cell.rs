@@ -122,7 +122,8 @@ impl House {
         let before = nodekit::cgroup::own().unwrap().unwrap();
         let folder = before.join(format!("causeway-test-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
-        move_to(&folder);
+        let own = std::process::id().to_string();
+        fs::write(folder.join("cgroup.procs"), own).unwrap();
         Self {
             folder,
             before,
@@ -143,25 +144,31 @@ impl House {
     /// A thread that has just ended may still be counted for a moment.
     fn remove(&mut self, cell: &Path) {
         self.cells -= 1;
-        remove(cell);
+        remove(cell, || ());
         if self.cells == 0 {
-            move_to(&self.before);
-            remove(&self.folder);
+            remove(&self.folder, || self.leave());
+        }
+    }
+
+    /// Moves this process back, and those that its threads have started meanwhile: the daemons of
+    /// other tests.
+    fn leave(&self) {
+        let members = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap();
+        for member in members.lines() {
+            // It may have ended.
+            let _ = fs::write(self.before.join("cgroup.procs"), member);
         }
     }
 }
 
-fn remove(cgroup: &Path) {
+/// Removes it once it is empty, to which each try may help.
+fn remove(cgroup: &Path, help: impl Fn()) {
     for _ in 0..500 {
+        help();
         if fs::remove_dir(cgroup).is_ok() {
             return;
         }
         thread::sleep(std::time::Duration::from_millis(10));
     }
     eprintln!("{} is left", cgroup.display());
-}
-
-fn move_to(cgroup: &Path) {
-    let own = std::process::id().to_string();
-    fs::write(cgroup.join("cgroup.procs"), own).unwrap();
 }

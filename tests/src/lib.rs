@@ -7,10 +7,12 @@ pub mod cell;
 pub mod figures;
 pub mod packet_bed;
 pub mod proxy_bed;
+mod settled;
 
 use std::path::{Path, PathBuf};
 
 pub use attempt::attempt;
+pub use settled::settle;
 
 /// One of the workspace's binaries, built beside the running test.
 ///

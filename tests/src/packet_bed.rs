@@ -20,6 +20,7 @@ use nodekit::sysctl;
 use socket2::{Domain, Socket, Type};
 use std::os::fd::AsFd;
 
+use crate::settle;
 use server::Server;
 pub use site::Site;
 
@@ -29,8 +30,8 @@ pub const POD_PORT: u16 = 8080;
 pub const OTHER_POD_PORT: u16 = 9090;
 /// An answer says what it says in so many bytes.
 const SHORT: usize = 64;
-/// How long a packet that nobody answers is waited for.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+/// For an answer that must come: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What an endpoint saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -311,6 +312,10 @@ impl Bed {
         let client = beside("eth0", "192.0.2", "2001:db8:2:");
         let stranger = beside("eth1", "198.51.100", "2001:db8:51:");
         let uplink = beside("eth2", "203.0.112", "2001:db8:112:");
+        let beside_node = pods.iter().chain([&client, &stranger, &uplink]);
+        for netns in beside_node.map(|host| &host.netns).chain([&node]) {
+            settle(netns).unwrap();
+        }
         refuse_vips(&uplink);
         for gateway in [uplink.v4, uplink.v6] {
             links.add_route(&Route::default_by(gateway)).unwrap();

@@ -8,5 +8,5 @@ mod probe;
 mod process;
 
 pub use node::{Bed, ECHO_PORT, NODE_IP, NODE_NAME, PORTS};
-pub use probe::{answer, get, get_as, wait_for, wait_until};
+pub use probe::{answer, get, get_as, sure_answer, wait_for, wait_until};
 pub use process::{Proxy, Usage};

@@ -189,7 +189,7 @@ fn packets_beyond_the_limit_do_not_arrive() {
             let gateway = gateway.parse().unwrap();
             arrivals(&attached.pod.netns, &node.netns, gateway, patience)
         };
-        let (long, short) = (Duration::from_secs(1), Duration::from_millis(30));
+        let (long, short) = (Duration::from_secs(5), Duration::from_millis(30));
         // The free direction first: its neighbours are looked up through the limited one.
         let (free, slow) = if incoming {
             (out(long), into(short))

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nodekit::netns::NetNs;
 use nodekit::nft::{Family, NftSocket};
@@ -11,7 +11,7 @@ use nodekit::route::{Address, EVERYTHING_V4, Handle, Route, VethEnd, VethPair};
 use nodekit::sysctl;
 use serde_json::{Value, json};
 
-use crate::node::{Node, Pod, address};
+use crate::node::{Node, PATIENCE, Pod, SILENCE, address};
 
 /// A pod on one of the node's bridges, with the result that a chained plugin gets.
 pub(crate) struct Attached {
@@ -69,8 +69,7 @@ impl Attached {
     }
 }
 
-/// Whether a datagram gets there and its answer back. Where that's expected there is patience;
-/// elsewhere it's as short as a test can wait.
+/// Whether a datagram gets there and its answer back. Where that's expected there is patience.
 pub(crate) fn answers(from: &NetNs, to: &NetNs, destination: IpAddr, expected: bool) -> bool {
     let any = if destination.is_ipv4() {
         "0.0.0.0"
@@ -79,13 +78,14 @@ pub(crate) fn answers(from: &NetNs, to: &NetNs, destination: IpAddr, expected: b
     };
     let bound = |netns: &NetNs| {
         let socket = netns.run(|| UdpSocket::bind((any, 0)).unwrap()).unwrap();
-        let patience = Duration::from_millis(30);
-        socket.set_read_timeout(Some(patience)).unwrap();
+        let glimpse = Duration::from_millis(30);
+        socket.set_read_timeout(Some(glimpse)).unwrap();
         socket
     };
     let (asks, replies) = (bound(from), bound(to));
     let port = replies.local_addr().unwrap().port();
-    for _ in 0..if expected { 60 } else { 2 } {
+    let deadline = Instant::now() + if expected { PATIENCE } else { SILENCE };
+    while Instant::now() < deadline {
         // Unreachable for now is what the loop is for.
         let _ = asks.send_to(b"x", (destination, port));
         if let Ok((_, source)) = replies.recv_from(&mut [0; 8]) {

@@ -2,14 +2,16 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use nodekit::netns::NetNs;
-use nodekit::route::{Address, Handle, Route, VethEnd, VethPair};
+use nodekit::route::{Address, Handle, Route, RouteKind, VethEnd, VethPair};
 use nodekit::sysctl::{self, Key};
 use serde_json::json;
 
-use crate::node::{Node, Pod, address, seen_from};
+use crate::node::{Node, PATIENCE, Pod, address, seen_from};
 
 /// A machine beside the node, which knows its way to the pods' subnets.
 pub(crate) fn outside(node: &Node, networks: [(&str, &str, &str); 2]) -> NetNs {
@@ -51,8 +53,24 @@ pub(crate) fn outside(node: &Node, networks: [(&str, &str, &str); 2]) -> NetNs {
                 Handle::open().unwrap().add_route(&back).unwrap();
             })
             .unwrap();
+        for (netns, own) in [(&node.netns, near), (&outside, far)] {
+            settle(netns, own.parse::<IpNetwork>().unwrap().ip());
+        }
     }
     outside
+}
+
+/// The kernel makes the route to an IPv6 address of its own in the background.
+fn settle(netns: &NetNs, own: IpAddr) {
+    let mut handle = Handle::open_in(netns).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !handle
+        .route_to(own)
+        .is_ok_and(|route| route.kind == RouteKind::Local)
+    {
+        assert!(Instant::now() < deadline, "no route to {own}");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 pub(crate) const NETWORKS: [(&str, &str, &str); 2] = [

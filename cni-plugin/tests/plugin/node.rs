@@ -13,6 +13,12 @@ use nodekit::route::{Handle, Link};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// For what must come: the machine may be busy, and an emulated one (scripts/vm) is slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For what must not come: a late one goes unnoticed, which no busy machine can turn into a failure.
+pub(crate) const SILENCE: Duration = Duration::from_millis(300);
+
 /// The plugin's own executable.
 pub(crate) const PLUGIN: &str = env!("CARGO_BIN_EXE_causeway-cni");
 
@@ -230,6 +236,21 @@ pub(crate) fn address(result: &Value, index: usize) -> IpAddr {
 
 /// A datagram from one namespace to another: the address that its receiver saw it come from.
 pub(crate) fn seen_from(from: &NetNs, to: &NetNs, destination: IpAddr) -> Option<IpAddr> {
+    seen_within(PATIENCE, from, to, destination)
+}
+
+/// The same where nothing should arrive.
+pub(crate) fn arrives_all_the_same(from: &NetNs, to: &NetNs, destination: IpAddr) -> bool {
+    seen_within(SILENCE, from, to, destination).is_some()
+}
+
+/// It is sent again and again.
+fn seen_within(
+    patience: Duration,
+    from: &NetNs,
+    to: &NetNs,
+    destination: IpAddr,
+) -> Option<IpAddr> {
     let any: IpAddr = match destination {
         IpAddr::V4(_) => "0.0.0.0".parse().unwrap(),
         IpAddr::V6(_) => "::".parse().unwrap(),
@@ -240,7 +261,7 @@ pub(crate) fn seen_from(from: &NetNs, to: &NetNs, destination: IpAddr) -> Option
         .unwrap();
     let port = receiver.local_addr().unwrap().port();
     let sender = from.run(|| UdpSocket::bind((any, 0)).unwrap()).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         // Unreachable for now is what the loop is for.
         let _ = sender.send_to(b"x", SocketAddr::new(destination, port));

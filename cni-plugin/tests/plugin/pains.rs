@@ -13,7 +13,6 @@ mod frames;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nodekit::netns::{Entry, MountNs};
@@ -21,7 +20,7 @@ use nodekit::route::{Handle, Mac, NeighbourState};
 use serde_json::{Value, json};
 
 use crate::many::at_once;
-use crate::node::{Node, Pod, address, link};
+use crate::node::{Node, PATIENCE, Pod, SILENCE, address, link};
 use frames::{Announcement, Frames};
 
 const BOTH: [&str; 2] = ["10.1.0.0/24", "fd01::/64"];
@@ -34,9 +33,7 @@ fn arrives(from: &Pod, to: &Pod, address: IpAddr) -> bool {
     };
     let bind = || UdpSocket::bind((any, 0)).unwrap();
     let receiver = to.netns.run(bind).unwrap();
-    receiver
-        .set_read_timeout(Some(Duration::from_secs(2)))
-        .unwrap();
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let port = receiver.local_addr().unwrap().port();
     let sender = from.netns.run(bind).unwrap();
     sender
@@ -296,13 +293,12 @@ fn a_pod_reaches_itself_and_hears_nothing_twice() {
             .send_to(&[number], format!("{gateway}:5353"))
             .unwrap();
     }
-    server
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .unwrap();
-    let mut heard = Vec::new();
     let mut byte = [0; 1];
-    while server.recv(&mut byte).is_ok() {
-        heard.push(byte[0]);
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    for number in 0..10 {
+        server.recv(&mut byte).unwrap();
+        assert_eq!(byte, [number]);
     }
-    assert_eq!(heard, (0..10).collect::<Vec<_>>());
+    server.set_read_timeout(Some(SILENCE)).unwrap();
+    assert!(server.recv(&mut byte).is_err(), "once each");
 }

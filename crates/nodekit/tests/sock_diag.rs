@@ -24,7 +24,7 @@ fn udp(bind: &str, to: &str) -> UdpSocket {
     let socket = UdpSocket::bind(bind).unwrap();
     socket.connect(to).unwrap();
     socket
-        .set_read_timeout(Some(Duration::from_secs(5)))
+        .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
     socket
 }

@@ -7,6 +7,7 @@ use nodekit::route::{Address, Handle, NewBridge, Route, VethEnd, VethPair};
 
 use super::server::Server;
 use super::{Host, hurry, neighbour, set};
+use crate::settle;
 
 /// All namespaces; gone when dropped.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ impl Site {
         by(&first, &["10.244.2.0/23", "fd00:244:2::/47"], &second);
         by(&second, &["10.244.1.0/24", "fd00:244:1::/48"], &first);
         by(&router, &["203.0.113.0/24", "2001:db8:113::/48"], &first);
+        let hosts = pods.iter().chain([&router, &first, &second, &client]);
+        hosts.for_each(|host| settle(&host.netns).unwrap());
         let server = Server::start(&pods);
         Self {
             nodes: [first, second],

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::objects;
 use super::process::Proxy;
+use crate::settle;
 
 /// Name of the Node that the proxy acts for.
 pub const NODE_NAME: &str = "node-1";
@@ -50,6 +51,7 @@ impl Bed {
     pub fn new() -> anyhow::Result<Self> {
         let netns = NetNs::anonymous()?;
         set_up_addresses(&mut Handle::open_in(&netns)?)?;
+        settle(&netns)?;
         for port in PORTS {
             let text = port.to_string();
             listen(&netns, port, move |mut stream| {

@@ -12,16 +12,31 @@ use crate::attempt;
 /// A connection to an endpoint on the same machine takes microseconds; a Service that is not
 /// programmed yet swallows the packet. Who asks again and again need not wait longer.
 const GLANCE: Duration = Duration::from_millis(3);
-/// What a busy machine may need; a packet that was lost is sent again later than that.
+/// What who asks again and again gives a try; a packet that was lost is sent again later than that.
 const ANSWER: Duration = Duration::from_millis(500);
+/// What a busy machine may need, and more.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The port number that answers at `target` now; to be called inside the namespace.
+/// The port number that answers at `target` now; to be called inside the namespace. A busy machine
+/// may take longer, so that `None` says something only to who expects it.
 pub fn answer(target: SocketAddr) -> Option<u16> {
-    read(TcpStream::connect_timeout(&target, ANSWER).ok()?)
+    answer_within(ANSWER, target)
 }
 
-fn read(mut stream: TcpStream) -> Option<u16> {
-    stream.set_read_timeout(Some(ANSWER)).ok()?;
+/// The same where an answer must come.
+pub fn sure_answer(target: SocketAddr) -> Option<u16> {
+    answer_within(PATIENCE, target)
+}
+
+fn answer_within(patience: Duration, target: SocketAddr) -> Option<u16> {
+    read(
+        TcpStream::connect_timeout(&target, patience).ok()?,
+        patience,
+    )
+}
+
+fn read(mut stream: TcpStream, patience: Duration) -> Option<u16> {
+    stream.set_read_timeout(Some(patience)).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     text.parse().ok()
@@ -41,7 +56,8 @@ pub fn wait_for(
         .run(|| {
             let start = Instant::now();
             while start.elapsed() < patience {
-                let answer = attempt(target, GLANCE).ok().and_then(read);
+                let stream = attempt(target, GLANCE).ok();
+                let answer = stream.and_then(|stream| read(stream, ANSWER));
                 if answer == Some(port) {
                     return Some(Instant::now());
                 }
@@ -93,7 +109,7 @@ pub fn get_as(
 ) -> anyhow::Result<(String, String, String)> {
     let text = netns.run(|| -> std::io::Result<String> {
         let mut stream = TcpStream::connect(server)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: {server}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"

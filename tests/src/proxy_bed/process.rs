@@ -93,10 +93,10 @@ impl Proxy {
     /// SIGTERM, and waits.
     ///
     /// # Errors
-    /// It does not end within 10 s.
+    /// It does not end within a minute.
     pub fn terminate(mut self) -> anyhow::Result<ExitStatus> {
         kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)?;
-        self.wait(Duration::from_secs(10))
+        self.wait(Duration::from_secs(60))
     }
 
     /// Waits until it ends by itself.

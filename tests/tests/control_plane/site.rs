@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use causeway_tests::binary;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, node, service, slice};
-use causeway_tests::proxy_bed::{Bed, NODE_IP, Proxy, answer, wait_for, wait_until};
+use causeway_tests::proxy_bed::{Bed, NODE_IP, Proxy, answer, sure_answer, wait_for, wait_until};
 use netns_lab::apiserver::Resource;
 use netns_lab::client::{Access, Client, Method};
 use netns_lab::control_plane::{ControlPlane, PORT, Place, Programs, VARIABLE, account};
@@ -159,7 +159,9 @@ impl Site {
             let start = Instant::now();
             let mut failed = 0;
             while start.elapsed() < time {
-                let silent = targets.iter().filter(|target| answer(**target).is_none());
+                let silent = targets
+                    .iter()
+                    .filter(|target| sure_answer(**target).is_none());
                 failed += silent.count();
                 std::thread::sleep(Duration::from_millis(5));
             }

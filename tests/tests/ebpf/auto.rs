@@ -56,7 +56,7 @@ fn auto_takes_ebpf_where_nothing_is_lacking() {
             .proxy(&["--proxy-mode=auto", cgroup, pins])
             .unwrap();
         // Nothing else leads there on this node. An emulated machine (scripts/vm) is slow.
-        wait_until("answer", PATIENCE * 8, || {
+        wait_until("answer", PATIENCE * 2, || {
             node.inside(|| answer(web) == Some(PORTS[0]))
         })
         .unwrap_or_else(|error| panic!("{error}: {}", proxy.log().unwrap()));

@@ -19,7 +19,7 @@ use nodekit::sysctl;
 use crate::node::StopAtEnd;
 
 /// For what takes milliseconds: the machine may be busy with other tests.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node with a cgroup and a bpffs, which has no way to a ClusterIP but by translation at the
 /// socket.

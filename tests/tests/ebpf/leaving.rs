@@ -21,7 +21,7 @@ use crate::node::{Node, on_a_node};
 use crate::world::{at, vip};
 
 /// For what takes milliseconds: the machine may be busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The node ports of the Service of each policy.
 const CLUSTER: u16 = 30_001;

@@ -13,7 +13,7 @@ use causeway_tests::proxy_bed::wait_until;
 use crate::node::Node;
 
 /// For what takes milliseconds: the machine may be busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Connections that are begun in a second, by each of both kinds: a thousand in all.
 const RATE: u32 = 500;
 /// So many of one kind are under way at once; a machine that is slower makes them later.

@@ -18,7 +18,7 @@ use nodekit::route::{Handle, Route, RouteKind};
 use crate::world::{Proxy, World};
 
 /// For an answer that must come: the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Where ClusterIPs are.
 const VIPS: [&str; 2] = ["10.96.0.0/16", "fd00:96::/32"];
 

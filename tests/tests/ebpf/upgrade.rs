@@ -24,7 +24,7 @@ use crate::node::{Node, bar_the_way, on_a_node};
 use crate::world::{World, at, node_port, node_port_service, service};
 
 /// For what takes milliseconds: the machine may be busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often the daemon changes in each test; `CAUSEWAY_TAKEOVERS=20` makes it last.
 fn takeovers() -> usize {

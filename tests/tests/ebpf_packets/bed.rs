@@ -6,13 +6,13 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
 
-use causeway_tests::proxy_bed::wait_until;
+use causeway_tests::settle;
 use nodekit::netns::NetNs;
-use nodekit::route::{Address, Handle, NewBridge, Route, RouteKind, VethEnd, VethPair};
+use nodekit::route::{Address, Handle, NewBridge, Route, VethEnd, VethPair};
 use nodekit::sysctl;
 
 /// For an answer that must come: the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A network namespace with an address of each family.
 pub(crate) struct Host {
@@ -147,6 +147,11 @@ impl Bed {
             route.gateway = Some(gateway.parse().unwrap());
             links.add_route(&route).unwrap();
         }
+        let [one, two] = &pods;
+        for netns in [&client, one, two, &remote].map(|host| &host.netns) {
+            settle(netns).unwrap();
+        }
+        settle(&node).unwrap();
         Self {
             node,
             client,
@@ -188,13 +193,7 @@ impl Bed {
             v6: "fd00:244:3::2".parse().unwrap(),
         };
         give(&beyond.netns, "lo", ["10.244.3.2/32", "fd00:244:3::2/128"]);
-        // The kernel makes the route to an IPv6 address of its own in the background.
-        let mut theirs = Handle::open_in(&beyond.netns).unwrap();
-        wait_until("a route to the address", PATIENCE, || {
-            let route = theirs.route_to(beyond.v6);
-            route.is_ok_and(|route| route.kind == RouteKind::Local)
-        })
-        .unwrap();
+        settle(&beyond.netns).unwrap();
         let mut links = Handle::open_in(&self.node).unwrap();
         let networks = ["10.244.3.0/24", "fd00:244:3::/64"];
         for (network, gateway) in networks.iter().zip([self.client.v4, self.client.v6]) {

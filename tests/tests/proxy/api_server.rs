@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use causeway_proxy::config::Api;
 use causeway_proxy::metrics::ApiRequests;
 use causeway_proxy::watch::{Patience, connect_with, start};
-use causeway_tests::proxy_bed::{Bed, PORTS, answer, objects, wait_for, wait_until};
+use causeway_tests::proxy_bed::{Bed, PORTS, answer, objects, sure_answer, wait_for, wait_until};
 use lb_model::said::Event;
 use netns_lab::apiserver::{ApiServer, Deletion, Resource, Store, StoreOptions};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn failures(bed: &Bed, targets: &[std::net::SocketAddr], time: Duration) -> usiz
             while start.elapsed() < time {
                 failed += targets
                     .iter()
-                    .filter(|target| answer(**target).is_none())
+                    .filter(|target| sure_answer(**target).is_none())
                     .count();
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -124,7 +124,7 @@ fn new_credentials_are_taken_up_and_old_ones_cost_nothing() {
         proxy.log().unwrap().contains("Unauthorized")
     })
     .unwrap();
-    assert_eq!(bed.netns.run(|| answer(web)).unwrap(), Some(PORTS[0]));
+    assert_eq!(bed.netns.run(|| sure_answer(web)).unwrap(), Some(PORTS[0]));
     std::fs::write(&token, "second").unwrap();
     wait_for(&bed.netns, web, PORTS[1], PATIENCE).unwrap();
 }

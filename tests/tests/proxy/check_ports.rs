@@ -76,10 +76,10 @@ fn it_is_told_how_many_endpoints_are_here_for_as_long_as_the_service_wants() {
         .seed(Resource::Service, [balanced("web", 0, 32_001)])
         .unwrap();
     wait_until("the other port", PATIENCE, || answers(32_001, "503")).unwrap();
-    assert!(
-        get(&bed.netns, at(32_000), "/").is_err(),
-        "the port before is closed"
-    );
+    wait_until("end of the port before", PATIENCE, || {
+        get(&bed.netns, at(32_000), "/").is_err()
+    })
+    .unwrap();
     let gone = Deletion::now();
     bed.store
         .delete(Resource::Service, "default", "web", &gone)

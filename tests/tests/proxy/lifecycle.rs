@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, answer, get, wait_for, wait_until};
+use causeway_tests::proxy_bed::{
+    Bed, ECHO_PORT, PORTS, answer, get, sure_answer, wait_for, wait_until,
+};
 use nodekit::nft::{Batch, Family, NftSocket, Table};
 use nodekit::xtables::{self, Variant, Xtables};
 
@@ -27,7 +29,7 @@ fn sigterm_leaves_the_rules_and_cleanup_removes_them() {
     wait_for(&bed.netns, web, PORTS[0], PATIENCE).unwrap();
     assert!(proxy.terminate().unwrap().success());
 
-    assert_eq!(bed.netns.run(|| answer(web)).unwrap(), Some(PORTS[0]));
+    assert_eq!(bed.netns.run(|| sure_answer(web)).unwrap(), Some(PORTS[0]));
     assert_eq!(tables(&bed), ["causeway", "causeway"]);
     for _ in 0..2 {
         let status = bed.proxy(&["--cleanup"]).unwrap().wait(PATIENCE).unwrap();

@@ -23,7 +23,7 @@ use causeway_tests::proxy_bed::{Bed, PORTS, wait_for};
 use netns_lab::apiserver::Resource;
 
 /// For what takes milliseconds: the machine may be busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Stores Service number `index`, called `name`, with `endpoints` endpoints that answer with
 /// `port`; gives where it is reached.

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, answer, get, wait_for, wait_until};
+use causeway_tests::proxy_bed::{Bed, ECHO_PORT, PORTS, get, sure_answer, wait_for, wait_until};
 use nodekit::nft::{Family, NftSocket};
 use nodekit::xtables::{self, Table, Variant, Xtables};
 use serde_json::Value;
@@ -103,7 +103,7 @@ fn another_data_plane_takes_over_and_no_connection_notices() {
         wait_until(mode, PATIENCE, || {
             // All the while.
             talk();
-            let answer = bed.netns.run(|| answer(web)).unwrap();
+            let answer = bed.netns.run(|| sure_answer(web)).unwrap();
             assert_eq!(answer, Some(PORTS[0]));
             page(&bed, 10249, "/proxyMode") == mode
                 && our_nft_tables(&bed) == tables

@@ -24,7 +24,7 @@ use crate::file::{self, Answered, Case, Endpoint, Expected, Source, Transport, W
 use crate::world::World;
 
 /// For an answer that must come: the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// For an answer that must not come: a late one goes unnoticed, which no busy machine can turn
 /// into a failure.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -357,7 +357,7 @@ impl Sender<'_> {
     ) -> BTreeSet<Endpoint> {
         let wanted: BTreeSet<Endpoint> = answered.reaches.iter().copied().collect();
         let mut found = BTreeSet::new();
-        for _ in 0..12 {
+        for _ in 0..40 {
             let seen = self.run(|| self.ask(PATIENCE));
             let seen = seen.unwrap_or_else(|error| panic!("{error}, {context}"));
             found.insert(self.check(&seen, answered, context));

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
@@ -10,6 +10,8 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nodekit::netns::NetNs;
 use nodekit::route::Mac;
+
+use crate::node::PATIENCE;
 
 /// An announcement: an ARP request for its own address (RFC 5227, section 3), or a neighbour
 /// advertisement that nobody asked for (RFC 4861, section 4.4).
@@ -34,9 +36,9 @@ impl Frames {
         Self(netns.run(open).unwrap())
     }
 
-    /// Whether an announcement comes, within two seconds.
+    /// Whether an announcement comes.
     pub(crate) fn has(&self, wanted: Announcement) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let mut frame = [0; 2048];
             let Ok(length) = recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()) else {

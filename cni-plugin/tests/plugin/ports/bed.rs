@@ -10,16 +10,10 @@ use nodekit::nft::{Element, Family, NftSocket};
 use nodekit::sysctl::{self, Key};
 use serde_json::{Value, json};
 
-use crate::node::{Node, Pod};
+use crate::node::{Node, PATIENCE, Pod, SILENCE};
 
 /// The container port.
 pub(super) const PORT: u16 = 80;
-
-/// How long to wait for what should come.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long to wait for what should not.
-const GLIMPSE: Duration = Duration::from_millis(150);
 
 /// The sets of host ports.
 const SETS: [&str; 6] = [
@@ -59,7 +53,7 @@ impl Served {
 
     /// That nobody comes through.
     pub(super) fn is_closed(&self, from: &NetNs, to: &str) -> bool {
-        self.connect(from, to, GLIMPSE).is_none()
+        self.connect(from, to, SILENCE).is_none()
     }
 
     fn connect(&self, from: &NetNs, to: &str, patience: Duration) -> Option<IpAddr> {
