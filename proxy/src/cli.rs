@@ -111,7 +111,7 @@ pub struct Flags {
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_service_metrics: bool,
     /// Mode ebpf: packets of known connections that leave by where they came turn in the driver
-    /// (XDP), at the node's ways out.
+    /// (XDP), or behind it (generic), at the node's ways out.
     #[arg(long, value_name = "WHERE", default_value = "off")]
     pub ebpf_xdp: ebpf::Frames,
     /// Mode ebpf: direct server return. What comes from outside to an external or load balancer's

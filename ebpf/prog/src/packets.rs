@@ -45,6 +45,9 @@ pub fn packets(context: TcContext) -> i32 {
     let Some(family) = buffer.family() else {
         return GO_ON;
     };
+    if buffer.may_lack_header() && find_header(buffer).is_err() {
+        return done(Err(Failed));
+    }
     if !may_concern(buffer, family) {
         return GO_ON;
     }
@@ -61,6 +64,17 @@ pub fn packets(context: TcContext) -> i32 {
         Found::Icmp if room.flow.hops > 1 => done(icmp_came(buffer, room)),
         Found::Extension => left(Counter::Extension),
         _ => GO_ON,
+    }
+}
+
+/// Has a packet of a link with Ethernet headers begin with its own. Linux 6.9 to at least 6.18 lose it where
+/// they copy a packet for an XDP program behind the driver (`skb_pp_cow_data`, net/core/skbuff.c: `mac_len`
+/// is not copied), ours or anybody's.
+#[inline(never)]
+fn find_header(buffer: &Buffer) -> Result<(), Failed> {
+    match place(buffer) {
+        Ok(ETHERNET) => buffer.find_header(),
+        _ => Ok(()),
     }
 }
 

@@ -202,6 +202,7 @@ fn drivers_are_left_alone_unless_that_is_said() {
     };
     assert_eq!(said(&[]), ebpf::Frames::Off);
     assert_eq!(said(&["--ebpf-xdp=native"]), ebpf::Frames::Native);
+    assert_eq!(said(&["--ebpf-xdp=generic"]), ebpf::Frames::Generic);
 }
 
 #[test]
@@ -220,7 +221,7 @@ fn an_unknown_flag_or_value_is_refused_by_name() {
         ("--ebpf-maglev-table-size=16384", "16381"),
         ("--ebpf-backend-choice=best", "maglev"),
         ("--ebpf-packets-hook=xdp", "clsact"),
-        ("--ebpf-xdp=on", "off, auto, native"),
+        ("--ebpf-xdp=on", "off, auto, native, generic"),
         ("--ebpf-dsr=auto", "off, on"),
         ("--conntrack-min=many", "a whole number"),
         ("--profiling=maybe", "true or false"),

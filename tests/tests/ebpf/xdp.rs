@@ -1,4 +1,5 @@
-//! The program in drivers (XDP): where it goes, who has it already, and that packets turn there.
+//! The program in drivers (XDP), or behind them: where it goes, who has it already, and that packets turn
+//! there.
 
 use std::fs;
 use std::process::Command;
@@ -72,8 +73,16 @@ fn start<'a>(node: &Node<'a>, world: &mut World, frames: Frames) -> Proxy<'a, Eb
     proxy
 }
 
-/// The number of the program in the driver of a link of the node (`IFLA_XDP`, linux/if_link.h).
-fn program(node: &Node<'_>, link: &str) -> Option<u64> {
+/// Whether it is in the driver or behind it (`XDP_ATTACHED_DRV`, `XDP_ATTACHED_SKB`, linux/if_link.h).
+const fn mode(frames: Frames) -> u64 {
+    match frames {
+        Frames::Generic => 2,
+        _ => 1,
+    }
+}
+
+/// The mode and the number of a link's program on the node (`IFLA_XDP`, linux/if_link.h).
+fn program(node: &Node<'_>, link: &str) -> Option<(u64, u64)> {
     let mut ip = Command::new("ip");
     ip.args(["-json", "link", "show", "dev", link]);
     let output = node.bed.node.netns.run(|| ip.output()).unwrap().unwrap();
@@ -81,10 +90,7 @@ fn program(node: &Node<'_>, link: &str) -> Option<u64> {
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     let xdp = &told[0]["xdp"];
     let number = |value: &Value| value.as_u64().unwrap();
-    (!xdp.is_null()).then(|| {
-        assert_eq!(number(&xdp["mode"]), 1, "in the driver");
-        number(&xdp["prog"]["id"])
-    })
+    (!xdp.is_null()).then(|| (number(&xdp["mode"]), number(&xdp["prog"]["id"])))
 }
 
 fn is_free(node: &Node<'_>) -> bool {
@@ -122,45 +128,73 @@ fn packets_turn(node: &Node<'_>, proxy: &Proxy<'_, EbpfBackend>) {
 
 #[test]
 fn packets_turn_at_ways_out_and_a_restart_replaces_the_program_in_place() {
-    on_a_node(|node| {
-        let mut before = world(node);
-        // Without it what turns would not arrive.
-        let _other_end = others_program(node, &node.bed.pod(3).netns, "eth0");
-        let proxy = start(node, &mut before, Frames::Native);
-        let first = program(node, WAY_OUT).unwrap();
-        assert_eq!(program(node, "veth1"), None, "no way out");
-        packets_turn(node, &proxy);
-        let held = pins(node);
-        drop(proxy);
-        assert_eq!(program(node, WAY_OUT), Some(first));
+    for frames in [Frames::Native, Frames::Generic] {
+        on_a_node(|node| {
+            let mut before = world(node);
+            // Without it what turns in the driver would not arrive.
+            let other_end = || others_program(node, &node.bed.pod(3).netns, "eth0");
+            let _other_end = (frames == Frames::Native).then(other_end);
+            let proxy = start(node, &mut before, frames);
+            let first = program(node, WAY_OUT).unwrap();
+            assert_eq!(first.0, mode(frames));
+            assert_eq!(program(node, "veth1"), None, "no way out");
+            packets_turn(node, &proxy);
+            let held = pins(node);
+            drop(proxy);
+            assert_eq!(program(node, WAY_OUT), Some(first));
 
-        let mut after = same_world(node);
-        let proxy = start(node, &mut after, Frames::Native);
-        let second = program(node, WAY_OUT).unwrap();
-        assert_ne!(second, first, "the new daemon's program");
-        assert_eq!(pins(node), held);
-        packets_turn(node, &proxy);
-        drop(proxy);
-        backend::cleanup(Mode::Ebpf, &node.cell.options()).unwrap();
-        // The kernel detaches in the background.
-        wait_until("interface free", PATIENCE, || is_free(node)).unwrap();
-    });
+            let mut after = same_world(node);
+            let proxy = start(node, &mut after, frames);
+            let second = program(node, WAY_OUT).unwrap();
+            assert_eq!(second.0, mode(frames));
+            assert_ne!(second, first, "the new daemon's program");
+            assert_eq!(pins(node), held);
+            packets_turn(node, &proxy);
+            drop(proxy);
+            backend::cleanup(Mode::Ebpf, &node.cell.options()).unwrap();
+            // The kernel detaches in the background.
+            wait_until("interface free", PATIENCE, || is_free(node)).unwrap();
+        });
+    }
 }
 
 /// At virtual pairs that is what `auto` does as well.
 #[test]
 fn who_does_not_want_it_any_more_gets_rid_of_it() {
-    for frames in [Frames::Auto, Frames::Off] {
-        on_a_node(|node| {
-            let mut world = world(node);
-            drop(start(node, &mut world, Frames::Native));
-            assert!(!is_free(node));
-            let mut next = same_world(node);
-            drop(start(node, &mut next, frames));
-            assert_eq!(pins(node), [""; 0], "{frames:?}");
-            wait_until("interface free", PATIENCE, || is_free(node)).unwrap();
-        });
+    for before in [Frames::Native, Frames::Generic] {
+        for frames in [Frames::Auto, Frames::Off] {
+            on_a_node(|node| {
+                let mut world = world(node);
+                drop(start(node, &mut world, before));
+                assert!(!is_free(node));
+                let mut next = same_world(node);
+                drop(start(node, &mut next, frames));
+                assert_eq!(pins(node), [""; 0], "{before:?}, {frames:?}");
+                wait_until("interface free", PATIENCE, || is_free(node)).unwrap();
+            });
+        }
     }
+}
+
+/// Both cannot be at an interface at once.
+#[test]
+fn the_program_goes_from_the_driver_to_behind_it_and_back() {
+    on_a_node(|node| {
+        let mut first = world(node);
+        let _other_end = others_program(node, &node.bed.pod(3).netns, "eth0");
+        drop(start(node, &mut first, Frames::Native));
+        for frames in [Frames::Generic, Frames::Native] {
+            let mut world = same_world(node);
+            let proxy = start(node, &mut world, frames);
+            let now = program(node, WAY_OUT).map(|(mode, _)| mode);
+            assert_eq!(now, Some(mode(frames)), "at the first pass");
+            let held = pins(node);
+            let behind = |pin: &String| pin.starts_with("xdp-generic-");
+            assert_eq!(held.iter().all(behind), frames == Frames::Generic);
+            assert_eq!(held.iter().any(behind), frames == Frames::Generic);
+            packets_turn(node, &proxy);
+        }
+    });
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::bed::Host;
 use crate::frames::{ACK, ETHERNET, Packet, Read, SYN, folded, sum_of};
 use crate::maps::{Plane, TCP, UDP};
 use crate::single::{CLIENTS, DROP, GO_ON, Gate, NODES, PODS, REDIRECT, at, error, packet};
-use crate::traffic::{NODE_PORTS, on_a_bed};
+use crate::traffic::{NODE_PORTS, copied_and_not, on_a_bed};
 
 /// Where pods echo.
 const ECHO: u16 = 9_000;
@@ -61,7 +61,7 @@ fn echoed(client: &Host, at: SocketAddr, pod: &Host, bytes: usize) -> SocketAddr
 #[test]
 fn large_datagrams_arrive_as_they_were_and_so_do_their_answers() {
     for finished in [false, true] {
-        on_a_bed(|bed, plane| {
+        copied_and_not(|bed, plane| {
             if finished {
                 bed.finish_checksums();
             }

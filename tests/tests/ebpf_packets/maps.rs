@@ -88,12 +88,17 @@ impl Plane {
         map.insert(link.index, Entry(address), 0).unwrap();
     }
 
-    /// Attaches the program in the driver to such a link.
-    pub(crate) fn turn_at(&mut self, bed: &Bed, link: &str) {
+    /// Attaches the program in the driver, or behind it, to such a link.
+    pub(crate) fn turn_at(&mut self, bed: &Bed, link: &str, mode: XdpMode) {
         self.know_way_out(bed, link);
+        self.see_frames(bed, link, mode);
+    }
+
+    /// The same to any link.
+    pub(crate) fn see_frames(&mut self, bed: &Bed, link: &str, mode: XdpMode) {
         let index = bed.link(link);
         let program = self.frames();
-        let attach = || program.attach_to_if_index(index, XdpMode::Driver).unwrap();
+        let attach = || program.attach_to_if_index(index, mode).unwrap();
         bed.node.run(attach).unwrap();
     }
 

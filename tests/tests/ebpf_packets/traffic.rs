@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
+use aya::programs::XdpMode;
 use causeway_ebpf_abi::{Counter, Frontend};
 
 use crate::bed::{Bed, Host, exchange};
@@ -30,6 +31,18 @@ pub(crate) fn on_a_bed(test: impl FnOnce(&Bed, &mut Plane) + Send) {
     done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
+/// Runs `test` twice: on such a bed, and where links have a program behind their drivers (generic XDP), for
+/// which the kernel copies most packets.
+pub(crate) fn copied_and_not(test: impl Fn(&Bed, &mut Plane) + Send + Sync) {
+    on_a_bed(&test);
+    on_a_bed(|bed, plane| {
+        for link in ["eth0", "eth1", "cni0"] {
+            plane.see_frames(bed, link, XdpMode::Skb);
+        }
+        test(bed, plane);
+    });
+}
+
 fn backend(host: &Host, beside: SocketAddr) -> SocketAddr {
     (host.beside(beside.ip()), PORT).into()
 }
@@ -45,7 +58,7 @@ fn asks(client: &Host, to: SocketAddr, expected: &str) {
 
 #[test]
 fn a_client_outside_reaches_a_pod_here_under_its_own_address() {
-    on_a_bed(|bed, plane| {
+    copied_and_not(|bed, plane| {
         for (set, at) in (1..).zip(NODE_PORTS) {
             let at = at.parse().unwrap();
             plane.serve(at, set, 0, &[backend(&bed.pods[0], at)]);
@@ -59,7 +72,7 @@ fn a_client_outside_reaches_a_pod_here_under_its_own_address() {
 
 #[test]
 fn a_client_outside_reaches_a_pod_here_under_the_nodes_address() {
-    on_a_bed(|bed, plane| {
+    copied_and_not(|bed, plane| {
         let nodes = [ip("10.244.1.1"), ip("fd00:244:1::1")];
         for ((set, at), node) in (1..).zip(NODE_PORTS).zip(nodes) {
             let at = at.parse().unwrap();
@@ -72,7 +85,7 @@ fn a_client_outside_reaches_a_pod_here_under_the_nodes_address() {
 
 #[test]
 fn a_client_outside_reaches_a_pod_of_another_node() {
-    on_a_bed(|bed, plane| {
+    copied_and_not(|bed, plane| {
         let nodes = [ip("198.51.100.1"), ip("2001:db8:51::1")];
         for ((set, at), node) in (1..).zip(NODE_PORTS).zip(nodes) {
             let at = at.parse().unwrap();
@@ -85,7 +98,7 @@ fn a_client_outside_reaches_a_pod_of_another_node() {
 
 #[test]
 fn a_pod_reaches_a_pod_of_another_node_and_its_neighbour_and_itself() {
-    on_a_bed(|bed, plane| {
+    copied_and_not(|bed, plane| {
         bed.finish_checksums();
         let [one, two] = &bed.pods;
         let nodes = [ip("10.244.1.1"), ip("fd00:244:1::1")];
@@ -104,7 +117,7 @@ fn a_pod_reaches_a_pod_of_another_node_and_its_neighbour_and_itself() {
 
 #[test]
 fn a_frontend_without_backends_refuses_at_once() {
-    on_a_bed(|bed, plane| {
+    copied_and_not(|bed, plane| {
         bed.finish_checksums();
         for (clients, frontends) in [(&bed.client, NODE_PORTS), (&bed.pods[0], CLUSTER_IPS)] {
             for (set, at) in (1..).zip(frontends) {
@@ -122,7 +135,7 @@ fn a_frontend_without_backends_refuses_at_once() {
 
 #[test]
 fn a_client_with_affinity_stays_and_others_are_spread() {
-    on_a_bed(|bed, plane| {
+    copied_and_not(|bed, plane| {
         for (set, at) in (1..).zip(NODE_PORTS) {
             let at = at.parse().unwrap();
             let to = [
@@ -146,7 +159,7 @@ fn a_client_with_affinity_stays_and_others_are_spread() {
 /// Many segments at once, both ways, whose checksums the receiver finishes.
 #[test]
 fn a_lot_of_bytes_arrive_as_they_were() {
-    on_a_bed(|bed, plane| {
+    copied_and_not(|bed, plane| {
         bed.finish_checksums();
         let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         for (set, at) in (1..).zip(NODE_PORTS) {
@@ -179,7 +192,7 @@ fn a_lot_of_bytes_arrive_as_they_were() {
 #[test]
 fn a_client_hears_how_large_its_packets_may_be() {
     for finished in [false, true] {
-        on_a_bed(|bed, plane| {
+        copied_and_not(|bed, plane| {
             bed.narrow();
             if finished {
                 bed.finish_checksums();

@@ -200,6 +200,7 @@ fn odd_frames(turn: &Turn<'_>, forth: &Packet<'_>, family: usize) -> Vec<(&'stat
     let v4 = [
         ("no version", 0, 0x55),
         ("with options", 0, 0x46),
+        ("of no length", 3, 0),
         ("a first fragment", 6, 0x20),
         ("a later fragment", 7, 1),
         ("the last hop", 8, 1),
@@ -207,6 +208,7 @@ fn odd_frames(turn: &Turn<'_>, forth: &Packet<'_>, family: usize) -> Vec<(&'stat
     ];
     let v6 = [
         ("no version", 0, 0),
+        ("of no length", 5, 0),
         ("a fragment", 6, 44),
         ("the last hop", 7, 1),
     ];

@@ -1,4 +1,5 @@
-//! Packets that turn in the driver (XDP): those of known connections that leave by where they came.
+//! Packets that turn in the driver (XDP), or behind it (generic XDP): those of known connections that leave
+//! by where they came.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,23 +17,32 @@ use crate::traffic::{NODE_PORTS, on_a_bed};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Frames turn at the link to the client, behind which the pods of the frontends are as well.
-fn on_a_turning_bed(test: impl FnOnce(&Bed, &mut Plane, &Host) + Send) {
-    on_a_bed(|bed, plane| {
-        let beyond = bed.beyond();
-        let _server = Servers::start([("beyond", &beyond)]);
-        plane.turn_at(bed, "eth0");
-        // What a program in a driver sends back stays in the ring of the other end of a virtual pair
-        // unless that has one as well (veth.c, veth_xdp_flush); GRO does not do.
-        let other_end = plane.frames();
-        let attach = || other_end.attach("eth0", XdpMode::Driver).unwrap();
-        bed.client.netns.run(attach).unwrap();
-        for (set, at) in (1..).zip(NODE_PORTS) {
-            let at: SocketAddr = at.parse().unwrap();
-            plane.serve(at, set, 0, &[(beyond.beside(at.ip()), PORT).into()]);
-        }
-        test(bed, plane, &beyond);
-    });
+/// Frames turn at the link to the client, behind which the pods of the frontends are as well. In either
+/// mode.
+fn on_a_turning_bed(test: impl Fn(&Bed, &mut Plane, &Host) + Send + Sync) {
+    for mode in [XdpMode::Driver, XdpMode::Skb] {
+        on_a_bed(|bed, plane| {
+            let beyond = bed.beyond();
+            let _server = Servers::start([("beyond", &beyond)]);
+            plane.turn_at(bed, "eth0", mode);
+            if mode == XdpMode::Driver {
+                has_a_program(&bed.client, plane);
+            }
+            for (set, at) in (1..).zip(NODE_PORTS) {
+                let at: SocketAddr = at.parse().unwrap();
+                plane.serve(at, set, 0, &[(beyond.beside(at.ip()), PORT).into()]);
+            }
+            test(bed, plane, &beyond);
+        });
+    }
+}
+
+/// What a program in a driver sends back stays in the ring of the other end of a virtual pair unless that
+/// has one as well (veth.c, veth_xdp_flush); GRO does not do.
+fn has_a_program(other_end: &Host, plane: &mut Plane) {
+    let program = plane.frames();
+    let attach = || program.attach("eth0", XdpMode::Driver).unwrap();
+    other_end.netns.run(attach).unwrap();
 }
 
 fn turned(plane: &mut Plane) -> u64 {

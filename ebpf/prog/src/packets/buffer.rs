@@ -17,7 +17,8 @@ use super::{ETHERNET, Head};
 const TO_THIS_MACHINE: u32 = 0;
 /// No header that is read where it is begins farther behind the link's header, in bytes.
 const FARTHEST: u32 = 60;
-/// `BPF_HDR_START_NET`: bytes count from the IP header on.
+/// `BPF_HDR_START_MAC` and `BPF_HDR_START_NET`: bytes count from the link's or the IP header on.
+const FROM_LINK_HEADER: u32 = 0;
 const FROM_IP_HEADER: u32 = 1;
 /// `ETH_P_IP` and `ETH_P_IPV6` (linux/if_ether.h), in the packet's byte order.
 const IPV4: u32 = 0x0800_u16.to_be() as u32;
@@ -199,6 +200,37 @@ impl Buffer {
     pub(super) fn resize(&self, length: u32) -> Result<(), Failed> {
         // SAFETY: takes numbers.
         done(unsafe { bpf_skb_change_tail(self.0, length, 0) })
+    }
+
+    /// Whether the kernel may have lost where the link's header begins. Then the program is handed the
+    /// packet from its IP header on, from where its length on the wire counts: as long or longer, where the
+    /// headers of segments to come count as well. (Also where the link has no header.)
+    #[inline(always)]
+    pub(super) fn may_lack_header(&self) -> bool {
+        // SAFETY: the verifier checks every access to the context.
+        let (length, behind_header) = unsafe { ((*self.0).len, (*self.0).wire_len) };
+        length <= behind_header
+    }
+
+    /// Puts an Ethernet header that the kernel has lost before the packet again. It is still where it
+    /// was; the packet begins with it unless other bytes are there.
+    #[inline(always)]
+    pub(super) fn find_header(&self) -> Result<(), Failed> {
+        const BYTES: usize = ETHERNET as usize;
+        let mut kept = MaybeUninit::<[u8; BYTES]>::uninit();
+        let to = kept.as_mut_ptr().cast();
+        // SAFETY: it writes all of the bytes, or says that it did not.
+        let kept = unsafe {
+            match bpf_skb_load_bytes_relative(self.0.cast(), 0, to, ETHERNET, FROM_LINK_HEADER) {
+                0 => kept.assume_init(),
+                _ => return Ok(()),
+            }
+        };
+        if self.read_all::<BYTES>(0)? == kept {
+            return Ok(());
+        }
+        self.lead(ETHERNET)?;
+        self.write(0, &kept)
     }
 
     /// Puts so many bytes before it, as a link's header.

@@ -52,7 +52,7 @@ fn known(frame: &Frame, room: &mut Room) -> Option<(Neighbour, u16)> {
     }
     let found = packet::parse(frame, family, flow);
     // What is behind options, or in fragments, is rare, and what has come through too many nodes is
-    // for the stack to tell.
+    // for the stack to tell. So is how long a packet is that does not say (BIG TCP).
     let header = match family {
         Family::V4 => V4_HEADER,
         Family::V6 => V6_HEADER,
@@ -61,6 +61,7 @@ fn known(frame: &Frame, room: &mut Room) -> Option<(Neighbour, u16)> {
         || flow.part != Part::Whole
         || flow.transport != header
         || flow.hops <= 1
+        || u32::from(flow.length) <= header
     {
         return None;
     }

@@ -1,9 +1,11 @@
-//! The program in the drivers of the node's ways out (XDP), where that is wanted. Whatever it can do
-//! the one at the ingress can as well, so nothing fails where it cannot be.
+//! The program in the drivers of the node's ways out (XDP), or behind them, where that is wanted. Whatever it
+//! can do the one at the ingress can as well, so nothing fails where it cannot be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
@@ -22,8 +24,12 @@ use super::sockets::{failed, gone, take};
 use super::{Error, Options, pins};
 
 const PROGRAM: &str = "frames";
-/// The beginning of the pins' names.
-const PREFIX: &str = "xdp-";
+/// The beginnings of the pins' names, by the mode in which they are attached.
+const PREFIXES: [(XdpMode, &str); 2] = [(XdpMode::Driver, "xdp-"), (XdpMode::Skb, "xdp-generic-")];
+/// The kernel takes a program away in the background: so long one of ours in the other mode may keep this one
+/// out, and so often it is looked whether it still does.
+const LEAVES: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Where the program is.
 #[derive(Debug)]
@@ -80,14 +86,22 @@ impl Frames {
     }
 
     fn try_to_follow(&mut self, scene: &Scene) -> Result<(), Error> {
-        let ways = match &self.hook {
+        let mut ways = match &self.hook {
             Some(hook) => look(scene, hook.choice)?,
             None => BTreeMap::new(),
         };
-        for index in pins::numbered(&self.pins, PREFIX)? {
-            if !ways.contains_key(&index) {
-                let pin = pin(&self.pins, index);
+        let wanted = self.hook.as_ref().map(|hook| mode(hook.choice));
+        for (mode, prefix) in PREFIXES {
+            for index in pins::numbered(&self.pins, prefix)? {
+                let way = ways.get_mut(&index);
+                if way.is_some() && wanted == Some(mode) {
+                    continue;
+                }
+                let pin = pin(&self.pins, mode, index);
                 fs::remove_file(&pin).map_err(pins::failed("pin", &pin))?;
+                if let Some(way) = way {
+                    way.vacated = true;
+                }
             }
         }
         match &mut self.hook {
@@ -99,8 +113,9 @@ impl Frames {
     /// Whether the program is wherever it can be, and its pins are there.
     pub(super) fn is_whole(&self) -> bool {
         self.hook.as_ref().is_none_or(|hook| {
+            let pin = |index| pin(&self.pins, mode(hook.choice), index);
             let mut ways = hook.ways.iter();
-            ways.all(|(index, state)| *state != State::There || pin(&self.pins, *index).exists())
+            ways.all(|(index, state)| *state != State::There || pin(*index).exists())
         })
     }
 }
@@ -126,25 +141,25 @@ impl Hook {
         self.ways.retain(|index, _| ways.contains_key(index));
         for (index, way) in ways {
             self.set_address(*index, way.address)?;
-            self.see_to(*index, &way.name, pins);
+            self.see_to(*index, way, pins);
         }
         self.forget_addresses()
     }
 
     /// What cannot be is tried again with every look, and said once.
-    fn see_to(&mut self, index: u32, interface: &str, pins: &Path) {
-        let pin = pin(pins, index);
+    fn see_to(&mut self, index: u32, way: &Way, pins: &Path) {
+        let pin = pin(pins, mode(self.choice), index);
         let before = self.ways.remove(&index);
         let state = if before == Some(State::There) && pin.exists() {
             State::There
         } else {
-            match self.attach(index, &pin) {
+            match self.attach(index, way, &pin) {
                 Ok(()) => State::There,
                 Err(error) => State::Refused(reasons(&error)),
             }
         };
         if before.as_ref() != Some(&state) {
-            self.say(interface, &state);
+            self.say(&way.name, &state);
         }
         self.ways.insert(index, state);
     }
@@ -163,7 +178,7 @@ impl Hook {
     }
 
     /// Puts the program in the place of an earlier daemon's, in one go, or on the interface.
-    fn attach(&mut self, index: u32, pin: &Path) -> Result<(), ProgramError> {
+    fn attach(&mut self, index: u32, way: &Way, pin: &Path) -> Result<(), ProgramError> {
         if let Ok(pinned) = PinnedLink::from_pin(pin) {
             let replaced = XdpLink::try_from(FdLink::from(pinned))
                 .map_err(other)
@@ -175,7 +190,14 @@ impl Hook {
             // It was of an interface that is gone.
             fs::remove_file(pin).map_err(ProgramError::IOError)?;
         }
-        let id = self.program.attach_to_if_index(index, XdpMode::Driver)?;
+        let until = Instant::now() + LEAVES;
+        let id = loop {
+            let attached = self.program.attach_to_if_index(index, mode(self.choice));
+            if attached.is_ok() || !way.vacated || Instant::now() > until {
+                break attached?;
+            }
+            thread::sleep(LOOK);
+        };
         let link = FdLink::try_from(self.program.take_link(id)?).map_err(other)?;
         link.pin(pin).map_err(other)?;
         Ok(())
@@ -212,8 +234,17 @@ fn load(ebpf: &mut Ebpf, folder: &Path) -> Result<Xdp, ProgramError> {
     twin(folder, |name| program.pin(name).map_err(other), own)
 }
 
-fn pin(pins: &Path, index: u32) -> PathBuf {
-    pins::link(pins, &format!("{PREFIX}{index}"))
+const fn mode(choice: Choice) -> XdpMode {
+    match choice {
+        Choice::Generic => XdpMode::Skb,
+        Choice::Off | Choice::Auto | Choice::Native => XdpMode::Driver,
+    }
+}
+
+fn pin(pins: &Path, mode: XdpMode, index: u32) -> PathBuf {
+    let [(_, native), (skb, generic)] = PREFIXES;
+    let prefix = if mode == skb { generic } else { native };
+    pins::link(pins, &format!("{prefix}{index}"))
 }
 
 /// An interface by which packets leave the node.
@@ -221,6 +252,8 @@ fn pin(pins: &Path, index: u32) -> PathBuf {
 struct Way {
     name: String,
     address: [u8; 6],
+    /// A program of ours in the other mode has just been taken away there.
+    vacated: bool,
 }
 
 /// The ways out, as they are.
@@ -238,11 +271,17 @@ fn look(scene: &Scene, choice: Choice) -> Result<BTreeMap<u32, Way>, Error> {
 
 /// Hardware, and of what else has Ethernet frames that by which a gateway is reached: neither bridges,
 /// which have no driver, nor interfaces of pods. What a virtual pair's driver sends back does not arrive
-/// unless its other end has a program as well, which can't be seen from here.
+/// unless its other end has a program as well, which can't be seen from here. Behind a driver, frames of a
+/// VLAN look like others, and would leave with the tag with which they came (`vlan_tci`, linux/skbuff.h).
 fn ways(scene: &Scene, choice: Choice, links: &[Link], routes: &[Route]) -> BTreeMap<u32, Way> {
     let gateways = routes.iter().filter(|route| route.gateway.is_some());
     let gateways: BTreeSet<u32> = gateways.filter_map(|route| route.link).collect();
+    let tagged = links
+        .iter()
+        .filter(|link| link.kind.as_deref() == Some("vlan"));
+    let tagged: BTreeSet<u32> = tagged.filter_map(|link| link.peer).collect();
     let is_way = |link: &Link| match link.kind.as_deref() {
+        _ if choice == Choice::Generic && tagged.contains(&link.index) => false,
         None => true,
         Some("bridge") => false,
         Some("veth") if choice == Choice::Auto => false,
@@ -256,6 +295,7 @@ fn ways(scene: &Scene, choice: Choice, links: &[Link], routes: &[Route]) -> BTre
         let way = Way {
             name: link.name.clone(),
             address: link.mac?.0,
+            vacated: false,
         };
         (of_pods(link.index) == Some(false) && is_way(link)).then_some((link.index, way))
     });
@@ -321,12 +361,16 @@ mod tests {
             // A port of another one.
             link(8, None, true),
             link(9, Some("veth"), true),
+            Link {
+                peer: Some(2),
+                ..link(10, Some("vlan"), true)
+            },
         ];
-        let known = [2, 3, 4, 5, 6, 7].map(|index| (index, interface(0)));
+        let known = [2, 3, 4, 5, 6, 7, 10].map(|index| (index, interface(0)));
         let mut scene = Scene::default();
         scene.interfaces.extend(known);
         scene.interfaces.insert(9, interface(Interface::PODS));
-        let routes = [3, 4, 6, 7, 8, 9].map(|link| {
+        let routes = [3, 4, 6, 7, 8, 9, 10].map(|link| {
             let mut route = Route::default_by("192.0.2.1".parse().unwrap());
             route.link = Some(link);
             route
@@ -335,7 +379,8 @@ mod tests {
             let ways = ways(&scene, choice, &links, &routes);
             ways.into_keys().collect::<Vec<u32>>()
         };
-        assert_eq!(found(Choice::Native), [2, 4, 7]);
-        assert_eq!(found(Choice::Auto), [2, 7]);
+        assert_eq!(found(Choice::Native), [2, 4, 7, 10]);
+        assert_eq!(found(Choice::Auto), [2, 7, 10]);
+        assert_eq!(found(Choice::Generic), [4, 7, 10]);
     }
 }

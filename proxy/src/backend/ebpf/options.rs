@@ -63,7 +63,7 @@ pub struct Options {
     pub frames: Frames,
 }
 
-/// Where packets that leave by where they came turn in the driver (XDP): at the node's ways out.
+/// Where packets that leave by where they came turn, at the node's ways out (XDP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Frames {
     /// Nowhere.
@@ -72,6 +72,8 @@ pub enum Frames {
     Auto,
     /// Where the driver can; a warning where it can't.
     Native,
+    /// Behind the driver, by the kernel, whatever driver that is.
+    Generic,
 }
 
 /// Entries of the map of frontends, unless the command line says otherwise.
