@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use causeway_tests::attempt;
 use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::objects::{cluster_ip, endpoint_ip, service, slice};
 use causeway_tests::proxy_bed::{Bed, Proxy, get, wait_until};
@@ -30,6 +31,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// An attempt before there is a rule comes to nothing whatever follows.
+const ATTEMPT: Duration = Duration::from_millis(500);
 /// So many connections at least.
 const ENOUGH: usize = 1_000;
 
@@ -265,9 +268,12 @@ fn churn(mode: &str, cell: Option<&Cell>, services: usize, time: Duration) {
     let flags = flags.iter().flatten().map(String::as_str);
     let proxy = bed.proxy(&Vec::from_iter([mode].into_iter().chain(flags)));
     let proxy = proxy.unwrap();
-    let reached = |service| bed.netns.run(|| ask((cluster_ip(service), 80).into()));
+    let reached = |service| {
+        let to = (cluster_ip(service), 80).into();
+        bed.netns.run(|| attempt(to, ATTEMPT).is_ok())
+    };
     for service in [0, services - 1] {
-        let answers = || inside(cell, || reached(service)).unwrap().is_ok();
+        let answers = || inside(cell, || reached(service)).unwrap();
         wait_until("answer", PATIENCE, answers).unwrap();
     }
     let before = state(&bed);

@@ -17,6 +17,7 @@ use std::process::Stdio;
 use nix::fcntl::{Flock, FlockArg};
 use nodekit::netns::{Entry, MountNs};
 use nodekit::route::{Handle, Mac, NeighbourState};
+use nodekit::sysctl;
 use serde_json::{Value, json};
 
 use crate::many::at_once;
@@ -24,6 +25,15 @@ use crate::node::{Node, PATIENCE, Pod, SILENCE, address, link};
 use frames::{Announcement, Frames};
 
 const BOTH: [&str; 2] = ["10.1.0.0/24", "fd01::/64"];
+
+/// A busy machine may take longer than the three seconds for which the kernel keeps a datagram to a
+/// neighbour that does not answer.
+fn ask_neighbours_often() {
+    for family in ["ipv4", "ipv6"] {
+        let key = format!("net/{family}/neigh/eth0/mcast_solicit");
+        sysctl::write(&key.parse().unwrap(), "60").unwrap();
+    }
+}
 
 /// One datagram, sent once: whether it arrives.
 fn arrives(from: &Pod, to: &Pod, address: IpAddr) -> bool {
@@ -34,6 +44,7 @@ fn arrives(from: &Pod, to: &Pod, address: IpAddr) -> bool {
     let bind = || UdpSocket::bind((any, 0)).unwrap();
     let receiver = to.netns.run(bind).unwrap();
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    from.netns.run(ask_neighbours_often).unwrap();
     let port = receiver.local_addr().unwrap().port();
     let sender = from.netns.run(bind).unwrap();
     sender
