@@ -8,6 +8,7 @@ pub mod figures;
 pub mod packet_bed;
 pub mod proxy_bed;
 mod settled;
+pub mod tcx;
 
 use std::path::{Path, PathBuf};
 

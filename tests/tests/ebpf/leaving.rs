@@ -18,20 +18,22 @@ use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::node::{Node, on_a_node};
+use crate::presence::hooked;
 use crate::world::{at, vip};
 
 /// For what takes milliseconds: the machine may be busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The node ports of the Service of each policy.
 const CLUSTER: u16 = 30_001;
-const LOCAL: u16 = 30_002;
+pub(crate) const LOCAL: u16 = 30_002;
 /// The longest time that connection tracking keeps what is over, in seconds
 /// (`nf_conntrack_tcp_timeout_time_wait` and others).
-const OVER: u64 = 120;
+pub(crate) const OVER: u64 = 120;
 
-/// A Service of both families and protocols, with pod 1 behind it, and pod 3 of another node.
-fn put(cluster: &Cluster, bed: &Bed, number: u8, policy: &str) {
+/// A Service of both families and protocols, with this port of pod 1 behind it, and of pod 3 of
+/// another node.
+pub(crate) fn put(cluster: &Cluster, bed: &Bed, number: u8, policy: &str, port: u16) {
     let name = format!("s{number}");
     let ips = Family::ALL.map(|family| vip(family, number).to_string());
     let ports = ["TCP", "UDP"].map(|protocol| {
@@ -57,9 +59,9 @@ fn put(cluster: &Cluster, bed: &Bed, number: u8, policy: &str) {
                 "conditions": {"ready": true, "serving": true, "terminating": false},
             })
         });
-        let ports = ["TCP", "UDP"].map(|protocol| {
-            json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": POD_PORT})
-        });
+        let ports = ["TCP", "UDP"].map(
+            |protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": port}),
+        );
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {
@@ -139,7 +141,7 @@ impl Kept {
 }
 
 /// A node port in both families.
-fn places(bed: &Bed, port: u16) -> [SocketAddr; 2] {
+pub(crate) fn places(bed: &Bed, port: u16) -> [SocketAddr; 2] {
     Family::ALL.map(|family| SocketAddr::new(bed.node.ip(family), port))
 }
 
@@ -166,7 +168,7 @@ fn both_pods(bed: &Bed, to: SocketAddr) -> Vec<(TcpStream, Seen)> {
 }
 
 /// The entries of TCP connections to node ports.
-fn tracked(node: &Node<'_>) -> Vec<Entry> {
+pub(crate) fn tracked(node: &Node<'_>) -> Vec<Entry> {
     let to_node_port = |entry: &Entry| {
         let Transport::Ports { destination, .. } = entry.original.transport else {
             return false;
@@ -188,30 +190,32 @@ fn serves(bed: &Bed) -> bool {
     })
 }
 
-/// With all connections: were one refused, the log would say so instead.
-fn has_left(node: &Node<'_>, proxy: &Proxy, mode: &str) -> bool {
+/// Another data plane runs, and nothing of this one is left.
+pub(crate) fn is_gone(node: &Node<'_>, mode: &str) -> bool {
     let page = ([127, 0, 0, 1], 10249).into();
     let now = get(&node.bed.node.netns, page, "/proxyMode").map(|answer| answer.2);
     now.is_ok_and(|now| now == mode)
         && !node.cell.options().pins.exists()
-        && node.programs_at_packets() == 0
-        && proxy
-            .log()
-            .unwrap()
-            .contains("go on by connection tracking")
+        && hooked(node).is_empty()
+}
+
+/// With all connections: were one refused, the log would say so instead.
+pub(crate) fn has_left(node: &Node<'_>, proxy: &Proxy, mode: &str) -> bool {
+    let log = proxy.log().unwrap();
+    is_gone(node, mode) && log.contains("go on by connection tracking")
 }
 
 /// Another mode: by the changed file alone, or by a new start.
 fn leave_for(mode: &str, restarts: bool) {
     on_a_node(|node| {
         let cluster = Cluster::new(node.bed);
-        put(&cluster, node.bed, 1, "Cluster");
-        put(&cluster, node.bed, 2, "Local");
+        put(&cluster, node.bed, 1, "Cluster", POD_PORT);
+        put(&cluster, node.bed, 2, "Local", POD_PORT);
         let config = cluster.configure("ebpf");
         let mut proxy = cluster.start(node, &[&config]);
         wait_until("node ports", PATIENCE, || serves(node.bed)).unwrap();
         let mut kept = Kept::new(node);
-        assert!(node.programs_at_packets() > 0);
+        assert!(!hooked(node).is_empty());
         assert_eq!(tracked(node).len(), 0, "by programs, not by the kernel");
 
         if restarts {
@@ -262,8 +266,8 @@ fn iptables_takes_over_at_a_new_start() {
 fn connections_of_another_versions_layout_are_warned_of() {
     on_a_node(|node| {
         let cluster = Cluster::new(node.bed);
-        put(&cluster, node.bed, 1, "Cluster");
-        put(&cluster, node.bed, 2, "Local");
+        put(&cluster, node.bed, 1, "Cluster", POD_PORT);
+        put(&cluster, node.bed, 2, "Local", POD_PORT);
         let config = cluster.configure("ebpf");
         let proxy = cluster.start(node, &[&config]);
         wait_until("node ports", PATIENCE, || serves(node.bed)).unwrap();
@@ -275,7 +279,7 @@ fn connections_of_another_versions_layout_are_warned_of() {
         cluster.configure("nftables");
         let proxy = cluster.start(node, &[&config]);
         wait_until("no program", PATIENCE, || {
-            !pins.exists() && node.programs_at_packets() == 0
+            !pins.exists() && hooked(node).is_empty()
         })
         .unwrap();
         let log = proxy.log().unwrap();

@@ -18,6 +18,7 @@ mod counts;
 mod daemon;
 mod direct;
 mod dump;
+mod handing_over;
 mod leaving;
 mod load;
 mod looks;
@@ -34,6 +35,7 @@ mod sizes;
 mod tracks;
 mod traffic;
 mod upgrade;
+mod ways;
 #[path = "../nftables/world.rs"]
 #[expect(dead_code, reason = "shared with the data planes that need more of it")]
 mod world;

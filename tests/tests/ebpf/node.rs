@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aya::programs::{SchedClassifier, TcAttachType};
 use causeway_proxy::backend::ebpf::{EbpfBackend, OBJECT, Options};
 use causeway_proxy::backend::{NftablesBackend, PlaneSettings};
 use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
 use causeway_tests::proxy_bed::wait_until;
+use causeway_tests::tcx;
 use lb_model::Family;
 use nodekit::route::{Handle, Route, RouteKind};
 
@@ -103,14 +103,15 @@ impl<'a> Node<'a> {
     pub(crate) fn programs_at_packets(&self) -> usize {
         let count = || {
             let links = Handle::open().unwrap().links().unwrap();
-            links.iter().map(|link| links_at(&link.name)).sum()
+            let programs = |name: &str| tcx::programs_at(name).unwrap();
+            links.iter().map(|link| programs(&link.name)).sum()
         };
         self.bed.node.netns.run(count).unwrap()
     }
 
     /// How many there are on those that come by one interface.
     pub(crate) fn programs_at(&self, interface: &str) -> usize {
-        let count = || links_at(interface);
+        let count = || tcx::programs_at(interface).unwrap();
         self.bed.node.netns.run(count).unwrap()
     }
 
@@ -123,11 +124,6 @@ impl<'a> Node<'a> {
     pub(crate) fn tcp(&self, host: &Host, to: SocketAddr) -> Result<Seen> {
         self.inside(host, || packet_bed::tcp(to, PATIENCE))
     }
-}
-
-fn links_at(interface: &str) -> usize {
-    let found = SchedClassifier::query_tcx(interface, TcAttachType::Ingress);
-    found.unwrap().1.len()
 }
 
 /// `host` has no way to a ClusterIP any more, whatever the node would do with its packets.

@@ -34,7 +34,7 @@ fn options(node: &Node<'_>, packets_hook: PacketsHook) -> Options {
 }
 
 /// The interfaces that have a program on packets, by link or by filter.
-fn hooked(node: &Node<'_>) -> BTreeSet<String> {
+pub(crate) fn hooked(node: &Node<'_>) -> BTreeSet<String> {
     let mut handle = Handle::open_in(&node.bed.node.netns).unwrap();
     let mut found = BTreeSet::new();
     for link in handle.links().unwrap() {

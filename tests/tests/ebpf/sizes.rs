@@ -9,10 +9,11 @@ use causeway_proxy::backend::ebpf::{DEFAULT_TRACKS, EbpfBackend, MapFill, Option
 use causeway_tests::packet_bed::{Bed, ask};
 use lb_model::{Family, ServiceName};
 
-use crate::load::{Kept, Traffic};
+use crate::load::Kept;
 use crate::node::{Node, bar_the_way, on_a_node};
 use crate::outside::ruleset;
-use crate::world::{Proxy, World, at, node_port, node_port_service, service};
+use crate::upgrade::{self, traffic, world};
+use crate::world::{Proxy, World, at, node_port, service};
 
 /// Each has a frontend for both protocols in both families, and two endpoints at each.
 const SERVICES: std::ops::RangeInclusive<u8> = 1..=5;
@@ -99,23 +100,6 @@ fn a_service_without_room_for_its_backends_is_left_to_nftables() {
     the_last_has_to_wait(small, maps::BACKENDS);
 }
 
-fn world(bed: &Bed) -> World {
-    let mut world = World::empty();
-    world.serve(bed, &service(1), &[1, 2]);
-    world.serve(bed, &node_port_service(2), &[2, 3]);
-    world
-}
-
-fn traffic<'a>(node: &'a Node<'a>) -> Traffic<'a> {
-    Traffic {
-        node,
-        inside: Family::ALL.map(|family| at(family, 1)).to_vec(),
-        outside: Family::ALL
-            .map(|family| node_port(node.bed, family, 2))
-            .to_vec(),
-    }
-}
-
 #[test]
 fn other_sizes_of_what_the_daemon_fills_fail_no_connection() {
     on_a_node(|node| {
@@ -134,7 +118,7 @@ fn other_sizes_of_what_the_daemon_fills_fail_no_connection() {
                     backends,
                     ..before.clone()
                 };
-                let mut after = self::world(node.bed);
+                let mut after = upgrade::world(node.bed);
                 proxy = node.start_with(&after, &options);
                 proxy.sync(&mut after);
                 let sizes = [maps::FRONTENDS, maps::BACKENDS].map(|map| fill(&proxy, map).max);

@@ -40,14 +40,16 @@ fn options(node: &Node<'_>) -> Options {
     }
 }
 
-fn world(bed: &Bed) -> World {
+/// A Service for pods, and one with a node port.
+pub(crate) fn world(bed: &Bed) -> World {
     let mut world = World::empty();
     world.serve(bed, &service(1), &[1, 2]);
     world.serve(bed, &node_port_service(2), &[2, 3]);
     world
 }
 
-fn traffic<'a>(node: &'a Node<'a>) -> Traffic<'a> {
+/// Those who connect to them.
+pub(crate) fn traffic<'a>(node: &'a Node<'a>) -> Traffic<'a> {
     let inside = Family::ALL.map(|family| at(family, 1));
     let outside = Family::ALL.map(|family| node_port(node.bed, family, 2));
     Traffic {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use causeway_tests::packet_bed::{Host, Site, ask, ask_udp};
+use causeway_tests::packet_bed::{Host, Site, ask, ask_udp, ask_udp_with};
 use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
 use socket2::{Domain, Socket, Type};
@@ -198,6 +198,27 @@ fn a_flow_of_datagrams_leaves_an_endpoint_that_left() {
             assert_eq!((seen.pod, seen.client), (other, site.client.ip(family)));
             serve(&mut both, &[2, 3]);
         }
+    });
+}
+
+/// Each fragment goes to the endpoint's node as it came, and so do those of the answer to the client.
+#[test]
+fn datagrams_in_fragments_are_answered_directly() {
+    on_a_site(|site| {
+        let mut both = daemons(site, BOTH);
+        serve(&mut both, &[2, 3]);
+        let watch = Watch::over(site);
+        for family in Family::ALL {
+            let before = watch.sent();
+            let socket = site.client.udp_socket(balancer(family));
+            for bytes in [1, 4_000, 20_000] {
+                let seen = ask_udp_with(&socket, bytes).unwrap();
+                assert_eq!(seen.client, site.client.ip(family), "{bytes}");
+            }
+            // Of 1,500 bytes at most each.
+            assert!(watch.sent() >= before + 1 + 3 + 14);
+        }
+        assert_eq!(watch.answers(), 0);
     });
 }
 

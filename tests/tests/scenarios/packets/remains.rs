@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use causeway_ebpf_abi::maps;
 use causeway_proxy::backend::DataPlane;
 use causeway_proxy::backend::ebpf::{Counts, Tracked};
 use causeway_proxy::config::Mode;
 use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::wait_until;
-use nodekit::Errno;
+use causeway_tests::tcx;
 use nodekit::conntrack::{self, ConntrackSocket};
 use nodekit::route::Handle;
 use nodekit::xtables::{self, Variant, Xtables};
@@ -52,18 +51,9 @@ pub(super) fn nothing_attached(cell: &Cell) {
     let mut handle = Handle::open().unwrap();
     assert_eq!(handle.hooked_links().unwrap(), [0; 0], "clsact left behind");
     let links = handle.links().unwrap();
-    let programs = |name: &str| match SchedClassifier::query_tcx(name, TcAttachType::Ingress) {
-        Ok((_, programs)) => programs.len(),
-        // The kernel is older than TCX (6.6).
-        Err(ProgramError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(Errno::EINVAL as i32) =>
-        {
-            0
-        }
-        Err(error) => panic!("{name}: {error}"),
-    };
     // The kernel detaches in the background.
-    let free = || links.iter().all(|link| programs(&link.name) == 0);
+    let is_free = |name: &str| tcx::programs_at(name).unwrap() == 0;
+    let free = || links.iter().all(|link| is_free(&link.name));
     wait_until("interfaces free of programs", 6 * PATIENCE, free).unwrap();
 }
 
