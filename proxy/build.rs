@@ -142,6 +142,9 @@ impl Toolchain {
             "-Ctarget-cpu=v3".to_owned(),
             format!("-Clinker={}", self.linker.display()),
             "-Clink-arg=--btf".to_owned(),
+            // What is set to zero is so by words; in the linker's own order it is done byte by byte, in a
+            // loop that the verifier follows each time.
+            "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
             format!("--cfg=bpf_target_arch=\"{architecture}\""),
         ];
         cargo

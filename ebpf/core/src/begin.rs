@@ -381,22 +381,20 @@ fn reserve(
         answer,
         ..
     } = work;
-    let keeps = !masquerade || (first_port..=last_port).contains(&becomes.source_port);
+    let mut keeps = !masquerade || (first_port..=last_port).contains(&becomes.source_port);
     let ports = u64::from(last_port.saturating_sub(first_port)) + 1;
-    for number in 0..TRIES {
-        if number > 0 || !keeps {
+    for _ in 0..TRIES {
+        if !keeps {
             let random = (u64::from(kernel.random()) * ports) >> 32;
             // Below the number of ports.
             let random = u16::try_from(random & 0xffff).unwrap_or(0);
             becomes.source_port = first_port.wrapping_add(random);
         }
         *answer = becomes.reversed();
-        let mut added = tables.add_track(answer, back);
-        if added == Added::Exists && masquerade && make_room(tables, kernel, answer) {
-            added = tables.add_track(answer, back);
-        }
-        if added != Added::Exists {
-            return Some(added);
+        match tables.add_track(answer, back) {
+            // With room made there, the same one is tried again.
+            Added::Exists => keeps = masquerade && make_room(tables, kernel, answer),
+            added => return Some(added),
         }
     }
     None

@@ -294,12 +294,8 @@ pub(crate) fn make_room(tables: &impl PacketTables, kernel: &impl Kernel, answer
         let lingers = now.saturating_sub(track.seen) < LINGERS;
         (lingers || track.is_direct(), track.flags)
     };
-    let mut forward = Tuple::EMPTY;
-    let back = tables.with_track(answer, |track| {
-        forward = track.becomes.reversed();
-        state(track)
-    });
-    let Some((lingers, back)) = back else {
+    let back = tables.with_track(answer, |track| (track.becomes.reversed(), state(track)));
+    let Some((forward, (lingers, back))) = back else {
         return true;
     };
     let forth = tables.with_track(&forward, |track| state(track));

@@ -19,6 +19,7 @@ mod frames;
 mod handover;
 mod held;
 mod interfaces;
+mod load;
 mod local_ports;
 mod monitor;
 mod names;

@@ -12,12 +12,13 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
 use super::clsact::Clsact;
+use super::load::Refusals;
 use super::options::PacketsHook;
 use super::probe::has_tcx;
 use super::{Error, Options, pins};
 
 /// The program's name, and the beginning of its pins'.
-const PROGRAM: &str = "packets";
+pub(super) const PROGRAM: &str = "packets";
 
 /// The program, and where it is.
 pub(super) struct Attachments {
@@ -38,9 +39,14 @@ enum Way {
 }
 
 impl Attachments {
-    /// Loads the program out of `ebpf`. It is attached to nothing yet.
-    pub(super) fn load(ebpf: &mut Ebpf, options: &Options) -> Result<Self, Error> {
-        let program = load(ebpf, &options.pins).map_err(at_program)?;
+    /// The program of `ebpf`. It is attached to nothing yet.
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        refusals: &mut Refusals,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        refusals.of(PROGRAM).map_err(at_program)?;
+        let program = own(ebpf, &options.pins).map_err(at_program)?;
         let id = program.info().map_err(at_program)?.id();
         let way = match options.packets_hook {
             PacketsHook::Tcx => Way::Tcx,
@@ -141,12 +147,11 @@ impl Attachments {
 }
 
 /// The program, apart from the object that it came in: it goes to interfaces on another thread.
-fn load(ebpf: &mut Ebpf, folder: &Path) -> Result<SchedClassifier, ProgramError> {
+fn own(ebpf: &mut Ebpf, folder: &Path) -> Result<SchedClassifier, ProgramError> {
     let program: &mut SchedClassifier = ebpf
         .program_mut(PROGRAM)
         .ok_or(ProgramError::NotLoaded)?
         .try_into()?;
-    program.load()?;
     let own = |name: &Path| SchedClassifier::from_pin(name);
     twin(folder, |name| program.pin(name).map_err(other), own)
 }

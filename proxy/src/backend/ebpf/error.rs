@@ -57,7 +57,7 @@ pub enum Error {
     #[error("the node's interfaces: {0}")]
     Interfaces(nodekit::netlink::Error),
     /// A thread could not be started.
-    #[error("a thread that follows interfaces: {0}")]
+    #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
     /// The object cannot be loaded.
     #[error("eBPF maps and programs: {0}")]

@@ -19,11 +19,12 @@ use nodekit::route::{Handle, Link, Route, RouteFilter};
 use super::attachment::{other, twin};
 use super::entries::Entry;
 use super::interfaces::Scene;
+use super::load::Refusals;
 use super::options::Frames as Choice;
 use super::sockets::{failed, gone, take};
 use super::{Error, Options, pins};
 
-const PROGRAM: &str = "frames";
+pub(super) const PROGRAM: &str = "frames";
 /// The beginnings of the pins' names, by the mode in which they are attached.
 const PREFIXES: [(XdpMode, &str); 2] = [(XdpMode::Driver, "xdp-"), (XdpMode::Skb, "xdp-generic-")];
 /// The kernel takes a program away in the background: so long one of ours in the other mode may keep this one
@@ -58,11 +59,15 @@ enum State {
 }
 
 impl Frames {
-    /// Loads the program out of `ebpf`, where it is wanted and the kernel takes it.
-    pub(super) fn load(ebpf: &mut Ebpf, options: &Options) -> Result<Self, Error> {
+    /// The program of `ebpf`, where it is wanted and the kernel took it.
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        refusals: &mut Refusals,
+        options: &Options,
+    ) -> Result<Self, Error> {
         let hook = match options.frames {
             Choice::Off => None,
-            choice => Hook::load(ebpf, choice, &options.pins)?,
+            choice => Hook::take_from(ebpf, refusals, choice, &options.pins)?,
         };
         Ok(Self {
             hook,
@@ -121,8 +126,14 @@ impl Frames {
 }
 
 impl Hook {
-    fn load(ebpf: &mut Ebpf, choice: Choice, pins: &Path) -> Result<Option<Self>, Error> {
-        let program = match load(ebpf, pins) {
+    fn take_from(
+        ebpf: &mut Ebpf,
+        refusals: &mut Refusals,
+        choice: Choice,
+        pins: &Path,
+    ) -> Result<Option<Self>, Error> {
+        let program = refusals.of(PROGRAM).and_then(|()| own(ebpf, pins));
+        let program = match program {
             Ok(program) => program,
             Err(error) => {
                 tracing::warn!(%error, "the kernel takes no XDP program; it goes without");
@@ -224,12 +235,11 @@ impl Hook {
     }
 }
 
-fn load(ebpf: &mut Ebpf, folder: &Path) -> Result<Xdp, ProgramError> {
+fn own(ebpf: &mut Ebpf, folder: &Path) -> Result<Xdp, ProgramError> {
     let program: &mut Xdp = ebpf
         .program_mut(PROGRAM)
         .ok_or(ProgramError::NotLoaded)?
         .try_into()?;
-    program.load()?;
     let own = |name: &Path| Xdp::from_pin(name, XdpAttachType::Interface);
     twin(folder, |name| program.pin(name).map_err(other), own)
 }

@@ -25,6 +25,7 @@ use super::counts::Counts;
 use super::entries::Entry;
 use super::frames::Frames;
 use super::interfaces::Scene;
+use super::load::Refusals;
 use super::prefilter::Bits;
 use super::presence::Presence;
 use super::sizes::Outgrown;
@@ -90,13 +91,14 @@ impl Packets {
     /// Loads the program out of `ebpf`, and takes its maps. It is attached to nothing yet.
     pub(super) fn load(
         ebpf: &mut Ebpf,
+        mut refusals: Refusals,
         options: &Options,
         counts: Counts,
         outgrown: Option<Outgrown>,
     ) -> Result<Self, Error> {
         let settings: Array<_, Entry<Settings>> = take(ebpf, maps::SETTINGS)?;
         let Entry(before) = settings.get(&0, 0).map_err(failed(maps::SETTINGS))?;
-        let mut attachments = Attachments::load(ebpf, options)?;
+        let mut attachments = Attachments::take(ebpf, &mut refusals, options)?;
         let mut hooks = Hooks {
             presence: Presence::adopt(attachments.are_anywhere()?),
             attachments,
@@ -107,7 +109,7 @@ impl Packets {
             known: BTreeMap::new(),
             scene: Scene::default(),
             whole: false,
-            frames: Frames::load(ebpf, options)?,
+            frames: Frames::take(ebpf, &mut refusals, options)?,
             counts,
         };
         hooks.set(Settings {

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aya::EbpfLoader;
 use aya::maps::MapData;
 use causeway_ebpf_abi::{Track, Tuple, maps};
 
@@ -16,20 +15,22 @@ use super::{Error, Options, pins};
 /// The pin of the tracks beside their own, while there are two maps of them.
 const OUTGROWN: &str = "tracks-outgrown";
 
-/// Has the maps made as large as is wanted. Those that the daemon fills go as if they were of another
-/// layout, if one of them has another size; tracks are set aside.
-pub(super) fn set(
-    loader: &mut EbpfLoader<'_>,
-    options: &Options,
-) -> Result<Option<Outgrown>, Error> {
-    let filled = [
+/// The maps that are not as large as their definition says, with how many entries each has.
+pub(super) const fn of(options: &Options) -> [(&'static str, u32); 4] {
+    [
+        (maps::TRACKS, options.tracks),
         (maps::FRONTENDS, options.frontends),
         (maps::BACKENDS, options.backends),
         (maps::MEMBERS, options.backends),
-    ];
+    ]
+}
+
+/// Makes way for maps that are as large as is wanted. Those that the daemon fills go as if they were of
+/// another layout, if one of them has another size; tracks are set aside.
+pub(super) fn make_way(options: &Options) -> Result<Option<Outgrown>, Error> {
+    let [_, filled @ ..] = of(options);
     let mut fit = true;
     for (name, size) in filled {
-        loader.map_max_entries(name, size);
         fit &= fits(&pins::map_pin(&options.pins, name), name, size)?;
     }
     if !fit {
@@ -37,7 +38,6 @@ pub(super) fn set(
         fs::remove_dir_all(&folder).map_err(pins::failed("folder", &folder))?;
         fs::create_dir(&folder).map_err(pins::failed("folder", &folder))?;
     }
-    loader.map_max_entries(maps::TRACKS, options.tracks);
     Outgrown::set_aside(&options.pins, options.tracks)
 }
 

@@ -4,10 +4,10 @@ use std::fmt;
 use std::fs::{self, File};
 use std::path::PathBuf;
 
+use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
-use aya::{Ebpf, EbpfLoader};
 use causeway_ebpf_abi::{
     Backend, Frontend, FrontendKey, MemberKey, Plain, Row, RowKey, SlotKey, maps,
 };
@@ -23,7 +23,7 @@ use super::packets::Packets;
 use super::rules::Rules;
 use super::services::Services;
 use super::sources::Sources;
-use super::{Error, Options, pins, sizes};
+use super::{Error, Options, load, pins, sizes};
 
 /// The object that `build.rs` made; empty where it could not.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/causeway-ebpf"));
@@ -81,22 +81,18 @@ impl Sockets {
         }
         let cgroup = cgroup(options)?;
         pins::prepare(&options.pins)?;
-        let mut loader = EbpfLoader::new();
-        let outgrown = sizes::set(&mut loader, options)?;
-        loader.default_map_pin_directory(pins::maps(&options.pins));
-        for (name, pin) in pins::lasting(&options.pins) {
-            loader.map_pin_path(name, pin);
-        }
-        let mut ebpf = loader.load(object)?;
+        let outgrown = sizes::make_way(options)?;
+        let (mut ebpf, mut refusals) = load::load(object, options)?;
         let mut node: Array<_, u64> = take(&mut ebpf, maps::NODE)?;
         node.set(0, NetNs::cookie()?, 0)
             .map_err(failed(maps::NODE))?;
         for name in PROGRAMS {
-            load(&mut ebpf, name).map_err(|source| Error::Program { name, source })?;
+            let usable = refusals.of(name);
+            usable.map_err(|source| Error::Program { name, source })?;
         }
         let counters: PerCpuArray<_, u64> = take(&mut ebpf, maps::COUNTERS)?;
         let counts = Counts::new(counters, options)?;
-        let packets = Packets::load(&mut ebpf, options, counts.clone(), outgrown)?;
+        let packets = Packets::load(&mut ebpf, refusals, options, counts.clone(), outgrown)?;
         let services = Services::adopt(&mut ebpf, &options.pins)?;
         let (udp, tcp) = (maps::CONNECTED_UDP, maps::CONNECTED_TCP);
         let (udp, tcp) = (take(&mut ebpf, udp)?, take(&mut ebpf, tcp)?);
@@ -200,14 +196,6 @@ impl Sockets {
         PROGRAMS
             .iter()
             .all(|name| pins::link(&self.pins, name).exists())
-    }
-}
-
-fn load(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
-    match ebpf.program_mut(name) {
-        Some(Program::CgroupSockAddr(program)) => program.load(),
-        Some(Program::CgroupSock(program)) => program.load(),
-        _ => Err(ProgramError::NotLoaded),
     }
 }
 
