@@ -17,7 +17,7 @@ impl World {
             masquerade_bit: 14,
             detector: self.model.local_detector(family),
             node_port_addresses: BTreeSet::from([bed.node.ip(family)]),
-            service_cidrs: BTreeSet::new(),
+            service_cidrs: self.model.service_cidrs(family).into_iter().collect(),
         }
     }
 

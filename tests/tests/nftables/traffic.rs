@@ -5,9 +5,10 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use lb_model::said::Ingress;
+use lb_model::said::{Event, Ingress, ServiceCidr};
 use lb_model::{DetectLocal, Family};
 
+use crate::restart::nft;
 use crate::world::{Proxy, World, at, node_port, node_port_service, service};
 use causeway_tests::packet_bed::{self, Bed, Host, POD_PORT, Seen};
 
@@ -286,4 +287,37 @@ fn pods_are_known_by_their_interface() {
             assert_ne!(seen(&bed.client), bed.client.ip(family));
         }
     }
+}
+
+/// The first chain that rewrites a source there ends the packet's way through chains of type nat.
+#[test]
+fn an_unallocated_cluster_ip_is_silence_whoever_else_masquerades() {
+    let bed = Bed::new();
+    nft(&bed, "add table inet other");
+    nft(
+        &bed,
+        "add chain inet other leaving { type nat hook postrouting priority 1; }",
+    );
+    nft(&bed, "add rule inet other leaving masquerade");
+    let nobody = Family::ALL.map(|family| at(family, 77));
+    for to in nobody {
+        let answer = bed.pod(1).tcp(to).unwrap_err().kind();
+        // "Prohibited", in the words of each family.
+        let uplinks = [ErrorKind::HostUnreachable, ErrorKind::PermissionDenied];
+        assert!(uplinks.contains(&answer), "{answer}");
+    }
+    let mut world = World::empty();
+    world.say(Event::ServiceCidrListBegins);
+    world.say(Event::ServiceCidr(ServiceCidr {
+        name: "kubernetes".into(),
+        cidrs: vec!["10.96.0.0/16".into(), "fd00:96::/112".into()],
+    }));
+    world.say(Event::ServiceCidrListEnds);
+    world.serve(&bed, &service(1), &[2]);
+    let mut proxy = Proxy::start(&bed, &world);
+    proxy.sync(&mut world);
+    for to in nobody {
+        silent(bed.pod(1), to);
+    }
+    assert_eq!(reached(bed.pod(1), at(Family::V4, 1)).0, only(2));
 }

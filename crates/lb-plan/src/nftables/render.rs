@@ -64,16 +64,15 @@ impl Words {
             Operation::AddChain(chain) => match chain.hook() {
                 None => format!("add chain {table} {chain}"),
                 Some(hook) => {
-                    let (kind, name, priority) = match hook {
-                        Hook::Prerouting => ("nat", "prerouting", -100),
-                        Hook::Output => ("nat", "output", -100),
-                        Hook::Postrouting => ("nat", "postrouting", 100),
-                        Hook::Input => ("nat", "input", 100),
-                        Hook::FilterForward => ("filter", "forward", 0),
-                        Hook::FilterOutput => ("filter", "output", 0),
+                    let (name, priority) = match hook {
+                        Hook::Prerouting => ("prerouting", -100),
+                        Hook::Output => ("output", -100),
+                        Hook::Postrouting => ("postrouting", 100),
+                        Hook::Input => ("input", 100),
+                        Hook::BeforeSources => ("postrouting", 0),
                     };
                     format!(
-                        "add chain {table} {chain} {{ type {kind} hook {name} priority {priority}; }}"
+                        "add chain {table} {chain} {{ type nat hook {name} priority {priority}; }}"
                     )
                 }
             },
@@ -184,7 +183,6 @@ impl Words {
             Match::UnallocatedClusterIp => {
                 format!("{ip} daddr . meta l4proto @{}", Set::ServiceCidrs.name())
             }
-            Match::New => "ct state new".to_owned(),
             Match::SourceNotAllowed => format!(
                 "{ip} daddr . meta l4proto . th dport . {ip} saddr != @{}",
                 Set::SourceRanges.name()

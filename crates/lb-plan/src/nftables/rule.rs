@@ -22,10 +22,9 @@ pub enum Chain {
     NatPostrouting,
     /// Base chain for what goes to the node's own processes.
     NatInput,
-    /// Base chain for what is forwarded, translated by now.
-    FilterForward,
-    /// Base chain for what the node itself sends, translated by now.
-    FilterOutput,
+    /// Base chain for what leaves, before anybody rewrites its source; its destination is
+    /// translated by now, whoever does that.
+    NatUnallocated,
     /// From a destination to the chain of its class.
     Services,
     /// From the destination that a translated connection had to the chain that remembers it.
@@ -43,8 +42,7 @@ impl fmt::Display for Chain {
             Self::NatOutput => f.write_str("nat-output"),
             Self::NatPostrouting => f.write_str("nat-postrouting"),
             Self::NatInput => f.write_str("nat-input"),
-            Self::FilterForward => f.write_str("filter-forward"),
-            Self::FilterOutput => f.write_str("filter-output"),
+            Self::NatUnallocated => f.write_str("nat-unallocated"),
             Self::Services => f.write_str("services"),
             Self::Learn => f.write_str("learn"),
             Self::LearnFor(seconds) => write!(f, "learn-{seconds}"),
@@ -53,7 +51,8 @@ impl fmt::Display for Chain {
     }
 }
 
-/// Where the kernel calls a base chain, of type `nat` if not said otherwise.
+/// Where the kernel calls a base chain. All are of type `nat`, which only a connection's first packet
+/// meets: no rule costs the others anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// Priority -100 (dstnat).
@@ -64,23 +63,21 @@ pub enum Hook {
     Postrouting,
     /// Priority 100 (srcnat).
     Input,
-    /// Type `filter`, priority 0.
-    FilterForward,
-    /// Type `filter`, priority 0.
-    FilterOutput,
+    /// At postrouting, priority 0: a source that is rewritten there by an earlier chain hides the
+    /// packet from later ones.
+    BeforeSources,
 }
 
 impl Chain {
     /// Those that a table has from the start, and to its end.
-    pub const OWN: [Self; 8] = [
+    pub const OWN: [Self; 7] = [
         Self::Services,
         Self::Learn,
         Self::NatPrerouting,
         Self::NatOutput,
         Self::NatPostrouting,
         Self::NatInput,
-        Self::FilterForward,
-        Self::FilterOutput,
+        Self::NatUnallocated,
     ];
 
     /// Where the kernel calls it; `None` for a regular chain.
@@ -90,8 +87,7 @@ impl Chain {
             Self::NatOutput => Some(Hook::Output),
             Self::NatPostrouting => Some(Hook::Postrouting),
             Self::NatInput => Some(Hook::Input),
-            Self::FilterForward => Some(Hook::FilterForward),
-            Self::FilterOutput => Some(Hook::FilterOutput),
+            Self::NatUnallocated => Some(Hook::BeforeSources),
             Self::Services | Self::Learn | Self::LearnFor(_) | Self::Class(_) => None,
         }
     }
@@ -104,8 +100,6 @@ pub enum Match {
     DestinationIn(Set),
     /// (destination, protocol) is in [`Set::ServiceCidrs`].
     UnallocatedClusterIp,
-    /// It is a connection's first packet.
-    New,
     /// (destination, protocol, port, source) is not in [`Set::SourceRanges`].
     SourceNotAllowed,
     /// The source is a pod's (`true`) or not (`false`), as this detector sees it: never

@@ -16,7 +16,7 @@ use super::rule::{Chain, Match, Rule, Statement};
 pub const AFFINITY_SIZE: u32 = 65_536;
 
 /// Counts up whenever the sets, chains or rules mean something else than before.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// What the whole table of one family depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,9 +87,13 @@ pub fn skeleton(settings: &Settings) -> Vec<Operation> {
     }];
     operations.extend(Set::ALL.map(Operation::AddSet));
     operations.extend(Chain::OWN.map(Operation::AddChain));
-    for (chain, rule) in rules(settings).into_iter().chain(filters()) {
+    for (chain, rule) in rules(settings) {
         operations.push(Operation::AddRule { chain, rule });
     }
+    operations.push(Operation::AddRule {
+        chain: Chain::NatUnallocated,
+        rule: Rule::new([Match::UnallocatedClusterIp], [Statement::Drop]),
+    });
     operations
 }
 
@@ -153,12 +157,4 @@ fn rules(settings: &Settings) -> Vec<(Chain, Rule)> {
         ),
     ]);
     rules
-}
-
-/// Translated packets aim at an endpoint by then, whoever translated them.
-fn filters() -> [(Chain, Rule); 2] {
-    [Chain::FilterForward, Chain::FilterOutput].map(|chain| {
-        let unallocated = [Match::New, Match::UnallocatedClusterIp];
-        (chain, Rule::new(unallocated, [Statement::Drop]))
-    })
 }

@@ -118,11 +118,7 @@ const fn unspecified(like: IpAddr) -> IpAddr {
 impl Walk<'_> {
     /// The rest of the way of a packet that was not translated.
     fn on(&mut self) -> Verdict {
-        let base = match self.packet.interface {
-            Some(_) => Chain::FilterForward,
-            None => Chain::FilterOutput,
-        };
-        match self.chain(base, None) {
+        match self.chain(Chain::NatUnallocated, None) {
             Outcome::Drop => Verdict::Drop,
             _ => Verdict::Untouched,
         }
@@ -189,8 +185,6 @@ impl Walk<'_> {
                 let mut cidrs = self.table.service_cidrs.iter();
                 cidrs.any(|cidr| cidr.contains(packet.destination))
             }
-            // Nobody walks but a connection's first packet.
-            Match::New => true,
             Match::SourceNotAllowed => {
                 let aim = self.aim(Addressing::Vip);
                 let mut sources = self.table.sources.iter();

@@ -69,13 +69,12 @@ fn definition(chain: Chain) -> nft::Chain {
     let Some(hook) = chain.hook() else {
         return nft::Chain::regular(&name);
     };
-    let (kind, hook, priority) = match hook {
-        Hook::Prerouting => (ChainType::Nat, nft::Hook::Prerouting, -100),
-        Hook::Output => (ChainType::Nat, nft::Hook::Output, -100),
-        Hook::Postrouting => (ChainType::Nat, nft::Hook::Postrouting, 100),
-        Hook::Input => (ChainType::Nat, nft::Hook::Input, 100),
-        Hook::FilterForward => (ChainType::Filter, nft::Hook::Forward, 0),
-        Hook::FilterOutput => (ChainType::Filter, nft::Hook::Output, 0),
+    let (hook, priority) = match hook {
+        Hook::Prerouting => (nft::Hook::Prerouting, -100),
+        Hook::Output => (nft::Hook::Output, -100),
+        Hook::Postrouting => (nft::Hook::Postrouting, 100),
+        Hook::Input => (nft::Hook::Input, 100),
+        Hook::BeforeSources => (nft::Hook::Postrouting, 0),
     };
-    nft::Chain::base(&name, BaseChain::new(kind, hook, priority))
+    nft::Chain::base(&name, BaseChain::new(ChainType::Nat, hook, priority))
 }

@@ -12,8 +12,6 @@ use nodekit::nft::{
 
 /// `IPS_DST_NAT` (`linux/netfilter/nf_conntrack_common.h`).
 const DESTINATION_TRANSLATED: u32 = 0x20;
-/// `NF_CT_STATE_BIT(IP_CT_NEW)` (`linux/netfilter/nf_conntrack_common.h`).
-const STATE_NEW: u32 = 1 << 3;
 /// `ICMP_PORT_UNREACH` (`linux/icmp.h`).
 const PORT_UNREACHABLE: u8 = 3;
 /// `ICMPV6_PORT_UNREACH` (`linux/icmpv6.h`).
@@ -111,7 +109,6 @@ impl Program {
                 let set = Set::ServiceCidrs.name();
                 self.exprs.push(Expr::in_set(set, FIRST));
             }
-            Match::New => self.connection_has(CtKey::State, STATE_NEW),
             Match::AimedAt(set) => {
                 self.load(&[Field::OriginalDestination], FIRST);
                 self.exprs.push(Expr::in_set(set.name(), FIRST));
@@ -128,7 +125,7 @@ impl Program {
                 let local = Value::host_u32(FibResult::LOCAL);
                 self.exprs.push(Expr::equal(FIRST, local));
             }
-            Match::Translated => self.connection_has(CtKey::Status, DESTINATION_TRANSLATED),
+            Match::Translated => self.connection_has(DESTINATION_TRANSLATED),
             Match::Hairpin => {
                 self.load(&[Field::Source, Field::Destination], FIRST);
                 self.exprs.push(Expr::in_set(Set::Hairpin.name(), FIRST));
@@ -142,10 +139,10 @@ impl Program {
         }
     }
 
-    /// Some of `bits` are set in a number about the connection.
-    fn connection_has(&mut self, key: CtKey, bits: u32) {
+    /// Some of these bits are set in the connection's status.
+    fn connection_has(&mut self, bits: u32) {
         self.exprs.push(Expr::Ct {
-            key,
+            key: CtKey::Status,
             direction: None,
             to: FIRST,
         });
