@@ -20,6 +20,10 @@ use super::sockets::{failed, gone};
 /// Only where there is an entry (`BPF_EXIST`, linux/bpf.h).
 const EXISTING: u64 = 2;
 
+/// So often a socket is looked for that is not found: its call may be under way; and a listing of threads,
+/// by which its namespace may have to be found, lacks some while others end (proc(5) promises no more).
+const LOOKS: u8 = 6;
+
 type Map = HashMap<MapData, u64, Entry<Connected>>;
 
 /// Sockets by their cookies.
@@ -30,8 +34,8 @@ pub(super) struct Connections {
     udp: Map,
     tcp: Map,
     namespaces: Namespaces,
-    /// Those that should have been ended, and were not found: the call may have been under way.
-    missed: BTreeSet<(u8, u64, Connected)>,
+    /// Those that should have been ended, with how often they were not found.
+    missed: BTreeMap<(u8, u64, Connected), u8>,
     counts: Counts,
 }
 
@@ -49,7 +53,7 @@ impl Connections {
             udp,
             tcp,
             namespaces: Namespaces::default(),
-            missed: BTreeSet::new(),
+            missed: BTreeMap::new(),
             counts,
         }
     }
@@ -83,11 +87,8 @@ impl Connections {
                 there.insert(cookie, connected);
             }
         }
-        let missed = self.missed.iter().filter(|one| one.0 == protocol.number());
-        let missed: Vec<_> = missed.copied().collect();
-        for one in &missed {
-            self.missed.remove(one);
-        }
+        let of_protocol = |one: &(u8, u64, Connected), _: &mut u8| one.0 == protocol.number();
+        let missed: BTreeMap<_, _> = self.missed.extract_if(.., of_protocol).collect();
         if stale.is_empty() {
             return Ok(());
         }
@@ -111,11 +112,13 @@ impl Connections {
         let left = std::mem::take(&mut ender.stale);
         for (cookie, connected) in left.into_values().flatten() {
             let one = (protocol.number(), cookie, connected);
-            if failed.is_none() && missed.contains(&one) {
+            let looks = missed.get(&one).copied().unwrap_or_default();
+            let looks = looks + u8::from(failed.is_none());
+            if looks == LOOKS {
                 // The socket is gone without us, or in a namespace that is not to be found.
                 ender.forget(cookie, &connected)?;
             } else {
-                self.missed.insert(one);
+                self.missed.insert(one, looks);
             }
         }
         failed.map_or(Ok(()), Err)
