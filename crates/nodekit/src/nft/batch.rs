@@ -72,18 +72,10 @@ impl Batch {
     /// unless [`Batch::go_on_in`] says so.
     #[must_use]
     pub fn new(family: Family, table: &str) -> Self {
-        let mut bytes = Vec::new();
-        push_message(
-            &mut bytes,
-            BATCH_BEGIN,
-            NLM_F_REQUEST,
-            FIRST_SEQUENCE,
-            &generic_header(0, SUBSYSTEM),
-        );
         let table = table.to_owned();
         let mut batch = Self {
             family,
-            bytes,
+            bytes: Self::begin(),
             operations: Vec::new(),
             invalid: None,
             generation: None,
@@ -399,17 +391,20 @@ impl Batch {
         }
     }
 
+    /// BATCH_BEGIN.
+    pub(super) fn begin() -> Vec<u8> {
+        Self::edge(BATCH_BEGIN)
+    }
+
     /// BATCH_END.
     pub(super) fn end() -> Vec<u8> {
+        Self::edge(BATCH_END)
+    }
+
+    fn edge(kind: u16) -> Vec<u8> {
         let mut bytes = Vec::new();
         let header = generic_header(0, SUBSYSTEM);
-        push_message(
-            &mut bytes,
-            BATCH_END,
-            NLM_F_REQUEST,
-            FIRST_SEQUENCE,
-            &header,
-        );
+        push_message(&mut bytes, kind, NLM_F_REQUEST, FIRST_SEQUENCE, &header);
         bytes
     }
 

@@ -201,7 +201,8 @@ impl NftSocket {
 
     /// The kernel doesn't mark a dump of elements that a commit came into
     /// (`nf_tables_dump_set` checks nothing), nor one that fits a single message: the generation
-    /// before and after tells.
+    /// before and after tells. A commit raises it before it takes out what it removes
+    /// (`nf_tables_commit`), so one that is at that must be done before the dump begins.
     fn dump_generation<T>(
         &mut self,
         what: &str,
@@ -211,6 +212,7 @@ impl NftSocket {
     ) -> Result<Vec<T>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
             let before = self.current_generation()?;
+            self.wait_for_commit(what)?;
             let found = self.socket.dump(&what, kind, request, |message, out| {
                 read(message, out);
                 Ok(())

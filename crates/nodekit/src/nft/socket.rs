@@ -134,6 +134,12 @@ impl NftSocket {
         Ok(())
     }
 
+    /// Waits until nobody's transaction is being committed any more: a transaction of nothing has the
+    /// kernel wait for its turn (`nf_tables_valid_genid`), and leaves the generation as it is.
+    pub(super) fn wait_for_commit(&mut self, what: &str) -> Result<(), Error> {
+        Ok(self.socket.send(&what, &[&Batch::begin(), &Batch::end()])?)
+    }
+
     /// The rule set's generation: a number that every commit of anyone in the network namespace
     /// raises.
     ///

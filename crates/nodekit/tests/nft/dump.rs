@@ -249,3 +249,35 @@ fn a_dump_interrupted_by_commits_is_taken_again() {
         });
     });
 }
+
+/// A commit makes its generation known before it takes out what it removes, one by one: a dump that
+/// begins then must wait for it, since it goes on by counting.
+#[test]
+fn a_dump_begun_within_a_commit_misses_nothing() {
+    const ELEMENTS: u32 = 30_000;
+    in_namespace(|| {
+        let mut reader = NftSocket::open().unwrap();
+        let mut writer = NftSocket::open().unwrap();
+        let version = |data: u32| (0..ELEMENTS).map(move |key| numbered(key, data));
+        let mut batch = Batch::new(Family::Ip, "t");
+        batch.add_table(0, &Table::default());
+        batch.add_set(0, &numbers());
+        batch.add_elements(0, "numbers", version(0));
+        writer.commit(&batch).unwrap();
+        for now in 1..=10 {
+            let mut batch = Batch::new(Family::Ip, "t");
+            batch.delete_elements(0, "numbers", version(now - 1));
+            batch.add_elements(0, "numbers", version(now));
+            let before = reader.generation().unwrap();
+            let found = std::thread::scope(|scope| {
+                let commit = scope.spawn(|| writer.commit(&batch));
+                while !commit.is_finished() && reader.generation().unwrap() == before {}
+                let found = reader.elements(Family::Ip, "t", "numbers").unwrap();
+                commit.join().unwrap().unwrap();
+                found
+            });
+            assert_eq!(found.len(), ELEMENTS as usize, "{now}");
+            assert!(found.iter().all(|element| element.data == found[0].data));
+        }
+    });
+}
