@@ -13,9 +13,13 @@ const UNITS: &[(&str, f64)] = &[
 ];
 
 /// What [`parse`] takes, for error messages.
-pub(crate) const ACCEPTED: &str = "a duration as 30s, 500ms or 1h15m, not negative";
+pub(crate) const ACCEPTED: &str =
+    "a duration as 30s, 500ms or 1h15m, not negative and at most 2562047h";
+/// As long as Go's, whose durations are 64 bits of nanoseconds: so they can be doubled, and added to
+/// any time.
+const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
 
-/// Reads a duration; `None` where it is none, or negative.
+/// Reads a duration; `None` where it is none, negative, or longer than Go's can be.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     let text = text.strip_prefix('+').unwrap_or(text);
     if text == "0" {
@@ -37,7 +41,8 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
         seconds += number.parse::<f64>().ok()? * factor;
         rest = next;
     }
-    Duration::try_from_secs_f64(seconds).ok()
+    let duration = Duration::try_from_secs_f64(seconds).ok();
+    duration.filter(|duration| *duration <= LONGEST)
 }
 
 #[cfg(test)]
@@ -52,11 +57,15 @@ mod tests {
         assert_eq!(parse("0.5s"), Some(Duration::from_millis(500)));
         assert_eq!(parse("0"), Some(Duration::ZERO));
         assert_eq!(parse("0s"), Some(Duration::ZERO));
+        let longest = Duration::from_secs(2_562_047 * 3600);
+        assert_eq!(parse("2562047h"), Some(longest));
     }
 
     #[test]
     fn refuses_what_go_refuses() {
-        for bad in ["", "s", "30", "-1s", "3 s", "1d", "1.2.3s", "s3"] {
+        for bad in [
+            "", "s", "30", "-1s", "3 s", "1d", "1.2.3s", "s3", "2562048h",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }
