@@ -8,6 +8,7 @@ pub mod choice;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod file;
 pub mod health;
 pub mod host_setup;
 pub mod logging;

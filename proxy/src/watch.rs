@@ -4,6 +4,7 @@
 mod client;
 mod count;
 mod kind;
+pub mod kubeconfig;
 mod node;
 mod service;
 mod service_cidr;

@@ -7,6 +7,7 @@ use super::said::KubeProxyConfiguration;
 use super::{FlagError, Invalid, Mode, ReadError, Settings, gate_warnings, overlay, read};
 use crate::backend::ebpf;
 use crate::cli::Flags;
+use crate::file;
 
 /// A configuration that can be used.
 #[derive(Clone, Debug)]
@@ -44,7 +45,7 @@ pub fn file_text(flags: &Flags) -> Result<Option<String>, ReadError> {
     let Some(path) = &flags.config else {
         return Ok(None);
     };
-    let text = std::fs::read_to_string(path).map_err(|source| ReadError::File {
+    let text = file::text(path).map_err(|source| ReadError::File {
         path: path.clone(),
         source,
     })?;

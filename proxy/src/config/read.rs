@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::said::{API_VERSION, KIND, KubeProxyConfiguration};
+use crate::file;
 
 /// Why a configuration file could not be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +54,8 @@ pub fn read(text: &str) -> Result<(KubeProxyConfiguration, Vec<String>), ReadErr
         Err(strict) => {
             let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
             let value = serde_saphyr::from_str_with_options::<Value>(text, options)
-                .map_err(|_| ReadError::Yaml(first_line(&strict.to_string())))?;
-            let said = first_line(&strict.to_string());
+                .map_err(|_| ReadError::Yaml(file::trouble(&strict)))?;
+            let said = file::trouble(&strict);
             let repeated = said.split(", set ").next().unwrap_or_default();
             warnings.push(format!(
                 "configuration file: {repeated}: the last one counts"
@@ -117,9 +118,4 @@ fn without_blanks(mut said: KubeProxyConfiguration) -> KubeProxyConfiguration {
         }
     }
     said
-}
-
-fn first_line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }

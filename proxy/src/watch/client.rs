@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kube::client::ClientBuilder;
-use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::InClusterError;
 use kube::{Client, Config};
 
 use super::count::CountRequests;
+use super::kubeconfig::{self, KubeconfigError};
 use crate::config::Api;
 use crate::metrics::ApiRequests;
 
@@ -102,16 +103,10 @@ pub async fn connect_with(
     requests: &ApiRequests,
 ) -> Result<Connection, ClientError> {
     let mut config = match (&api.kubeconfig, &api.master) {
-        (Some(path), _) => {
-            let refuse = |source| ClientError::Kubeconfig {
-                path: path.clone(),
-                source,
-            };
-            let file = Kubeconfig::read_from(path).map_err(refuse)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(refuse)?
-        }
+        (Some(path), _) => kubeconfig::read(path).map_err(|source| ClientError::Kubeconfig {
+            path: path.clone(),
+            source,
+        })?,
         (None, Some(url)) => Config::new(parse_url(url)?),
         (None, None) => Config::incluster()?,
     };
