@@ -114,13 +114,13 @@ impl<'de, K: Kind> Deserialize<'de> for Watched<K> {
             resource_version: metadata.and_then(|metadata| metadata.resource_version.clone()),
             ..ObjectMeta::default()
         };
-        let label = match (&meta.namespace, &meta.name) {
-            (Some(namespace), Some(name)) => format!("{} {namespace}/{name}", K::NAME),
-            (_, name) => format!(
-                "{} {}",
-                K::NAME,
-                name.as_deref().unwrap_or("without a name")
-            ),
+        let name = meta.name.as_deref().map(tolerant::shorten);
+        let name = name.unwrap_or_else(|| "without a name".to_owned());
+        let label = match &meta.namespace {
+            Some(namespace) if meta.name.is_some() => {
+                format!("{} {}/{name}", K::NAME, tolerant::shorten(namespace))
+            }
+            _ => format!("{} {name}", K::NAME),
         };
         let mut complaints: Vec<Complaint> = unread
             .into_iter()
@@ -171,5 +171,82 @@ impl<K: Kind> Resource for Watched<K> {
     }
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.meta
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::api::WatchEvent;
+    use kube::core::ObjectList;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::watch::service::Services;
+    use crate::watch::slice::Slices;
+
+    /// Names of fields, so that some are those that are read.
+    const FIELDS: &[&str] = &[
+        "metadata",
+        "name",
+        "namespace",
+        "labels",
+        "spec",
+        "clusterIP",
+        "ports",
+        "port",
+        "status",
+        "endpoints",
+        "addresses",
+        "type",
+        "object",
+        "other",
+    ];
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+        ];
+        let field = proptest::sample::select(FIELDS).prop_map(str::to_owned);
+        leaf.prop_recursive(5, 40, 6, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                proptest::collection::btree_map(field.clone(), inner, 0..6)
+                    .prop_map(|fields| fields.into_iter().collect()),
+            ]
+        })
+    }
+
+    fn is_heard<K: Kind>(object: &Value) {
+        let good = json!({"metadata": {"name": "good", "namespace": "default"}});
+        // As an API server writes them, and kube reads them.
+        let event = format!("{{\"type\":\"MODIFIED\",\"object\":{object}}}");
+        let event: WatchEvent<Watched<K>> = serde_json::from_str(&event).unwrap();
+        assert!(matches!(event, WatchEvent::Modified(_)));
+        let list = json!({
+            "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "7"},
+            "items": [&good, object, &good],
+        });
+        let list: ObjectList<Watched<K>> = serde_json::from_str(&list.to_string()).unwrap();
+        assert_eq!(list.items.len(), 3);
+        for item in [&list.items[0], &list.items[2]] {
+            assert!(item.said.is_some() && item.complaints.is_empty());
+        }
+        let odd = &list.items[1];
+        assert!(odd.said.is_some() || !odd.complaints.is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_object_of_any_kind_leaves_those_around_it(object in any_json()) {
+            is_heard::<Services>(&object);
+            is_heard::<Slices>(&object);
+        }
     }
 }

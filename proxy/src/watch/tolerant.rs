@@ -72,7 +72,8 @@ fn take(value: &mut Value, path: &Path) -> Option<Value> {
     }
 }
 
-fn shorten(text: &str) -> String {
+/// The beginning of `text`, as much as is shown.
+pub(super) fn shorten(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
