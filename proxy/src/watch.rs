@@ -1,6 +1,7 @@
 //! What the API server says, as model events. Never decides anything, and no Kubernetes type
 //! leaves this folder.
 
+mod bounded;
 mod client;
 mod count;
 mod kind;

@@ -29,6 +29,8 @@ enum Streaming {
     Ignored,
     /// Refuses it, and answers the first lists with something that is no list.
     NoList,
+    /// Refuses it, and its first event of a Service never ends.
+    Endless,
 }
 
 /// Serves on loopback until the test's process ends; gives the URL.
@@ -36,12 +38,21 @@ fn server(streaming: Streaming) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
-        let mut lists = NO_LISTS.iter();
+        let mut odd = Odd {
+            lists: NO_LISTS.iter(),
+            endless: streaming == Streaming::Endless,
+        };
         for stream in listener.incoming().flatten() {
-            answer(stream, streaming, &mut lists);
+            answer(stream, streaming, &mut odd);
         }
     });
     url
+}
+
+/// The odd answers that are left.
+struct Odd {
+    lists: std::slice::Iter<'static, &'static str>,
+    endless: bool,
 }
 
 /// Answers to a list that are none.
@@ -52,11 +63,7 @@ const NO_LISTS: [&str; 4] = [
     r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"5"},"items":["#,
 ];
 
-fn answer(
-    mut stream: TcpStream,
-    streaming: Streaming,
-    no_lists: &mut std::slice::Iter<'static, &'static str>,
-) {
+fn answer(mut stream: TcpStream, streaming: Streaming, odd: &mut Odd) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let request = lines.next().unwrap().unwrap();
     lines.find(|line| line.as_ref().unwrap().is_empty());
@@ -74,6 +81,12 @@ fn answer(
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
         stream.write_all(head.as_bytes()).unwrap();
         if path.contains("resourceVersion=77") && path.contains("/services") {
+            if std::mem::take(&mut odd.endless) {
+                // Until the client has enough.
+                let some = [b'x'; 1 << 16];
+                thread::spawn(move || while stream.write_all(&some).is_ok() {});
+                return;
+            }
             // The type first, as an API server writes it; `json!` sorts by name.
             let object = service("late", "78");
             let event = format!("{{\"type\":\"ADDED\",\"object\":{object}}}\n");
@@ -86,7 +99,7 @@ fn answer(
         return;
     } else if streaming == Streaming::NoList
         && path.contains("/services")
-        && let Some(text) = no_lists.next()
+        && let Some(text) = odd.lists.next()
     {
         ("200 OK", (*text).to_owned())
     } else {
@@ -183,4 +196,12 @@ fn an_answer_that_is_no_list_is_no_empty_list() {
     let said: Vec<&str> = told.into_iter().filter(|what| *what != "list").collect();
     assert_eq!(said, ["a", "b", "c", "d", "e", "end", "late"]);
     assert!(begun > NO_LISTS.len(), "{heard:?}");
+}
+
+#[test]
+fn an_event_without_an_end_is_given_up_and_watched_anew() {
+    assert_eq!(
+        heard(Streaming::Endless),
+        ["list", "a", "b", "c", "d", "e", "end", "late"]
+    );
 }

@@ -7,6 +7,7 @@ use kube::client::ClientBuilder;
 use kube::config::InClusterError;
 use kube::{Client, Config};
 
+use super::bounded::BoundAnswers;
 use super::count::CountRequests;
 use super::kubeconfig::{self, KubeconfigError};
 use crate::config::Api;
@@ -120,7 +121,10 @@ pub async fn connect_with(
     let host = config.cluster_url.authority();
     let host = host.map_or_else(String::new, ToString::to_string);
     let count = CountRequests::to(&host, requests.clone());
-    let client: Client = ClientBuilder::try_from(config)?.with_layer(&count).build();
+    let client: Client = ClientBuilder::try_from(config)?
+        .with_layer(&BoundAnswers)
+        .with_layer(&count)
+        .build();
     Ok(Connection {
         api: api.clone(),
         patience,
