@@ -137,7 +137,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::{BodyExt, Full};
+    use http_body_util::{BodyExt, Collected, Full};
 
     use super::*;
 
@@ -145,7 +145,7 @@ mod tests {
         let mut body = BoundBody::new(Full::from(text), watch);
         body.most = 8;
         let read = body.collect().now_or_never().unwrap();
-        read.map(|read| read.to_bytes())
+        read.map(Collected::to_bytes)
             .map_err(|error| error.to_string())
     }
 
