@@ -88,20 +88,21 @@ impl Listing {
         of_ports.into_iter()
     }
 
-    /// The input that removes all of it; `None`: nothing is there. What the kubelet shares, and what
-    /// others' rules lead to, stays.
+    /// The input that removes all of it; `None`: nothing is there. What the kubelet or others have
+    /// use for stays; other chains that others' rules lead to are emptied.
     pub fn removal(&self) -> Option<String> {
         let mut text = String::new();
         for table in Table::ALL {
             let chains: BTreeSet<Chain> = self
                 .chains
-                .keys()
-                .filter(|(t, chain)| *t == table && !self.is_shared(table, *chain))
-                .map(|(_, chain)| *chain)
+                .iter()
+                .filter(|((t, chain), _)| *t == table && !self.is_of_use(table, *chain))
+                .filter(|(place, rules)| **rules > 0 || !self.borrowed.contains(place))
+                .map(|((_, chain), _)| *chain)
                 .collect();
             let jumps = self.jumps.get(&table).into_iter().flatten();
             let jumps: Vec<&str> = jumps
-                .filter(|(jump, _)| !self.is_shared(table, jump.to))
+                .filter(|(jump, _)| !self.is_of_use(table, jump.to))
                 .map(|(_, words)| words.as_str())
                 .collect();
             if chains.is_empty() && jumps.is_empty() {
@@ -116,17 +117,19 @@ impl Listing {
                 let _ = writeln!(text, "-D {jump}");
             }
             for chain in &chains {
-                let _ = writeln!(text, "-X {chain}");
+                if !self.borrowed.contains(&(table, *chain)) {
+                    let _ = writeln!(text, "-X {chain}");
+                }
             }
             text.push_str("COMMIT\n");
         }
         (!text.is_empty()).then_some(text)
     }
 
-    /// Whether somebody besides us needs a chain.
-    fn is_shared(&self, table: Table, chain: Chain) -> bool {
-        let kubelets = matches!(chain, Chain::Firewall | Chain::MarkMasq);
-        kubelets && self.kubelet || self.borrowed.contains(&(table, chain))
+    /// Whether somebody besides us needs what is in a chain: one of those that lead to no other.
+    fn is_of_use(&self, table: Table, chain: Chain) -> bool {
+        let alone = matches!(chain, Chain::Firewall | Chain::MarkMasq);
+        alone && (self.kubelet || self.borrowed.contains(&(table, chain)))
     }
 }
 

@@ -208,3 +208,26 @@ fn ipv4() {
 fn ipv6() {
     family_goldens(Family::V6, "ipv6");
 }
+
+/// What others' rules lead to stays, but nothing in it, which would lead to what is removed.
+#[test]
+fn a_chain_that_others_lead_to_is_emptied() {
+    let shared = include_str!("../inputs/shared.iptables");
+    for variant in ["nft", "legacy"] {
+        let there = &taken(Family::V4, variant, &[shared])[0];
+        let removal = heard(there).removal().unwrap();
+        let listings = taken(Family::V4, variant, &[shared, &removal]);
+        let (_, nat) = listings[1].split_once("*nat").unwrap();
+        let (nat, _) = nat.split_once("COMMIT").unwrap();
+        assert!(
+            !nat.contains("KUBE-SVC-") && !nat.contains("-A PREROUTING -j KUBE-"),
+            "{nat}"
+        );
+        assert!(nat.contains("-A OTHERS -p tcp -g KUBE-SERVICES"), "{nat}");
+        assert!(
+            listings[1].contains("-A PREROUTING -j KUBE-SERVICES"),
+            "of table raw"
+        );
+        assert_eq!(heard(&listings[1]).removal(), None);
+    }
+}
