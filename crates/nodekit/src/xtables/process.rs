@@ -13,8 +13,9 @@ use super::Error;
 const MOST_SAID: u64 = 4096;
 /// How long a program may take: a restore of some 100,000 rules on a busy node takes seconds.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// The longest line that is listened to, in bytes.
-const LONGEST_LINE: u64 = 1 << 16;
+/// The longest line that is listened to, in bytes; longer ones are left out. (A rule is at most
+/// 65,535 bytes in the kernel, a comment in it 256.)
+const LONGEST_LINE: usize = 1 << 16;
 
 /// A program that ended.
 pub(super) struct Finished {
@@ -129,11 +130,12 @@ fn listen(from: impl Read, limit: usize, each: &mut dyn FnMut(&str)) -> bool {
     let mut from = BufReader::with_capacity(1 << 16, from);
     let mut line = Vec::new();
     let mut left = limit;
+    let mut too_long = false;
     loop {
         line.clear();
         let read = from
             .by_ref()
-            .take(LONGEST_LINE)
+            .take(LONGEST_LINE as u64)
             .read_until(b'\n', &mut line);
         match read {
             Ok(0) | Err(_) => return true,
@@ -143,7 +145,11 @@ fn listen(from: impl Read, limit: usize, each: &mut dyn FnMut(&str)) -> bool {
             }
             Ok(length) => left -= length,
         }
-        each(String::from_utf8_lossy(&line).trim_end());
+        let ends = line.len() < LONGEST_LINE || line.ends_with(b"\n");
+        if ends && !too_long {
+            each(String::from_utf8_lossy(&line).trim_end());
+        }
+        too_long = !ends;
     }
 }
 
@@ -200,6 +206,17 @@ mod tests {
         finished.ok().unwrap().success().unwrap();
         assert_eq!(lines.len(), 100_000);
         assert_eq!(lines[99_999], "two");
+    }
+
+    /// Its end would be taken for a line.
+    #[test]
+    fn a_line_that_is_too_long_is_left_out() {
+        let longest = "x".repeat(LONGEST_LINE - 1);
+        let text = format!("one\n{longest}\n{longest}x*nat\n{longest}xx{longest}-A y\ntwo");
+        let mut lines = Vec::new();
+        assert!(listen(text.as_bytes(), text.len(), &mut |line| lines
+            .push(line.to_owned())));
+        assert_eq!(lines, ["one", &longest, "two"]);
     }
 
     #[test]
