@@ -7,6 +7,7 @@
 //! programs know no frontend any more.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -237,7 +238,19 @@ fn words(tuple: &Tuple) -> conntrack::Tuple {
 
 /// Connections whose map another version laid out end with the programs, whose pins are removed.
 fn warn_of_other_layouts(pins: &Path) {
-    let others = pins::other_layouts(pins).unwrap_or_default();
+    let others = match pins::other_layouts(pins) {
+        Ok(others) => others,
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
+        Err(error) => {
+            tracing::warn!(
+                pins = %pins.display(),
+                %error,
+                "it cannot be seen whether mode ebpf translates connections from outside here: if it \
+                 does, they end"
+            );
+            return;
+        }
+    };
     let tracks = others.iter().map(|folder| folder.join(maps::TRACKS));
     if let Some(pin) = tracks.into_iter().find(|pin| pin.exists()) {
         tracing::warn!(
@@ -263,4 +276,32 @@ fn forget_frontends(pins: &Path) -> Result<(), Error> {
         gone(frontends.remove(&key)).map_err(failed(maps::FRONTENDS))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    /// What is logged.
+    fn said(act: impl FnOnce()) -> String {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let writer = std::sync::Mutex::new(writer);
+        let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, act);
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        said
+    }
+
+    #[test]
+    fn nothing_there_is_told_from_what_cannot_be_seen() {
+        assert_eq!(said(|| warn_of_other_layouts(Path::new("/none"))), "");
+        let said = said(|| warn_of_other_layouts(Path::new("/dev/null")));
+        assert!(
+            said.contains("WARN") && said.contains("/dev/null"),
+            "{said}"
+        );
+    }
 }
