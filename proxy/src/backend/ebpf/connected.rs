@@ -20,9 +20,8 @@ use super::sockets::{failed, gone};
 /// Only where there is an entry (`BPF_EXIST`, linux/bpf.h).
 const EXISTING: u64 = 2;
 
-/// So often a socket is looked for that is not found: its call may be under way; and a listing of threads,
-/// by which its namespace may have to be found, lacks some while others end (proc(5) promises no more).
-const LOOKS: u8 = 6;
+/// So often a socket is looked for that is not found: its call may be under way.
+const LOOKS: u8 = 2;
 
 type Map = HashMap<MapData, u64, Entry<Connected>>;
 
