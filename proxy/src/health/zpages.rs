@@ -65,6 +65,7 @@ impl<'a> Clause<'a> {
         let mut parameters: BTreeMap<_, _> =
             parts.filter_map(|part| part.split_once('=')).collect();
         let weight = parameters.remove("q").and_then(|q| q.parse().ok());
+        let weight = weight.filter(|weight| (0.0..=1.0).contains(weight));
         Self {
             media,
             parameters,
@@ -159,6 +160,8 @@ pub(super) struct Flagz<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn form(accept: &[&str]) -> Option<Form> {
@@ -198,6 +201,10 @@ mod tests {
             &format!("{newer},{BETA}, {ALPHA}")[..],
             &format!("{ALPHA};q=0.5,{BETA};q=0.9,text/plain;q=0.1"),
             &format!("text/plain;q=0,{BETA}"),
+            &format!("{BETA};q=0.9,text/plain;q=0.8"),
+            // No weights: as if nothing was said.
+            &format!("{BETA},text/plain;q=nan"),
+            &format!("{BETA},text/plain;q=7"),
         ] {
             assert_eq!(form(&[list]), Some(Form::Json(Version::V1beta1)), "{list}");
         }
@@ -205,6 +212,20 @@ mod tests {
             form(&["text/html", ALPHA]),
             Some(Form::Json(Version::V1alpha1))
         );
+    }
+
+    proptest! {
+        /// Whoever is given an object said all of it.
+        #[test]
+        fn any_header_is_read(text in "[a-z*/,;=.+ -]{0,30}(config.k8s.io|v1beta1|json|q=[-.0-9naif]{0,4}|;g=|;v=|;as=|Statusz){0,6}.{0,8}") {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = text.parse() {
+                headers.append(ACCEPT, value);
+            }
+            if let Some(Form::Json(_) | Form::Yaml(_)) = wanted(&headers, "Statusz") {
+                prop_assert!(text.contains(GROUP) && text.contains("Statusz"));
+            }
+        }
     }
 
     #[test]
