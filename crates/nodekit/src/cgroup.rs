@@ -68,9 +68,35 @@ fn path(own: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
     use std::path::Path;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// As the kernel writes a path.
+    fn escaped(path: &[u8]) -> Vec<u8> {
+        let written = path.iter().flat_map(|byte| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+            plain => vec![*plain],
+        });
+        written.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_folder_is_found_as_it_is(folder in proptest::collection::vec(1..=u8::MAX, 0..40)) {
+            let line = [b"none /", &escaped(&folder)[..], b" cgroup2 rw 0 0\n"].concat();
+            let found = first_root(&line).unwrap();
+            prop_assert_eq!(found.as_os_str().as_bytes(), [b"/", &folder[..]].concat());
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = (first_root(&bytes), path(&String::from_utf8_lossy(&bytes)));
+        }
+    }
 
     #[test]
     fn the_first_cgroup2_counts_beside_cgroups_of_the_first_version() {

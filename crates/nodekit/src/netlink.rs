@@ -12,6 +12,8 @@ mod error;
 mod message;
 mod typed;
 
+#[cfg(test)]
+pub(crate) use attr::anything;
 pub use attr::{Attr, AttrTooLong, AttrWriter, Attrs, attrs};
 pub use error::Error;
 pub use message::{HEADER_LEN, Header, Message, Messages, Reply, messages, push_message};

@@ -120,3 +120,18 @@ fn count(payload: &[u8]) -> Option<Count> {
         bytes: number(BYTES)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::netlink::anything;
+
+    proptest! {
+        #[test]
+        fn random_attributes_never_panic(attributes in anything::attributes()) {
+            let _ = (count(&attributes), count(&[&[0; 4], &attributes[..]].concat()));
+        }
+    }
+}

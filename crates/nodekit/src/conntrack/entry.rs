@@ -270,6 +270,7 @@ fn read_address(bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::anything;
     use proptest::prelude::*;
 
     fn round_trip(tuple: Tuple) {
@@ -334,6 +335,11 @@ mod tests {
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Entry::read(&bytes);
+        }
+
+        #[test]
+        fn random_attributes_never_panic(attributes in anything::attributes()) {
+            let _ = Entry::read(&attributes);
         }
     }
 }

@@ -229,6 +229,39 @@ impl<'a> Iterator for Attrs<'a> {
 }
 
 #[cfg(test)]
+pub(crate) mod anything {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::AttrWriter;
+
+    const KINDS: [&[u8]; 2] = [b"tbf\0", b"bpf\0"];
+
+    /// Attributes in attributes, of the types that are common: for the properties of what reads some.
+    pub(crate) fn attributes() -> impl Strategy<Value = Vec<u8>> {
+        let payload = || {
+            prop_oneof![
+                vec(any::<u8>(), 0..40),
+                select(&KINDS[..]).prop_map(<[u8]>::to_vec)
+            ]
+        };
+        let level = |payload| vec((0_u16..16, payload), 0..8).prop_map(written);
+        let inner = prop_oneof![payload(), level(payload().boxed())].boxed();
+        let outer = prop_oneof![payload(), level(inner)].boxed();
+        level(outer)
+    }
+
+    fn written(all: Vec<(u16, Vec<u8>)>) -> Vec<u8> {
+        let mut writer = AttrWriter::default();
+        for (kind, payload) in all {
+            writer.bytes(kind, &payload);
+        }
+        writer.finish().unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -365,22 +365,35 @@ fn read_set(message: &Message<'_>) -> Option<SetInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::anything;
     use crate::netlink::messages;
     use crate::netlink::push_message;
     use proptest::prelude::*;
 
+    /// Each reader ends, with no more objects than bytes.
+    fn is_read(payload: &[u8]) {
+        let mut datagram = Vec::new();
+        push_message(&mut datagram, GET_SET, 0, 1, payload);
+        for message in messages(&datagram) {
+            let _ = (
+                read_table(&message),
+                read_chain(&message),
+                read_rule(&message),
+            );
+            let _ = (read_set(&message), table_is(&message, "t"));
+            assert!(read_elements(&message).count() <= payload.len());
+        }
+    }
+
     proptest! {
-        /// Whatever the kernel sends, each reader ends, with no more objects than bytes.
         #[test]
         fn random_messages_never_panic(payload in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let mut datagram = Vec::new();
-            push_message(&mut datagram, GET_SET, 0, 1, &payload);
-            for message in messages(&datagram) {
-                let _ = (read_table(&message), read_chain(&message), read_rule(&message));
-                let _ = (read_set(&message), table_is(&message, "t"));
-                let elements: Vec<_> = read_elements(&message).collect();
-                prop_assert!(elements.len() <= payload.len());
-            }
+            is_read(&payload);
+        }
+
+        #[test]
+        fn messages_of_random_attributes_never_panic(attributes in anything::attributes()) {
+            is_read(&[&[0; 4], &attributes[..]].concat());
         }
     }
 }

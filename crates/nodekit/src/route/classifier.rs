@@ -148,3 +148,18 @@ fn read(place: Place, attributes: Attrs<'_>) -> Option<Filter> {
     });
     Some(Filter { kind, classifier })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::netlink::{anything, attrs};
+
+    proptest! {
+        #[test]
+        fn random_attributes_never_panic(attributes in anything::attributes()) {
+            let _ = read(Place::default(), attrs(&attributes));
+        }
+    }
+}

@@ -198,3 +198,18 @@ fn read(attributes: Attrs<'_>) -> Option<Qdisc> {
         drops,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::netlink::{anything, attrs};
+
+    proptest! {
+        #[test]
+        fn random_attributes_never_panic(attributes in anything::attributes()) {
+            let _ = read(attrs(&attributes));
+        }
+    }
+}
