@@ -110,6 +110,11 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_service_metrics: bool,
+    /// Mode ebpf: packets of Services are given to pods behind a bridge at once, past the bridge and the
+    /// link to the pod, unless a filter, a queue or a program is there.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    pub ebpf_redirect_peer: bool,
     /// Mode ebpf: packets of known connections that leave by where they came turn in the driver
     /// (XDP), or behind it (generic), at the node's ways out.
     #[arg(long, value_name = "WHERE", default_value = "off")]
@@ -245,6 +250,7 @@ impl Flags {
             },
             direct: self.ebpf_dsr == DirectReturn::On,
             service_metrics: self.ebpf_service_metrics,
+            peers: self.ebpf_redirect_peer,
             frames: self.ebpf_xdp,
             ..ebpf::Options::default()
         }

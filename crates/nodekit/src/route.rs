@@ -9,6 +9,7 @@ mod address;
 mod changes;
 mod classifier;
 mod entry;
+mod forwarding;
 mod link;
 mod mac;
 mod neighbour;
@@ -24,6 +25,7 @@ pub use classifier::{Classifier, Filter};
 pub use entry::{
     EVERYTHING_V4, EVERYTHING_V6, Route, RouteFilter, RouteKind, TABLE_LOCAL, TABLE_MAIN,
 };
+pub use forwarding::Forwarding;
 pub use link::{BridgePort, Ipv6Settings, Link, LinkChange, index_of};
 pub use mac::{Mac, ParseMacError};
 pub use neighbour::{Neighbour, NeighbourState};

@@ -36,6 +36,7 @@ plain! {
     crate::Original: 16 + 2 + 2;
     crate::Interface: 16 + 16 + 4;
     crate::HardwareAddress: 6 + 2;
+    crate::PeerKey: 4 + 6 + 2;
     crate::PodNetwork: 4 + 16;
     crate::Source: 4 + 16;
     crate::Tuple: 16 + 16 + 2 + 2 + 1 + 3;

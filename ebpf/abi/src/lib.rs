@@ -20,8 +20,8 @@ pub use bytes::Plain;
 pub use events::Event;
 pub use maglev::{Row, RowKey};
 pub use packets::{
-    ClientKey, Datagram, HardwareAddress, Hop, Interface, PodNetwork, Ports, Settings, Source,
-    SourceRange, Stage, Track, Tuple,
+    ClientKey, Datagram, HardwareAddress, Hop, Interface, Peer, PeerKey, PodNetwork, Ports,
+    Settings, Source, SourceRange, Stage, Track, Tuple,
 };
 pub use sockets::{Connected, SHARING, SocketRules};
 pub use traffic::{PortName, Traffic, TrafficKey};
@@ -79,6 +79,8 @@ pub mod maps {
     pub const INTERFACES: &str = "interfaces";
     /// Index of an interface whose frames are seen (XDP) to [`crate::HardwareAddress`].
     pub const WAYS_OUT: &str = "ways_out";
+    /// [`crate::PeerKey`] to the index of the end of a virtual pair at which it is.
+    pub const PEERS: &str = "peers";
     /// [`crate::PodNetwork`] to 1.
     pub const PODS: &str = "pods";
     /// [`crate::PodNetwork`] (of Services, here) to [`crate::UNSERVED_REFUSED`],

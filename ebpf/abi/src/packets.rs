@@ -33,6 +33,18 @@ pub struct HardwareAddress {
     pub zero: [u8; 2],
 }
 
+/// Somebody behind an interface, whose own interface a packet can be given to at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct PeerKey {
+    /// Index of the interface that routes lead to.
+    pub interface: u32,
+    /// The Ethernet address there.
+    pub octets: [u8; 6],
+    /// Zero.
+    pub zero: [u8; 2],
+}
+
 /// A network whose addresses are pods', by the local detector: the key of a longest-prefix match
 /// (`BPF_MAP_TYPE_LPM_TRIE`; the kernel wants the length first).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -195,12 +207,22 @@ pub struct Track {
 pub struct Hop {
     /// Index of the interface.
     pub interface: u32,
-    /// The family of the address (AF_INET or AF_INET6).
+    /// The family of the address (AF_INET or AF_INET6); 0 where it is a [`Peer`].
     pub family: u32,
-    /// Its address, as it stands in a packet.
+    /// Its address, as it stands in a packet; or the peer.
     pub address: [u32; 4],
     /// How large a packet may be there, in bytes from the IP header on; 0: unknown.
     pub mtu: u32,
+}
+
+/// A next node that is another network namespace of this machine, at the other end of a virtual pair
+/// (veth(4)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Peer {
+    /// Index of this end.
+    pub end: u32,
+    /// The destination and the source of a frame to it, as they stand there.
+    pub frame: [u32; 3],
 }
 
 impl Hop {
@@ -211,6 +233,26 @@ impl Hop {
         address: [0; 4],
         mtu: 0,
     };
+
+    /// Leads to a peer instead, whose address is not needed then.
+    #[inline(always)]
+    pub const fn set_peer(&mut self, peer: Peer) {
+        let [a, b, c] = peer.frame;
+        (self.family, self.address) = (0, [a, b, c, peer.end]);
+    }
+
+    /// The peer, if it is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn peer(&self) -> Option<Peer> {
+        match self.address {
+            [a, b, c, end] if self.family == 0 && end != 0 => Some(Peer {
+                end,
+                frame: [a, b, c],
+            }),
+            _ => None,
+        }
+    }
 }
 
 impl Track {

@@ -308,6 +308,7 @@ fn leads_to_node(tables: &impl PacketTables, family: Family, work: &Work) -> boo
     const OTHERS: u32 = Interface::PODS | Interface::NO_ETHERNET;
     let leaves = tables.interface(work.hop.interface);
     leaves.is_some_and(|leaves| leaves.flags & OTHERS == 0)
+        && work.hop.peer().is_none()
         && !is_at(&work.hop, family, &work.becomes.destination)
 }
 

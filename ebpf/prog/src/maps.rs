@@ -8,8 +8,8 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use causeway_ebpf_abi::prefilter::{AIM_WORDS, MARKS, mark_of};
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Datagram, Event, FlowKey,
-    Frontend, FrontendKey, HardwareAddress, Interface, MemberKey, Original, Ports, ReverseKey, Row,
-    RowKey, Settings, SlotKey, Source, SourceRange, Track, Traffic, Tuple,
+    Frontend, FrontendKey, HardwareAddress, Interface, MemberKey, Original, PeerKey, Ports,
+    ReverseKey, Row, RowKey, Settings, SlotKey, Source, SourceRange, Track, Traffic, Tuple,
 };
 use causeway_ebpf_core::prefilter::Prefilter;
 use causeway_ebpf_core::{Added, PacketTables, Tables};
@@ -23,6 +23,7 @@ const BACKENDS: u32 = 1_048_576;
 const SOCKETS: u32 = 65_536;
 const INTERFACES: u32 = 4_096;
 const WAYS_OUT: u32 = 256;
+const PEERS: u32 = 4_096;
 const PODS: u32 = 1_024;
 const UNSERVED: u32 = 65_536;
 const SOURCES: u32 = 65_536;
@@ -66,6 +67,9 @@ static INTERFACES_MAP: HashMap<u32, Interface> = HashMap::pinned(INTERFACES, BPF
 
 #[map(name = "ways_out")]
 static WAYS_OUT_MAP: HashMap<u32, HardwareAddress> = HashMap::pinned(WAYS_OUT, BPF_F_NO_PREALLOC);
+
+#[map(name = "peers")]
+static PEERS_MAP: HashMap<PeerKey, u32> = HashMap::pinned(PEERS, BPF_F_NO_PREALLOC);
 
 #[map(name = "pods")]
 static PODS_MAP: LpmTrie<Address, u32> = LpmTrie::pinned(PODS, BPF_F_NO_PREALLOC);
@@ -290,6 +294,13 @@ pub fn hardware_address(interface: u32) -> Option<[u8; 6]> {
     // SAFETY: an entry is replaced as a whole, and copied here at once.
     let found = unsafe { WAYS_OUT_MAP.get(&interface) }?;
     Some(found.octets)
+}
+
+/// The end of a virtual pair, behind which somebody is.
+#[inline(always)]
+pub fn peer_end(key: &PeerKey) -> Option<u32> {
+    // SAFETY: as above.
+    unsafe { PEERS_MAP.get(key) }.copied()
 }
 
 /// Whether packets of an interface may begin with the IP header.

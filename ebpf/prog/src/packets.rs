@@ -249,7 +249,7 @@ fn leave(buffer: &Buffer, at: u32, work: &Work) -> Result<i32, Failed> {
         // The kernel takes an Ethernet header away before it finds the neighbour.
         buffer.lead(ETHERNET)?;
     }
-    Ok(buffer.leave(&work.hop))
+    buffer.leave(&work.hop)
 }
 
 /// A packet that was changed in part goes nowhere.

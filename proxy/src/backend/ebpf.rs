@@ -27,6 +27,7 @@ mod namespaces;
 mod options;
 mod packets;
 mod pass;
+mod peers;
 mod pinned;
 mod pins;
 mod prefilter;

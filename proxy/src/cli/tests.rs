@@ -141,6 +141,16 @@ fn for_whom_cluster_ips_are_is_said_by_a_flag() {
 }
 
 #[test]
+fn whether_packets_are_given_to_pods_at_once_is_said_by_a_flag() {
+    let said = |flags: &[&str]| {
+        let words = ["causeway-proxy"].iter().chain(flags);
+        Flags::read(words).unwrap().ebpf().peers
+    };
+    assert!(said(&[]));
+    assert!(!said(&["--ebpf-redirect-peer=false"]));
+}
+
+#[test]
 fn how_large_maps_are_is_said_by_flags() {
     let said = |flags: &[&str]| {
         let words = ["causeway-proxy"].iter().chain(flags);

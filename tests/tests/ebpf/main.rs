@@ -27,6 +27,7 @@ mod monitor;
 mod names;
 mod node;
 mod outside;
+mod peers;
 mod places;
 mod presence;
 mod privileges;

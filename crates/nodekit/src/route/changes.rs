@@ -1,4 +1,5 @@
-//! Being told that links or addresses changed (rtnetlink(7), the groups of linux/rtnetlink.h).
+//! Being told that links, addresses, what bridges learned, or queue disciplines changed (rtnetlink(7), the
+//! groups of linux/rtnetlink.h).
 
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,10 +14,16 @@ use nix::sys::time::TimeVal;
 
 use super::Error;
 
-/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
-const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_TC`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
+const GROUPS: u32 = 0x1 | 0x4 | 0x8 | 0x10 | 0x100;
 
-/// Hears of every change of a link or an address in the network namespace in which it was opened.
+/// `RTM_NEWNEIGH` and `RTM_DELNEIGH`.
+const NEIGHBOURS: [u16; 2] = [28, 29];
+/// `AF_BRIDGE` (linux/socket.h).
+const BRIDGE: u8 = 7;
+
+/// Hears of every change of a link, an address, what a bridge knows of who is behind its ports, a queue
+/// discipline and a filter in the network namespace in which it was opened.
 pub struct Changes {
     socket: OwnedFd,
 }
@@ -62,8 +69,9 @@ impl Changes {
         })
     }
 
-    /// Waits for a change, at most for `patience`, which must not be zero. Gives whether there was
-    /// one; all that was told until then counts as one.
+    /// Waits for a change, at most for `patience`, which must not be zero; not for so long where
+    /// something is told that is none. Gives whether there was one; all that was told until then counts
+    /// as one.
     ///
     /// # Errors
     /// [`Error::Socket`].
@@ -75,18 +83,25 @@ impl Changes {
         // What is told is looked up afterwards, so it needn't be read in whole.
         let mut flags = MsgFlags::empty();
         loop {
-            match recv(self.socket.as_raw_fd(), &mut [0; 64], flags) {
+            let mut told = [0; 64];
+            match recv(self.socket.as_raw_fd(), &mut told, flags) {
+                Ok(_) => changed |= is_change(&told),
                 // Told more than there was room for.
-                Ok(_) | Err(Errno::ENOBUFS) => {
-                    changed = true;
-                    flags = MsgFlags::MSG_DONTWAIT;
-                }
+                Err(Errno::ENOBUFS) => changed = true,
                 Err(Errno::EAGAIN) => return Ok(changed),
-                Err(Errno::EINTR) => {}
+                Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(failed(errno)),
             }
+            flags = MsgFlags::MSG_DONTWAIT;
         }
     }
+}
+
+/// Whether it is something else than that a neighbour was met, of which a busy node is told all the time. (A
+/// message begins with `struct nlmsghdr`, linux/netlink.h; behind it, the family comes first.)
+fn is_change(told: &[u8; 64]) -> bool {
+    let [_, _, _, _, a, b, ..] = *told;
+    !NEIGHBOURS.contains(&u16::from_ne_bytes([a, b])) || told[16] == BRIDGE
 }
 
 impl Waker {
@@ -114,7 +129,7 @@ fn bound(groups: u32) -> Result<OwnedFd, Error> {
 }
 
 fn failed(errno: Errno) -> Error {
-    Error::socket(&"hear of changed links and addresses", errno)
+    Error::socket(&"hear of changed links", errno)
 }
 
 #[cfg(test)]

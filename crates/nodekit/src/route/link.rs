@@ -37,6 +37,8 @@ pub struct Link {
     pub promiscuous: bool,
     /// Takes every group's frames (`IFF_ALLMULTI`).
     pub all_multicast: bool,
+    /// The kind of the discipline for what it sends (`noqueue`, `fq_codel`, `tbf`).
+    pub qdisc: Option<String>,
     /// How many packets its queue holds, where the queue discipline goes by that.
     pub tx_queue_len: u32,
     /// The bridge (or other master) it is a port of.
@@ -344,6 +346,7 @@ fn link_of(answer: Message) -> Option<Link> {
         carrier: flags.contains(LinkFlags::LowerUp),
         promiscuous: flags.contains(LinkFlags::Promisc),
         all_multicast: flags.contains(LinkFlags::Allmulti),
+        qdisc: None,
         tx_queue_len: 0,
         master: None,
         peer: None,
@@ -361,6 +364,7 @@ fn link_of(answer: Message) -> Option<Link> {
                 link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
             }
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Qdisc(kind) => link.qdisc = Some(kind),
             LinkAttribute::TxQueueLen(packets) => link.tx_queue_len = packets,
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Link(peer) => link.peer = Some(peer),

@@ -1,10 +1,16 @@
 //! Links: made, changed, deleted.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nodekit::Errno;
 use nodekit::netns::NetNs;
-use nodekit::route::{BridgePort, Handle, LinkChange, Mac, NewBridge, NewVxlan, VethEnd, VethPair};
+use nodekit::route::{
+    Address, BridgePort, Changes, Forwarding, Handle, LinkChange, Mac, Neighbour, NewBridge,
+    NewVxlan, VethEnd, VethPair,
+};
+
+use nodekit::sysctl::{self, Key};
 
 use super::{FAR, NEAR, Pair, ip, ip_json, pair};
 
@@ -190,10 +196,11 @@ fn a_bridge_keeps_its_address_and_its_ports_their_settings() {
     assert_eq!(handle.link_by_index(link).unwrap().master, None);
 }
 
-#[test]
-fn a_veth_end_is_born_as_a_bridge_port() {
-    let netns = NetNs::anonymous().unwrap();
-    let pod = NetNs::anonymous().unwrap();
+const OTHER: Mac = Mac([2, 0, 0, 0, 0, 3]);
+
+/// A bridge, its port, and the namespace of the port's other end; the two links' numbers.
+fn bridged() -> (NetNs, NetNs, [u32; 2]) {
+    let (netns, pod) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
     let mut handle = Handle::open_in(&netns).unwrap();
     let new = NewBridge {
         name: "br0",
@@ -204,22 +211,77 @@ fn a_veth_end_is_born_as_a_bridge_port() {
     };
     handle.create_bridge(&new).unwrap();
     let bridge = handle.link_by_name("br0").unwrap().index;
-    let near = VethEnd {
-        ..VethEnd::named("port")
-    };
     let far = VethEnd {
         netns: Some(pod.as_fd()),
+        mac: Some(FAR),
         ..VethEnd::named("eth0")
     };
-    handle
-        .create_veth(&VethPair {
-            near,
-            far,
-            near_up: true,
-            near_master: Some(bridge),
-        })
+    let pair = VethPair {
+        near: VethEnd::named("port"),
+        far,
+        near_up: true,
+        near_master: Some(bridge),
+    };
+    handle.create_veth(&pair).unwrap();
+    let port = handle.link_by_name("port").unwrap().index;
+    (netns, pod, [bridge, port])
+}
+
+#[test]
+fn a_veth_end_is_born_as_a_bridge_port() {
+    let (netns, _pod, [bridge, _]) = bridged();
+    let port = Handle::open_in(&netns)
+        .unwrap()
+        .link_by_name("port")
         .unwrap();
-    assert_eq!(handle.link_by_name("port").unwrap().master, Some(bridge));
+    assert_eq!(port.master, Some(bridge));
+    assert_eq!(port.qdisc.as_deref(), Some("noqueue"));
+}
+
+#[test]
+fn who_is_behind_a_bridge_port_is_known_and_told() {
+    let (netns, pod, [bridge, port]) = bridged();
+    let mut handle = Handle::open_in(&netns).unwrap();
+    assert_eq!(handle.forwarding().unwrap(), []);
+    let changes = netns.run(Changes::open).unwrap().unwrap();
+    // The bridge gets no addresses of its own, which would be news at any time.
+    let key = Key::ipv6_conf("br0", "disable_ipv6").unwrap();
+    netns.run(|| sysctl::write(&key, "1")).unwrap().unwrap();
+    let mut far = Handle::open_in(&pod).unwrap();
+    let link = far.link_by_name("eth0").unwrap().index;
+    far.set_up(link).unwrap();
+    // What it says as it gets an address teaches the bridge.
+    let mut speak = |last: u8| {
+        let address = format!("2001:db8::{last}/64").parse().unwrap();
+        far.add_address(&Address::new(link, address)).unwrap();
+    };
+    let mut learns = |mac| {
+        let expected = Forwarding { bridge, mac, port };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !handle.forwarding().unwrap().contains(&expected) {
+            assert!(Instant::now() < deadline, "{:?}", handle.forwarding());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    speak(1);
+    learns(FAR);
+    while changes.wait(Duration::from_millis(300)).unwrap() {}
+    // Hosts that are met are no news.
+    let neighbour = Neighbour::permanent(bridge, ip("192.0.2.9"), NEAR);
+    let mut routes = Handle::open_in(&netns).unwrap();
+    routes.add_neighbour(&neighbour).unwrap();
+    assert!(!changes.wait(Duration::from_secs(1)).unwrap());
+    let other = LinkChange {
+        mac: Some(OTHER),
+        ..LinkChange::default()
+    };
+    Handle::open_in(&pod)
+        .unwrap()
+        .change_link(link, &other)
+        .unwrap();
+    speak(2);
+    learns(OTHER);
+    assert!(changes.wait(Duration::from_secs(1)).unwrap());
 }
 
 #[test]

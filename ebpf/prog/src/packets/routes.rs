@@ -6,12 +6,15 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
     bpf_fib_lookup, bpf_redir_neigh,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup as lookup, bpf_redirect_neigh};
-use causeway_ebpf_abi::{Hop, Tuple};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup as lookup, bpf_redirect_neigh, bpf_redirect_peer,
+};
+use causeway_ebpf_abi::{Hop, Peer, PeerKey, Tuple};
 use causeway_ebpf_core::packet::Family;
 use causeway_ebpf_core::{Routes, Way, words};
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Failed};
+use crate::maps;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -36,6 +39,9 @@ impl Routes for Buffer {
                 hop.address = unsafe { asked.__bindgen_anon_4.ipv6_dst };
                 // SAFETY: a number, which is said with the first of these answers, and else zero.
                 hop.mtu = u32::from(unsafe { asked.__bindgen_anon_1.mtu_result });
+                if status == FOUND && !maps::may_lack_ethernet(ingress) {
+                    shorten(&asked, hop);
+                }
                 Way::Out
             }
             TOO_BIG => {
@@ -74,16 +80,39 @@ pub(super) fn question(ingress: u32, family: Family, tuple: &Tuple) -> bpf_fib_l
     asked
 }
 
+/// Has a packet with an Ethernet header appear at once at who has that address, instead of going through
+/// the bridge and the link to it, if that is in another network namespace.
+#[inline(always)]
+fn shorten(found: &bpf_fib_lookup, hop: &mut Hop) {
+    let key = PeerKey {
+        interface: found.ifindex,
+        octets: found.dmac,
+        zero: [0; 2],
+    };
+    if let Some(end) = maps::peer_end(&key) {
+        let [a, b, c, d, e, f] = found.dmac;
+        let [g, h, i, j, k, l] = found.smac;
+        let frame = [[a, b, c, d], [e, f, g, h], [i, j, k, l]];
+        let frame = frame.map(u32::from_ne_bytes);
+        hop.set_peer(Peer { end, frame });
+    }
+}
+
 impl Buffer {
     /// Sends the packet on.
     #[inline(always)]
-    pub(super) fn leave(&self, hop: &Hop) -> i32 {
+    pub(super) fn leave(&self, hop: &Hop) -> Result<i32, Failed> {
+        if let Some(peer) = hop.peer() {
+            self.write(0, &peer.frame)?;
+            // SAFETY: takes numbers.
+            return Ok(unsafe { bpf_redirect_peer(peer.end, 0) as i32 });
+        }
         // SAFETY: integers, of which zero is a value.
         let mut next: bpf_redir_neigh = unsafe { core::mem::zeroed() };
         next.nh_family = hop.family;
         next.__bindgen_anon_1.ipv6_nh = hop.address;
         let size = size_of::<bpf_redir_neigh>() as i32;
         // SAFETY: takes the structure and its size.
-        unsafe { bpf_redirect_neigh(hop.interface, from_mut(&mut next), size, 0) as i32 }
+        Ok(unsafe { bpf_redirect_neigh(hop.interface, from_mut(&mut next), size, 0) as i32 })
     }
 }

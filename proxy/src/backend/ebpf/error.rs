@@ -56,6 +56,9 @@ pub enum Error {
     /// The interfaces of the node are not known.
     #[error("the node's interfaces: {0}")]
     Interfaces(nodekit::netlink::Error),
+    /// It is not known who filters packets of bridges.
+    #[error("tables of nftables: {0}")]
+    Tables(nodekit::nft::Error),
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),

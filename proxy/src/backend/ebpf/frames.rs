@@ -339,6 +339,7 @@ mod tests {
             carrier: true,
             promiscuous: false,
             all_multicast: false,
+            qdisc: None,
             tx_queue_len: 0,
             master: None,
             peer: None,

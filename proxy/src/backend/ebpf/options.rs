@@ -59,6 +59,8 @@ pub struct Options {
     pub sweep: Duration,
     /// The metrics page says what went to each Service port.
     pub service_metrics: bool,
+    /// Packets are given to pods behind a bridge at once, where nothing on the way may want to see them.
+    pub peers: bool,
     /// Packets that leave by where they came turn in the driver.
     pub frames: Frames,
 }
@@ -115,6 +117,7 @@ impl Default for Options {
             lifetimes: Lifetimes::default(),
             sweep: DEFAULT_SWEEP,
             service_metrics: true,
+            peers: true,
             frames: Frames::Off,
         }
     }

@@ -26,6 +26,7 @@ use super::entries::Entry;
 use super::frames::Frames;
 use super::interfaces::Scene;
 use super::load::Refusals;
+use super::peers::Peers;
 use super::prefilter::Bits;
 use super::presence::Presence;
 use super::sizes::Outgrown;
@@ -67,6 +68,7 @@ struct Hooks {
     settings: Array<MapData, Entry<Settings>>,
     interfaces: aya::maps::HashMap<MapData, u32, Entry<Interface>>,
     pods: Networks,
+    peers: Peers,
     detectors: BTreeMap<Family, LocalDetector>,
     /// As they are in the map, each with the program on it.
     known: BTreeMap<u32, Interface>,
@@ -105,6 +107,7 @@ impl Packets {
             settings,
             interfaces: take(ebpf, maps::INTERFACES)?,
             pods: take(ebpf, maps::PODS)?,
+            peers: Peers::take(ebpf, options)?,
             detectors: BTreeMap::new(),
             known: BTreeMap::new(),
             scene: Scene::default(),
@@ -263,6 +266,7 @@ impl Hooks {
         let scene = std::mem::take(&mut self.scene);
         let result = if self.presence.is_due() {
             self.frames.follow(&scene);
+            self.peers.follow();
             self.bring_to(&scene)
         } else {
             let nowhere = Scene::default();
@@ -443,6 +447,7 @@ impl Keeper {
                         }
                     }
                     swept = Instant::now();
+                    lock(&hooks).peers.follow();
                 }
                 if forgotten.elapsed() >= FORGET {
                     if let Err(error) = traffic.sweep() {

@@ -99,17 +99,23 @@ fn system_call() -> Answer {
 pub(super) fn has_tcx() -> Result<bool, ProgramError> {
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Ok(_) => Ok(true),
-        Err(ProgramError::SyscallError(error)) if error.call == "bpf_prog_query" => {
-            let unknown = error.io_error.raw_os_error() == Some(Errno::EINVAL as i32);
-            if unknown {
-                Ok(false)
-            } else {
-                Err(ProgramError::SyscallError(error))
-            }
-        }
+        Err(error) if knows_no_tcx(&error) => Ok(false),
         // It said which programs there are, and then something about one of them.
-        Err(ProgramError::SyscallError(_)) => Ok(true),
+        Err(ProgramError::SyscallError(error)) if error.call != QUERY => Ok(true),
         Err(error) => Err(error),
+    }
+}
+
+/// How aya calls the question which programs are somewhere.
+const QUERY: &str = "bpf_prog_query";
+
+/// Whether that question was refused since the kernel has no TCX.
+pub(super) fn knows_no_tcx(error: &ProgramError) -> bool {
+    match error {
+        ProgramError::SyscallError(error) => {
+            error.call == QUERY && error.io_error.raw_os_error() == Some(Errno::EINVAL as i32)
+        }
+        _ => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connections whose packets go to the endpoint's node as they came.
 
 use causeway_ebpf_abi::{
-    Address, Backend, Counter, Frontend, Hop, Interface, Track, Traffic, Tuple, mapped,
+    Address, Backend, Counter, Frontend, Hop, Interface, Peer, Track, Traffic, Tuple, mapped,
 };
 
 use super::world::{SERVICE, World};
@@ -99,7 +99,7 @@ fn an_endpoint_here_sees_its_client_and_is_counted() {
 
 #[test]
 fn what_may_not_go_so_is_masqueraded() {
-    let changes: [fn(&mut World); 6] = [
+    let changes: [fn(&mut World); 7] = [
         // Nobody knows that it is on another node, or that that one would choose it.
         |world| *world = self::world(0),
         |world| world.frontends.values_mut().for_each(|one| one.table = 0),
@@ -107,13 +107,15 @@ fn what_may_not_go_so_is_masqueraded() {
         |world| world.beyond.set(Some(pod(0).address)),
         |world| world.outside_flags.set(Interface::NO_ETHERNET),
         |world| world.outside_flags.set(Interface::PODS),
+        // It is on this machine.
+        |world| world.peer.set(Some(PEER)),
         |world| world.unknown.set(true),
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let mut world = world(Backend::DELEGABLE);
         change(&mut world);
         let (verdict, work) = world.makes_of(OUTSIDE, &syn());
-        let unknown = number == 5;
+        let unknown = number == 6;
         let leaves = work.leaves_as(&syn().tuple).source;
         if unknown {
             assert_eq!(
@@ -324,4 +326,22 @@ fn a_hop_is_told_by_as_much_as_its_family_has() {
     assert!(is_at(&v4, Family::V4, &OTHER_NODE) && !is_at(&v4, Family::V4, &VIP));
     let long = hop(words(&v6(12)));
     assert!(is_at(&long, Family::V6, &v6(12)) && !is_at(&long, Family::V6, &v6(13)));
+}
+
+const PEER: Peer = Peer {
+    end: 7,
+    frame: [1, 2, 3],
+};
+
+#[test]
+fn a_hop_has_an_address_or_is_a_peer() {
+    let mut hop = Hop {
+        interface: 2,
+        family: 2,
+        address: [9, 0, 0, 7],
+        mtu: 1_500,
+    };
+    assert_eq!([hop.peer(), Hop::NONE.peer()], [None, None]);
+    hop.set_peer(PEER);
+    assert_eq!((hop.peer(), hop.interface, hop.mtu), (Some(PEER), 2, 1_500));
 }

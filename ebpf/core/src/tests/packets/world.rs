@@ -6,8 +6,8 @@ use std::vec::Vec;
 
 use causeway_ebpf_abi::{
     Address, Affinity, AffinityKey, Backend, ClientKey, Counter, Datagram, Event, FlowKey,
-    Frontend, FrontendKey, Hop, Interface, MemberKey, Original, Ports, ReverseKey, Row, RowKey,
-    Settings, SlotKey, Track, Traffic, Tuple, mapped,
+    Frontend, FrontendKey, Hop, Interface, MemberKey, Original, Peer, Ports, ReverseKey, Row,
+    RowKey, Settings, SlotKey, Track, Traffic, Tuple, mapped,
 };
 
 use super::{INSIDE, NODE, OUTSIDE, VIP, pod};
@@ -53,6 +53,8 @@ pub(super) struct World {
     pub(super) outside_flags: Cell<u32>,
     /// Nothing is known of the interface by which packets leave there.
     pub(super) unknown: Cell<bool>,
+    /// Who is behind every way is in another network namespace of this machine.
+    pub(super) peer: Cell<Option<Peer>>,
 }
 
 /// Where that is, as the kernel says it, but not known to be the node's.
@@ -197,6 +199,9 @@ impl Routes for World {
         let [.., last] = words(&beyond.unwrap_or(tuple.destination));
         (hop.family, hop.address) = (2, [last, 0, 0, 0]);
         hop.mtu = 1_500;
+        if let Some(peer) = self.peer.get() {
+            hop.set_peer(peer);
+        }
         if self.narrow.get() {
             hop.mtu = 1_280;
             return Way::TooBig;
