@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::thread::{self, Builder};
+use std::thread::{self, Builder, ScopedJoinHandle};
 
 use aya::maps::{MapData, MapError};
 use aya::programs::{Program, ProgramError};
@@ -24,8 +24,7 @@ pub(super) fn load(object: &[u8], options: &Options) -> Result<(Ebpf, Refusals),
         let maps = Builder::new().spawn_scoped(scope, || make_maps(object, options));
         let maps = maps.map_err(Error::Thread)?;
         let loader = EbpfLoader::new();
-        let made = maps.join();
-        made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        joined(maps)?;
         Ok::<_, Error>(loader)
     })?;
     for (name, size) in sizes::of(options) {
@@ -45,22 +44,15 @@ fn make_maps(object: &[u8], options: &Options) -> Result<(), Error> {
     let object = Object::parse(object).map_err(EbpfError::from)?;
     let pinned = object.maps.into_iter();
     let pinned = pinned.filter(|(_, map)| matches!(map.pinning(), PinningType::ByName));
-    let failure = Mutex::new(None);
-    each(pinned, |(name, mut map)| {
-        if let Some((_, size)) = sizes::of(options).iter().find(|(of, _)| *of == name) {
+    let sizes = sizes::of(options);
+    let made = each(pinned, |(name, mut map)| {
+        if let Some((_, size)) = sizes.iter().find(|(of, _)| *of == name) {
             map.set_max_entries(*size);
         }
-        let made = make_map(map, &name, &pins::map_pin(&options.pins, &name));
-        if let Err(error) = made {
-            set(&failure, error);
-        }
+        make_map(map, &name, &pins::map_pin(&options.pins, &name))
     });
-    let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failure.map_or(Ok(()), |error| Err(EbpfError::MapError(error).into()))
-}
-
-fn set<T>(place: &Mutex<Option<T>>, value: T) {
-    *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    let made: Result<(), MapError> = made.into_iter().collect();
+    made.map_err(|error| EbpfError::MapError(error).into())
 }
 
 fn make_map(map: aya_obj::Map, name: &str, pin: &Path) -> Result<(), MapError> {
@@ -95,18 +87,11 @@ fn verify(ebpf: &mut Ebpf, options: &Options) -> Refusals {
     let (mut programs, others): (Vec<_>, Vec<_>) =
         programs.partition(|(name, _)| *name == attachment::PROGRAM);
     programs.extend(others);
-    let refusals = Mutex::new(BTreeMap::new());
-    each(programs, |(name, program)| {
-        if let Err(error) = load_program(program) {
-            let mut refusals = refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            refusals.insert(name.to_owned(), error);
-        }
+    let refused = each(programs, |(name, program)| {
+        let error = load_program(program).err()?;
+        Some((name.to_owned(), error))
     });
-    Refusals(
-        refusals
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner),
-    )
+    Refusals(refused.into_iter().flatten().collect())
 }
 
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {
@@ -119,23 +104,36 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-/// Does it for each item, the first ones first, by as many threads as there are processors. With fewer
-/// threads, if no more can be had, it takes longer.
-fn each<T: Send>(items: impl IntoIterator<Item = T>, act: impl Fn(T) + Sync) {
+/// Does it for each item, the first ones first, by as many threads as there are processors; what it came to,
+/// in any order. With fewer threads, if no more can be had, it takes longer.
+fn each<T: Send, R: Send>(
+    items: impl IntoIterator<Item = T>,
+    act: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
     let items: Vec<T> = items.into_iter().collect();
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = threads.min(items.len());
     let queue = Mutex::new(items.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
+        let mut done = Vec::new();
         while let Some(item) = next() {
-            act(item);
+            done.push(act(item));
         }
+        done
     };
     thread::scope(|scope| {
-        for _ in 1..threads {
-            drop(Builder::new().spawn_scoped(scope, work));
+        let others = (1..threads).map(|_| Builder::new().spawn_scoped(scope, work));
+        let others: Vec<_> = others.filter_map(Result::ok).collect();
+        let mut done = work();
+        for other in others {
+            done.extend(joined(other));
         }
-        work();
-    });
+        done
+    })
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    let ended = thread.join();
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
