@@ -89,10 +89,20 @@ impl<B> BoundBody<B> {
 
     /// Whether it is still short enough with these `bytes`.
     fn takes(&mut self, bytes: &[u8]) -> bool {
-        let watch = self.watch;
-        let lines = bytes.split(|byte| watch && *byte == b'\n');
-        // The first one goes on with what came before.
-        lines.enumerate().all(|(nth, line)| {
+        let whole = self.read + bytes.len();
+        if !self.watch {
+            self.read = whole;
+            return whole <= self.most;
+        }
+        let end = |byte: &u8| *byte == b'\n';
+        if whole <= self.most {
+            // Nearly always: then only the last line has to be found.
+            let last = bytes.iter().rposition(end);
+            self.read = last.map_or(whole, |end| bytes.len() - end - 1);
+            return true;
+        }
+        // The first line goes on with what came before.
+        bytes.split(end).enumerate().all(|(nth, line)| {
             self.read = if nth == 0 { self.read } else { 0 } + line.len();
             self.read <= self.most
         })
@@ -138,6 +148,9 @@ where
 #[cfg(test)]
 mod tests {
     use http_body_util::{BodyExt, Collected, Full};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
 
     use super::*;
 
@@ -162,6 +175,18 @@ mod tests {
         assert_eq!(read(text, true).unwrap(), text);
         let error = read("1\n123456789\n1", true).unwrap_err();
         assert_eq!(error, "the API server's event is longer than 8 bytes");
+    }
+
+    proptest! {
+        #[test]
+        fn lines_count_however_they_are_cut(pieces in vec(vec(select(&b"xxx\n"[..]), 0..12), 0..6)) {
+            let mut body = BoundBody::new(Full::<Bytes>::default(), true);
+            body.most = 8;
+            let taken = pieces.iter().all(|piece| body.takes(piece));
+            let whole = pieces.concat();
+            let mut lines = whole.split(|byte| *byte == b'\n');
+            prop_assert_eq!(taken, lines.all(|line| line.len() <= 8));
+        }
     }
 
     #[test]
