@@ -115,6 +115,11 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_redirect_peer: bool,
+    /// Mode ebpf: so are packets from other nodes that no Service is concerned with, past the node's stack,
+    /// while netfilter has no rules for what the node sends on.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub ebpf_host_routing: bool,
     /// Mode ebpf: packets of known connections that leave by where they came turn in the driver
     /// (XDP), or behind it (generic), at the node's ways out.
     #[arg(long, value_name = "WHERE", default_value = "off")]
@@ -251,6 +256,7 @@ impl Flags {
             direct: self.ebpf_dsr == DirectReturn::On,
             service_metrics: self.ebpf_service_metrics,
             peers: self.ebpf_redirect_peer,
+            host_routing: self.ebpf_host_routing,
             frames: self.ebpf_xdp,
             ..ebpf::Options::default()
         }

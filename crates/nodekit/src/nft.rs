@@ -22,7 +22,7 @@ mod value;
 
 pub use batch::Batch;
 pub use datatype::{Datatype, Type};
-pub use dump::{ChainInfo, RuleInfo, SetInfo, TableInfo};
+pub use dump::{ChainInfo, HookedChain, RuleInfo, SetInfo, TableInfo};
 pub use error::{Error, Failure};
 pub use expr::{
     BitwiseOperand, ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibResult, FibSource,

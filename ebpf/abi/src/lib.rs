@@ -81,6 +81,11 @@ pub mod maps {
     pub const WAYS_OUT: &str = "ways_out";
     /// [`crate::PeerKey`] to the index of the end of a virtual pair at which it is.
     pub const PEERS: &str = "peers";
+    /// Two entries: interfaces by which packets that no Service is concerned with come that may be given to
+    /// peers, each by the bit of its index modulo 64; and until when, in nanoseconds of the monotonic clock.
+    pub const STRAIGHT: &str = "straight";
+    /// Every address of the node, to 1.
+    pub const OWN: &str = "own";
     /// [`crate::PodNetwork`] to 1.
     pub const PODS: &str = "pods";
     /// [`crate::PodNetwork`] (of Services, here) to [`crate::UNSERVED_REFUSED`],

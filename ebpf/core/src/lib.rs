@@ -20,6 +20,7 @@ pub mod prefilter;
 pub mod refusal;
 pub mod rewrite;
 mod socket;
+mod straight;
 mod track;
 mod turn;
 
@@ -30,6 +31,7 @@ pub use fragment::{first_fragment, later_fragment, stray};
 pub use limit::Limit;
 pub use onward::{Routes, Verdict, Way, Work, find_way, go_on, words};
 pub use socket::{Aim, Answer, Caller, Kernel, Socket, Tables, send};
+pub use straight::may_go_straight;
 pub use track::{Added, PacketTables, answer_to, follow, settle};
 pub use turn::{may_be_unfinished, turn};
 

@@ -12,9 +12,10 @@ use causeway_ebpf_abi::{
     ReverseKey, Row, RowKey, Settings, SlotKey, Source, SourceRange, Track, Traffic, Tuple,
 };
 use causeway_ebpf_core::prefilter::Prefilter;
-use causeway_ebpf_core::{Added, PacketTables, Tables};
+use causeway_ebpf_core::{Added, Kernel as _, PacketTables, Tables};
 
 use crate::packets::Room;
+use crate::socket::ThisMachine;
 use crate::{traffic, watch};
 
 /// Entries of a map unless the daemon says otherwise; memory is taken as entries come.
@@ -24,6 +25,7 @@ const SOCKETS: u32 = 65_536;
 const INTERFACES: u32 = 4_096;
 const WAYS_OUT: u32 = 256;
 const PEERS: u32 = 4_096;
+const OWN: u32 = 4_096;
 const PODS: u32 = 1_024;
 const UNSERVED: u32 = 65_536;
 const SOURCES: u32 = 65_536;
@@ -70,6 +72,12 @@ static WAYS_OUT_MAP: HashMap<u32, HardwareAddress> = HashMap::pinned(WAYS_OUT, B
 
 #[map(name = "peers")]
 static PEERS_MAP: HashMap<PeerKey, u32> = HashMap::pinned(PEERS, BPF_F_NO_PREALLOC);
+
+#[map(name = "straight")]
+static STRAIGHT_MAP: Array<u64> = Array::pinned(2, 0);
+
+#[map(name = "own")]
+static OWN_MAP: HashMap<Address, u32> = HashMap::pinned(OWN, BPF_F_NO_PREALLOC);
 
 #[map(name = "pods")]
 static PODS_MAP: LpmTrie<Address, u32> = LpmTrie::pinned(PODS, BPF_F_NO_PREALLOC);
@@ -301,6 +309,21 @@ pub fn hardware_address(interface: u32) -> Option<[u8; 6]> {
 pub fn peer_end(key: &PeerKey) -> Option<u32> {
     // SAFETY: as above.
     unsafe { PEERS_MAP.get(key) }.copied()
+}
+
+/// Whether packets that come by an interface, and that no Service is concerned with, may be given to peers.
+/// The daemon says so again and again: once it is gone, nobody looks any more who wants to see them.
+#[inline(always)]
+pub fn leads_straight(interface: u32) -> bool {
+    let told = |index| STRAIGHT_MAP.get(index).copied().unwrap_or(0);
+    told(0) >> (interface & 63) & 1 != 0 && ThisMachine.now() < told(1)
+}
+
+/// Whether an address is the node's.
+#[inline(always)]
+pub fn is_own(address: &Address) -> bool {
+    // SAFETY: the value is not read.
+    unsafe { OWN_MAP.get(address) }.is_some()
 }
 
 /// Whether packets of an interface may begin with the IP header.

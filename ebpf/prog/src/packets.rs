@@ -14,8 +14,9 @@ use causeway_ebpf_core::packet::{self, Family, Flow, Found, ICMP_HEADER, Part, U
 use causeway_ebpf_core::prefilter::{may_concern_v4, may_concern_v6};
 use causeway_ebpf_core::rewrite::{self, Addresses, Quote};
 use causeway_ebpf_core::{
-    Kernel as _, Limit, PacketTables as _, Tables as _, Verdict, Work, account, answer_to, begin,
-    find_way, first_fragment, follow, go_on, later_fragment, settle, stray,
+    Kernel as _, Limit, PacketTables as _, Routes as _, Tables as _, Verdict, Way, Work, account,
+    answer_to, begin, find_way, first_fragment, follow, go_on, later_fragment, may_go_straight,
+    settle, stray,
 };
 
 use crate::maps::{self, Maps};
@@ -49,7 +50,11 @@ pub fn packets(context: TcContext) -> i32 {
         return done(Err(Failed));
     }
     if !may_concern(buffer, family) {
-        return GO_ON;
+        return if maps::leads_straight(buffer.interface()) {
+            straight(buffer, family)
+        } else {
+            GO_ON
+        };
     }
     let Some(room) = maps::room() else {
         return GO_ON;
@@ -65,6 +70,40 @@ pub fn packets(context: TcContext) -> i32 {
         Found::Extension => left(Counter::Extension),
         _ => GO_ON,
     }
+}
+
+/// A packet that nobody translates, which may be for a peer.
+#[inline(never)]
+fn straight(buffer: &Buffer, family: Family) -> i32 {
+    let Some(room) = maps::room() else {
+        return GO_ON;
+    };
+    let Room { flow, work, .. } = room;
+    // What the prefilter can't read, as fragments, did not come here.
+    if read(buffer, family, flow) != Found::Flow
+        || !may_go_straight(flow, maps::is_own)
+        || !leads_to_peer(buffer, flow, work)
+    {
+        return GO_ON;
+    }
+    done(give(buffer, flow, work))
+}
+
+#[inline(never)]
+fn leads_to_peer(buffer: &Buffer, flow: &Flow, work: &mut Work) -> bool {
+    let way = buffer.way(buffer.interface(), flow.family, &flow.tuple, &mut work.hop);
+    way == Way::Out && work.hop.peer().is_some()
+}
+
+#[inline(never)]
+fn give(buffer: &Buffer, flow: &Flow, work: &Work) -> Result<i32, Failed> {
+    let at = ETHERNET;
+    let addresses = Addresses::of(flow, &flow.tuple.source, &flow.tuple.destination);
+    match flow.family {
+        Family::V4 => buffer.write(at + 8, &addresses.v4())?,
+        Family::V6 => write_v6(buffer, at, &addresses, 0)?,
+    }
+    leave(buffer, at, work)
 }
 
 /// Has a packet of a link with Ethernet headers begin with its own. Linux 6.9 to at least 6.18 lose it where

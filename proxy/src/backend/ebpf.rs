@@ -41,6 +41,7 @@ mod settled;
 mod sizes;
 mod sockets;
 mod sources;
+mod straight;
 mod sweep;
 mod table;
 mod tracked;

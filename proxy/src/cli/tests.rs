@@ -144,10 +144,12 @@ fn for_whom_cluster_ips_are_is_said_by_a_flag() {
 fn whether_packets_are_given_to_pods_at_once_is_said_by_a_flag() {
     let said = |flags: &[&str]| {
         let words = ["causeway-proxy"].iter().chain(flags);
-        Flags::read(words).unwrap().ebpf().peers
+        let options = Flags::read(words).unwrap().ebpf();
+        (options.peers, options.host_routing)
     };
-    assert!(said(&[]));
-    assert!(!said(&["--ebpf-redirect-peer=false"]));
+    assert_eq!(said(&[]), (true, false));
+    assert_eq!(said(&["--ebpf-redirect-peer=false"]), (false, false));
+    assert_eq!(said(&["--ebpf-host-routing"]), (true, true));
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod presence;
 mod privileges;
 mod restart;
 mod sizes;
+mod straight;
 mod tracks;
 mod traffic;
 mod upgrade;

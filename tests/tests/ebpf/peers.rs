@@ -21,32 +21,40 @@ const BRIDGE: &str = "pods0";
 const PORT: &str = "other0";
 
 /// A daemon that looks often whether somebody wants to see packets.
-fn options(node: &Node<'_>) -> Options {
+pub(crate) fn options(node: &Node<'_>) -> Options {
     Options {
         sweep: Duration::from_millis(100),
         ..node.cell.options()
     }
 }
 
-/// The third pod is behind a bridge, and has a node port.
 fn start<'a>(node: &Node<'a>, world: &mut World) -> Proxy<'a, EbpfBackend> {
+    start_with(node, &options(node), world)
+}
+
+/// The third pod is behind a bridge, and has a node port.
+pub(crate) fn start_with<'a>(
+    node: &Node<'a>,
+    options: &Options,
+    world: &mut World,
+) -> Proxy<'a, EbpfBackend> {
     let pod = pod(node.bed);
     join(node, pod, Some(BRIDGE));
     for family in Family::ALL {
         lead(node, pod, family);
     }
     world.serve(node.bed, &node_port_service(1), &[3]);
-    let mut proxy = node.start_with(world, &options(node));
+    let mut proxy = node.start_with(world, options);
     proxy.sync(world);
     proxy
 }
 
-fn pod(bed: &Bed) -> &Host {
+pub(crate) fn pod(bed: &Bed) -> &Host {
     bed.pod(3)
 }
 
 /// How many frames the node sent by the bridge so far (proc_pid_net(5)).
-fn sent(node: &Node<'_>) -> u64 {
+pub(crate) fn sent(node: &Node<'_>) -> u64 {
     let read = || fs::read_to_string("/proc/thread-self/net/dev").unwrap();
     let all = node.bed.node.netns.run(read).unwrap();
     let line = all.lines().find_map(|line| {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::kernel::{
-    CHAIN_HANDLE, CHAIN_HOOK, CHAIN_NAME, CHAIN_USE, CHAIN_USERDATA, ELEMENTS_LIST, ELEMENTS_SET,
-    GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, GET_TABLE, IN_TABLE, LIST_ELEMENT, RULE_CHAIN,
-    RULE_EXPRESSIONS, RULE_HANDLE, RULE_USERDATA, SET_DATA_LEN, SET_DATA_TYPE, SET_FLAGS,
-    SET_HANDLE, SET_KEY_LEN, SET_KEY_TYPE, SET_NAME, SET_USERDATA, TABLE_HANDLE, TABLE_NAME,
-    TABLE_USERDATA, generic_header,
+    CHAIN_HANDLE, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_USE, CHAIN_USERDATA, ELEMENTS_LIST,
+    ELEMENTS_SET, GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, GET_TABLE, HOOK_NUMBER, IN_TABLE,
+    LIST_ELEMENT, RULE_CHAIN, RULE_EXPRESSIONS, RULE_HANDLE, RULE_USERDATA, SET_DATA_LEN,
+    SET_DATA_TYPE, SET_FLAGS, SET_HANDLE, SET_KEY_LEN, SET_KEY_TYPE, SET_NAME, SET_USERDATA,
+    TABLE_HANDLE, TABLE_NAME, TABLE_USERDATA, generic_header,
 };
 use super::object::Family;
 use super::set::Element;
@@ -50,6 +50,31 @@ pub struct ChainInfo {
     /// Its comment.
     pub comment: Option<String>,
 }
+
+/// A chain that packets enter from a hook, as the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HookedChain {
+    /// Where it is: the kernel's number of the family's hook (`NF_INET_*`, linux/netfilter.h).
+    pub hook: u32,
+    /// What no rule decides goes on.
+    pub accepts: bool,
+    /// How many rules it has.
+    pub rules: u32,
+}
+
+impl HookedChain {
+    /// Whether packets for another machine come by (of the families of IP).
+    #[must_use]
+    pub const fn sees_forwarded(&self) -> bool {
+        !matches!(self.hook, LOCAL_IN | LOCAL_OUT)
+    }
+}
+
+/// `NF_INET_LOCAL_IN` and `NF_INET_LOCAL_OUT`.
+const LOCAL_IN: u32 = 1;
+const LOCAL_OUT: u32 = 3;
+/// `NF_ACCEPT`.
+const ACCEPT: u32 = 1;
 
 /// A rule as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +145,18 @@ impl NftSocket {
                 }
             },
         )
+    }
+
+    /// The chains of all tables of a family that packets enter from a hook.
+    ///
+    /// # Errors
+    /// As [`NftSocket::tables`].
+    pub fn hooked_chains(&mut self, family: Family) -> Result<Vec<HookedChain>, Error> {
+        let what = format!("list the hooks of {}", family.word());
+        let header = generic_header(family.number(), 0);
+        self.dump(&what, GET_CHAIN, &header, |message, out| {
+            out.extend(read_hooked_chain(message));
+        })
     }
 
     /// All rules of a table in order, chain by chain.
@@ -325,6 +362,17 @@ fn read_chain(message: &Message<'_>) -> Option<ChainInfo> {
     Some(chain)
 }
 
+fn read_hooked_chain(message: &Message<'_>) -> Option<HookedChain> {
+    let number = |kind| body(message).find(kind)?.u32_be();
+    let hook = body(message).find(CHAIN_HOOK)?;
+    let hook = hook.nested().find(HOOK_NUMBER)?;
+    Some(HookedChain {
+        hook: hook.u32_be()?,
+        accepts: number(CHAIN_POLICY).is_none_or(|policy| policy == ACCEPT),
+        rules: number(CHAIN_USE)?,
+    })
+}
+
 fn read_rule(message: &Message<'_>) -> Option<RuleInfo> {
     let mut rule = RuleInfo {
         chain: String::new(),
@@ -381,6 +429,7 @@ mod tests {
                 read_rule(&message),
             );
             let _ = (read_set(&message), table_is(&message, "t"));
+            let _ = read_hooked_chain(&message);
             assert!(read_elements(&message).count() <= payload.len());
         }
     }

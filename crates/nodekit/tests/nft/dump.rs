@@ -6,7 +6,7 @@ use std::time::Duration;
 use nodekit::Errno;
 use nodekit::nft::{
     BaseChain, Batch, Chain, ChainType, Data, Datatype, Element, Expr, Family, Hook, MapData,
-    NftSocket, Rule, Set, SetFlags, Table, Type, Value, Verdict,
+    NftSocket, Policy, Rule, Set, SetFlags, Table, Type, Value, Verdict,
 };
 
 use crate::in_namespace;
@@ -111,6 +111,31 @@ fn objects_are_read_as_they_were_made() {
         assert!(socket.chains(Family::Ip, "t").unwrap().is_empty());
         let missing = socket.elements(Family::Ip6, "t", "missing").unwrap_err();
         assert_eq!(missing.errno(), Some(Errno::ENOENT));
+    });
+}
+
+#[test]
+fn hooks_are_read_with_what_they_do() {
+    in_namespace(|| {
+        let mut socket = NftSocket::open().unwrap();
+        assert_eq!(socket.hooked_chains(Family::Ip6).unwrap(), []);
+        socket.commit(&commented_table()).unwrap();
+        let mut batch = Batch::new(Family::Ip6, "more");
+        batch.add_table(0, &Table::default());
+        let forward = BaseChain::new(ChainType::Filter, Hook::Forward, 0);
+        let drops = BaseChain {
+            policy: Policy::Drop,
+            ..forward
+        };
+        batch.add_chain(0, &Chain::base("empty", drops));
+        socket.commit(&batch).unwrap();
+        let found = socket.hooked_chains(Family::Ip6).unwrap();
+        let said: Vec<_> = found
+            .iter()
+            .map(|chain| (chain.sees_forwarded(), chain.accepts, chain.rules))
+            .collect();
+        assert_eq!(said, [(false, true, 1), (true, false, 0)]);
+        assert_eq!(socket.hooked_chains(Family::Inet).unwrap(), []);
     });
 }
 

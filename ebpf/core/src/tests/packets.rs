@@ -15,6 +15,7 @@ use world::World;
 
 mod direct;
 mod fragments;
+mod straight;
 mod told;
 mod turning;
 mod world;

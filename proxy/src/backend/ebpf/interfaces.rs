@@ -99,11 +99,11 @@ fn source(addresses: &[Address], link: u32, family: Family) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use nodekit::route::Mac;
 
-    fn link(index: u32, name: &str, master: Option<u32>, mac: bool) -> Link {
+    pub(crate) fn link(index: u32, name: &str, master: Option<u32>, mac: bool) -> Link {
         Link {
             index,
             name: name.to_owned(),

@@ -16,15 +16,16 @@ use nodekit::route::{Forwarding, Handle, Link, Side};
 use super::entries::Entry;
 use super::probe::knows_no_tcx;
 use super::sockets::{failed, gone, take};
+use super::straight::Straight;
 use super::{Error, Options, pins};
 
 /// Who is behind which end of a virtual pair.
 type Ends = BTreeMap<PeerKey, u32>;
 
 /// What the program knows of them.
-#[derive(Debug)]
 pub(super) struct Peers {
     map: HashMap<MapData, Entry<PeerKey>, u32>,
+    straight: Straight,
     /// [`Options::peers`].
     wanted: bool,
     /// What went wrong at the last look, which was said.
@@ -35,6 +36,7 @@ impl Peers {
     pub(super) fn take(ebpf: &mut Ebpf, options: &Options) -> Result<Self, Error> {
         Ok(Self {
             map: take(ebpf, maps::PEERS)?,
+            straight: Straight::take(ebpf, options)?,
             wanted: options.peers,
             trouble: None,
         })
@@ -55,13 +57,19 @@ impl Peers {
     }
 
     fn try_to_follow(&mut self) -> Result<(), Error> {
-        let found = if self.wanted { look() } else { Ok(Ends::new()) };
-        let (ends, result) = match found {
-            Ok(ends) => (ends, Ok(())),
-            Err(error) => (Ends::new(), Err(error)),
+        let found = if self.wanted {
+            look()
+        } else {
+            Ok(Seen::default())
         };
-        self.set(&ends).map_err(failed(maps::PEERS))?;
-        result
+        let (seen, result) = match found {
+            Ok(seen) => (seen, Ok(())),
+            Err(error) => (Seen::default(), Err(error)),
+        };
+        self.set(&seen.ends).map_err(failed(maps::PEERS))?;
+        let nobody = seen.ends.is_empty();
+        let straight = self.straight.follow(if nobody { &[] } else { &seen.links });
+        result.and(straight)
     }
 
     fn set(&mut self, wanted: &Ends) -> Result<(), MapError> {
@@ -80,13 +88,20 @@ impl Peers {
     }
 }
 
-fn look() -> Result<Ends, Error> {
+/// What was found: all links, and who is behind some of them.
+#[derive(Default)]
+struct Seen {
+    links: Vec<Link>,
+    ends: Ends,
+}
+
+fn look() -> Result<Seen, Error> {
     let mut handle = Handle::open().map_err(Error::Interfaces)?;
     let links = handle.links().map_err(Error::Interfaces)?;
     let known = handle.forwarding().map_err(Error::Interfaces)?;
     let mut ends = ends(&links, &known);
     if ends.is_empty() || are_bridges_filtered()? {
-        return Ok(Ends::new());
+        return Ok(Seen::default());
     }
     let hooked = handle.hooked_links().map_err(Error::Interfaces)?;
     let passed = ends.iter().flat_map(|(key, end)| [key.interface, *end]);
@@ -99,7 +114,7 @@ fn look() -> Result<Ends, Error> {
         }
     }
     ends.retain(|key, end| !watched.contains(&key.interface) && !watched.contains(end));
-    Ok(ends)
+    Ok(Seen { links, ends })
 }
 
 /// The pods of which bridges know behind which port they are; not where packets wait in a queue on their

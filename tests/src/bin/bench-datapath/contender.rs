@@ -41,7 +41,14 @@ pub(crate) const EBPF: &str = "ebpf";
 /// has a program then.
 pub(crate) const SOCKETS_ONLY: &str = "ebpf-sockets";
 
+/// The same with all packets for pods of the node given to them.
+pub(crate) const HOST_ROUTING: &str = "ebpf-host-routing";
+
+/// All of them.
+pub(crate) const EBPF_MODES: [&str; 3] = [EBPF, SOCKETS_ONLY, HOST_ROUTING];
+
 const SOCKETS_FLAGS: [&str; 1] = ["--ebpf-external-cluster-ips=false"];
+const ROUTING_FLAGS: [&str; 1] = ["--ebpf-host-routing"];
 
 /// Whose Services, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,6 +193,7 @@ impl Plane {
         let (program, mode, flags) = match self {
             Self::Bare => return None,
             Self::Own { mode, .. } if mode == SOCKETS_ONLY => (own(), EBPF, &SOCKETS_FLAGS[..]),
+            Self::Own { mode, .. } if mode == HOST_ROUTING => (own(), EBPF, &ROUTING_FLAGS[..]),
             Self::Own { mode, .. } => (own(), mode.as_str(), &[][..]),
             Self::Peer { program, mode, .. } => (program.clone(), mode.as_str(), &PEER_FLAGS[..]),
         };

@@ -18,7 +18,7 @@ use anyhow::{Context, bail};
 use causeway_tests::arguments::{self, number};
 use netns_lab::apiserver::ApiServer;
 
-use contender::{Contender, EBPF, Plane, SOCKETS_ONLY};
+use contender::{Contender, EBPF_MODES, Plane};
 use interrupt::Interrupt;
 use load::Manner;
 use rounds::{Measure, Rounds};
@@ -27,9 +27,9 @@ use rows::Row;
 const USAGE: &str = "\
 bench-datapath: connections, requests and bulk through Services, of a node without rules
 
-  --modes LIST       the data planes (nftables,iptables,ebpf,ebpf-sockets); ebpf-sockets is ebpf
-                     with --ebpf-external-cluster-ips=false, where nothing can be reached from
-                     outside
+  --modes LIST       the data planes (nftables,iptables,ebpf,ebpf-sockets,ebpf-host-routing);
+                     ebpf-sockets is ebpf with --ebpf-external-cluster-ips=false, where nothing
+                     can be reached from outside; ebpf-host-routing is with --ebpf-host-routing
   --services LIST    how many Services there are (10,10000)
   --rows TEXT        only the rows that have this in their names
   --rounds N         slices of each row for each data plane (20)
@@ -58,9 +58,11 @@ impl Options {
     /// Reads the command line; `None` where help was asked for.
     fn read() -> anyhow::Result<Option<Self>> {
         let mut options = Self {
-            modes: ["nftables", "iptables", EBPF, SOCKETS_ONLY]
-                .map(str::to_owned)
-                .to_vec(),
+            modes: ["nftables", "iptables"]
+                .iter()
+                .chain(&EBPF_MODES)
+                .map(|mode| (*mode).to_owned())
+                .collect(),
             services: vec![10, 10_000],
             rows: String::new(),
             rounds: 20,
@@ -118,9 +120,8 @@ impl Options {
             mode: mode.clone(),
             services,
         });
-        let ours = [EBPF, SOCKETS_ONLY];
         let common = self.modes.iter();
-        let common = common.filter(|mode| !ours.contains(&mode.as_str()));
+        let common = common.filter(|mode| !EBPF_MODES.contains(&mode.as_str()));
         let peers = self.peer.iter().flat_map(|program| {
             common.clone().map(|mode| Plane::Peer {
                 program: program.clone(),

@@ -4,7 +4,7 @@ use causeway_tests::bars::Bars;
 use causeway_tests::figures::Table;
 use serde_json::{Value, json};
 
-use crate::contender::{EBPF, Plane, SOCKETS_ONLY};
+use crate::contender::{EBPF_MODES, Plane};
 use crate::load::Kind;
 use crate::rounds::{Measure, Rounds};
 use crate::rows::{Road, Row};
@@ -74,7 +74,7 @@ pub(crate) fn bars(rounds: &Rounds, measure: Measure) -> Bars {
     let mut bars = Bars::default();
     for plane in rounds.planes() {
         match plane {
-            Plane::Own { mode, .. } if mode == EBPF || mode == SOCKETS_ONLY => {
+            Plane::Own { mode, .. } if EBPF_MODES.contains(&mode.as_str()) => {
                 ebpf(rounds, measure, plane, &mut bars);
             }
             Plane::Own { mode, .. } if mode == "nftables" => {
@@ -140,8 +140,8 @@ fn flat(rounds: &Rounds, measure: Measure, bars: &mut Bars) {
         let few = rounds.planes().iter().find(|other| {
             matches!(other, Plane::Own { mode: same, services: fewer } if same == mode && fewer < services)
         });
-        let ours = ["nftables", EBPF, SOCKETS_ONLY];
-        let Some(few) = few.filter(|_| ours.contains(&mode.as_str())) else {
+        let ours = mode == "nftables" || EBPF_MODES.contains(&mode.as_str());
+        let Some(few) = few.filter(|_| ours) else {
             continue;
         };
         let rows = rounds.rows(plane);
