@@ -1,5 +1,5 @@
-//! Being told that links, addresses, what bridges learned, or queue disciplines changed (rtnetlink(7), the
-//! groups of linux/rtnetlink.h).
+//! Being told that links, addresses, or what bridges learned changed (rtnetlink(7), the groups of
+//! linux/rtnetlink.h).
 
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,16 +14,16 @@ use nix::sys::time::TimeVal;
 
 use super::Error;
 
-/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_TC`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
-const GROUPS: u32 = 0x1 | 0x4 | 0x8 | 0x10 | 0x100;
+/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x100;
 
 /// `RTM_NEWNEIGH` and `RTM_DELNEIGH`.
 const NEIGHBOURS: [u16; 2] = [28, 29];
 /// `AF_BRIDGE` (linux/socket.h).
 const BRIDGE: u8 = 7;
 
-/// Hears of every change of a link, an address, what a bridge knows of who is behind its ports, a queue
-/// discipline and a filter in the network namespace in which it was opened.
+/// Hears of every change of a link, an address, and of what a bridge knows of who is behind its ports, in
+/// the network namespace in which it was opened.
 pub struct Changes {
     socket: OwnedFd,
 }
