@@ -232,30 +232,47 @@ fn a_hundred_thousand_elements_go_in_and_come_out() {
     });
 }
 
-/// Every transaction gives all elements another number: a dump that saw two transactions would mix
-/// numbers or miss elements.
+/// So many elements, all with the same number.
+fn version(elements: u32, number: u32) -> impl Iterator<Item = Element> {
+    (0..elements).map(move |key| numbered(key, number))
+}
+
+/// One who reads the first version, which is in the kernel, and one who writes the next ones.
+fn begin(elements: u32) -> (NftSocket, NftSocket) {
+    let (reader, mut writer) = (NftSocket::open().unwrap(), NftSocket::open().unwrap());
+    let mut batch = Batch::new(Family::Ip, "t");
+    batch.add_table(0, &Table::default());
+    batch.add_set(0, &numbers());
+    batch.add_elements(0, "numbers", version(elements, 0));
+    writer.commit(&batch).unwrap();
+    (reader, writer)
+}
+
+/// Gives all elements another number: a dump that saw two transactions would mix numbers or miss elements.
+fn next(elements: u32, now: u32) -> Batch {
+    let mut batch = Batch::new(Family::Ip, "t");
+    batch.delete_elements(0, "numbers", version(elements, now));
+    batch.add_elements(0, "numbers", version(elements, now + 1));
+    batch
+}
+
+fn assert_one_version(found: &[Element], elements: u32) {
+    assert_eq!(found.len(), elements as usize);
+    assert!(found.iter().all(|element| element.data == found[0].data));
+}
+
 #[test]
 fn a_dump_interrupted_by_commits_is_taken_again() {
     const ELEMENTS: u32 = 3000;
     in_namespace(|| {
-        let mut reader = NftSocket::open().unwrap();
-        let mut writer = NftSocket::open().unwrap();
-        let version = |data: u32| (0..ELEMENTS).map(move |key| numbered(key, data));
-        let mut batch = Batch::new(Family::Ip, "t");
-        batch.add_table(0, &Table::default());
-        batch.add_set(0, &numbers());
-        batch.add_elements(0, "numbers", version(0));
-        writer.commit(&batch).unwrap();
+        let (mut reader, mut writer) = begin(ELEMENTS);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let commits = scope.spawn(|| {
                 let mut now = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    let mut batch = Batch::new(Family::Ip, "t");
-                    batch.delete_elements(0, "numbers", version(now));
+                    writer.commit(&next(ELEMENTS, now)).unwrap();
                     now += 1;
-                    batch.add_elements(0, "numbers", version(now));
-                    writer.commit(&batch).unwrap();
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 now
@@ -267,9 +284,7 @@ fn a_dump_interrupted_by_commits_is_taken_again() {
             let committed = commits.join().unwrap();
             assert!(committed > 1, "nothing was committed meanwhile");
             for found in dumps {
-                let found = found.unwrap();
-                assert_eq!(found.len(), ELEMENTS as usize);
-                assert!(found.iter().all(|element| element.data == found[0].data));
+                assert_one_version(&found.unwrap(), ELEMENTS);
             }
         });
     });
@@ -281,18 +296,9 @@ fn a_dump_interrupted_by_commits_is_taken_again() {
 fn a_dump_begun_within_a_commit_misses_nothing() {
     const ELEMENTS: u32 = 30_000;
     in_namespace(|| {
-        let mut reader = NftSocket::open().unwrap();
-        let mut writer = NftSocket::open().unwrap();
-        let version = |data: u32| (0..ELEMENTS).map(move |key| numbered(key, data));
-        let mut batch = Batch::new(Family::Ip, "t");
-        batch.add_table(0, &Table::default());
-        batch.add_set(0, &numbers());
-        batch.add_elements(0, "numbers", version(0));
-        writer.commit(&batch).unwrap();
-        for now in 1..=10 {
-            let mut batch = Batch::new(Family::Ip, "t");
-            batch.delete_elements(0, "numbers", version(now - 1));
-            batch.add_elements(0, "numbers", version(now));
+        let (mut reader, mut writer) = begin(ELEMENTS);
+        for now in 0..10 {
+            let batch = next(ELEMENTS, now);
             let before = reader.generation().unwrap();
             let found = std::thread::scope(|scope| {
                 let commit = scope.spawn(|| writer.commit(&batch));
@@ -301,8 +307,7 @@ fn a_dump_begun_within_a_commit_misses_nothing() {
                 commit.join().unwrap().unwrap();
                 found
             });
-            assert_eq!(found.len(), ELEMENTS as usize, "{now}");
-            assert!(found.iter().all(|element| element.data == found[0].data));
+            assert_one_version(&found, ELEMENTS);
         }
     });
 }

@@ -185,44 +185,26 @@ mod tests {
     use nodekit::route::Mac;
 
     use super::*;
+    use crate::backend::ebpf::interfaces::tests::link;
 
     const BRIDGE: u32 = 2;
     const PORT: u32 = 3;
 
-    fn link(index: u32, kind: &str) -> Link {
-        Link {
-            index,
-            name: format!("link{index}"),
-            alias: None,
-            kind: Some(kind.to_owned()),
-            mac: Some(Mac([2; 6])),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            promiscuous: false,
-            all_multicast: false,
-            qdisc: Some("noqueue".to_owned()),
-            tx_queue_len: 0,
-            master: None,
-            peer: None,
-            peer_netnsid: None,
-            port: None,
-            port_enabled: false,
-            vlan_filtering: None,
-            ipv6: None,
-        }
-    }
-
     fn bridge() -> Link {
-        link(BRIDGE, "bridge")
+        Link {
+            kind: Some("bridge".to_owned()),
+            qdisc: Some("noqueue".to_owned()),
+            ..link(BRIDGE, "cni0", None, true)
+        }
     }
 
     fn port() -> Link {
         Link {
-            master: Some(BRIDGE),
+            kind: Some("veth".to_owned()),
+            qdisc: Some("noqueue".to_owned()),
             peer_netnsid: Some(0),
             port_enabled: true,
-            ..link(PORT, "veth")
+            ..link(PORT, "veth1", Some(BRIDGE), true)
         }
     }
 
