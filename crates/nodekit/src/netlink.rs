@@ -9,6 +9,7 @@
 
 mod attr;
 mod error;
+mod generic;
 mod message;
 mod typed;
 
@@ -16,6 +17,7 @@ mod typed;
 pub(crate) use attr::anything;
 pub use attr::{Attr, AttrTooLong, AttrWriter, Attrs, attrs};
 pub use error::Error;
+pub use generic::generic_request;
 pub use message::{HEADER_LEN, Header, Message, Messages, Reply, messages, push_message};
 pub use netlink_packet_core::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL,

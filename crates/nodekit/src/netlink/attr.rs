@@ -71,7 +71,12 @@ impl AttrWriter {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    /// Writes a number in the machine's order, as route netlink wants its.
+    /// Writes a number in the machine's order, as route and generic netlink want theirs.
+    pub fn u16_ne(&mut self, kind: u16, value: u16) -> &mut Self {
+        self.bytes(kind, &value.to_ne_bytes())
+    }
+
+    /// Writes a number in the machine's order, as route and generic netlink want theirs.
     pub fn u32_ne(&mut self, kind: u16, value: u32) -> &mut Self {
         self.bytes(kind, &value.to_ne_bytes())
     }
@@ -183,6 +188,12 @@ impl<'a> Attr<'a> {
     #[must_use]
     pub fn u64_be(&self) -> Option<u64> {
         self.payload.first_chunk().map(|b| u64::from_be_bytes(*b))
+    }
+
+    /// The payload as a number in the machine's order.
+    #[must_use]
+    pub fn u16_ne(&self) -> Option<u16> {
+        self.payload.first_chunk().map(|b| u16::from_ne_bytes(*b))
     }
 
     /// The payload as a number in the machine's order.
@@ -310,7 +321,7 @@ mod tests {
             let mut count = 0;
             for attr in attrs(&bytes) {
                 count += 1 + attr.nested().count();
-                let _ = (attr.text(), attr.u8(), attr.u16_be(), attr.u32_be(), attr.u64_be(), attr.u32_ne());
+                let _ = (attr.text(), attr.u8(), attr.u16_be(), attr.u32_be(), attr.u64_be(), attr.u16_ne(), attr.u32_ne());
             }
             prop_assert!(count <= bytes.len());
         }

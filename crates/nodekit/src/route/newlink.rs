@@ -1,4 +1,4 @@
-//! Links that are made: veth pairs, bridges, VXLAN devices. One message each, so that no other
+//! Links that are made: veth pairs, bridges, VXLAN and dummy devices. One message each, so that no other
 //! process ever sees a half-made one.
 
 use std::fmt::Display;
@@ -184,6 +184,18 @@ impl Handle {
         let message = base(Some(ifb.name), ifb.mac, ifb.mtu, ifb.up);
         let what = format_args!("make intermediate functional block {}", ifb.name);
         self.create(&what, message, InfoKind::Ifb, None)
+    }
+
+    /// Makes a dummy device (drivers/net/dummy.c), which drops what is sent by it: a place for
+    /// addresses that should be this machine's. It is down, which they don't mind, and has no IPv6
+    /// address of its own as long as it is. `EEXIST` when the name is in use.
+    ///
+    /// # Errors
+    /// [`Error`]; `EOPNOTSUPP` on a kernel without `dummy`.
+    pub fn create_dummy(&mut self, name: &str) -> Result<(), Error> {
+        let message = base(Some(name), None, None, false);
+        let what = format_args!("make dummy device {name}");
+        self.create(&what, message, InfoKind::Dummy, None)
     }
 
     fn create(
