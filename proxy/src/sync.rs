@@ -1,18 +1,19 @@
 //! When the kernel is brought up to date. Never decides where a packet goes and never touches the
 //! kernel itself: it feeds the model, and calls a data plane when there is something to do.
 //!
-//! The first change goes at once; further ones are gathered for the minimum period. Nothing
+//! The first change goes at once; further ones are gathered for a while ([`rest`]). Nothing
 //! happens before the first full lists are in. What failed is tried again, each Service by itself.
 
 mod local;
 mod node;
 mod planes;
 mod record;
+mod rest;
 mod retries;
 mod unusable;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lb_model::said::Event;
 use lb_model::{Model, ModelConfig};
@@ -52,6 +53,13 @@ pub struct Told {
     pub check_ports: watch::Sender<CheckPorts>,
 }
 
+/// A pass that is over.
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    ended: Instant,
+    took: Duration,
+}
+
 /// The owner of the model and of the data plane.
 #[derive(Debug)]
 pub struct Syncer {
@@ -65,7 +73,7 @@ pub struct Syncer {
     retries: Retries,
     /// Since when a change waits.
     waiting: Option<Instant>,
-    last_pass: Option<Instant>,
+    last_pass: Option<Pass>,
     last_check: Instant,
     /// When the data plane wants to look at flows once more.
     flows_due: Option<Instant>,
@@ -208,7 +216,7 @@ impl Syncer {
         self.settings.section(self.planes.mode)
     }
 
-    /// When a change or a retry is due: not before the minimum period after the last pass, and not
+    /// When a change or a retry is due: not before the rest after the last pass is over, and not
     /// before the first lists are in and the Node is known or has been waited for.
     fn change_due(&self) -> Option<Instant> {
         if !self.model.ready() {
@@ -225,7 +233,8 @@ impl Syncer {
                     .map_or(wanted, |until| wanted.max(until)),
             );
         };
-        Some(wanted.max(last + self.section().timing.min_period))
+        let rest = rest::after(last.took, self.section().timing.min_period);
+        Some(wanted.max(last.ended + rest))
     }
 
     /// Does what is due at `now`.
@@ -288,7 +297,10 @@ impl Syncer {
         self.flows_due = report
             .look_again()
             .or(self.flows_due.filter(|due| *due > began));
-        self.last_pass = Some(now);
+        self.last_pass = Some(Pass {
+            ended: now,
+            took: now.saturating_duration_since(began),
+        });
         self.last_check = self.last_check.max(now);
         self.retries.settle(&services, &report, now);
         self.record

@@ -2,7 +2,8 @@
 //! Kubernetes 1.36).
 //!
 //! Two differ from kube-proxy's: the mode, and how long changes are gathered. kube-proxy waits 1 s
-//! because its passes are dear; here a pass costs what the change costs.
+//! because its passes are dear; here a pass costs what the change costs, and the next one waits in
+//! proportion.
 
 use serde_json::Value;
 
@@ -12,6 +13,8 @@ use super::said::{ClientConnection, KubeProxyConfiguration, Logging, Nftables};
 /// Mark 0x4000.
 const MASQUERADE_BIT: i64 = 14;
 const SYNC_PERIOD: &str = "30s";
+/// Nothing asked for. kube-proxy, which this may be given back to, takes its own default for it.
+const NO_PERIOD: &str = "0s";
 
 impl KubeProxyConfiguration {
     /// The same with every default written out. Doing it twice changes nothing more.
@@ -101,16 +104,16 @@ fn fill_planes(all: &mut KubeProxyConfiguration) {
     fill(&mut nftables.masquerade_bit, MASQUERADE_BIT);
     fill(&mut nftables.masquerade_all, false);
     fill_duration(&mut nftables.sync_period, SYNC_PERIOD);
-    fill_duration(&mut nftables.min_sync_period, "10ms");
+    fill_text(&mut nftables.min_sync_period, NO_PERIOD);
     let iptables = all.iptables.get_or_insert_default();
     fill(&mut iptables.masquerade_bit, MASQUERADE_BIT);
     fill(&mut iptables.masquerade_all, false);
     fill(&mut iptables.localhost_node_ports, true);
     fill_duration(&mut iptables.sync_period, SYNC_PERIOD);
-    fill_duration(&mut iptables.min_sync_period, "10ms");
+    fill_text(&mut iptables.min_sync_period, NO_PERIOD);
     let ipvs = all.ipvs.get_or_insert_default();
     fill_duration(&mut ipvs.sync_period, SYNC_PERIOD);
-    fill(&mut ipvs.min_sync_period, "0s".to_owned());
+    fill_text(&mut ipvs.min_sync_period, NO_PERIOD);
     fill_text(&mut ipvs.scheduler, "");
     fill(&mut ipvs.exclude_cidrs, Vec::new());
     fill(&mut ipvs.strict_arp, false);

@@ -108,7 +108,8 @@ pub struct PlaneSection {
 /// When passes happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// The least time from the end of one pass to the start of the next.
+    /// The least time from the end of one pass to the start of the next. After passes that take long it is
+    /// longer.
     pub min_period: Duration,
     /// How often everything is checked again.
     pub sync_period: Duration,

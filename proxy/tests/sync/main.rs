@@ -71,10 +71,34 @@ fn the_first_change_goes_at_once_and_further_ones_are_gathered() {
 }
 
 #[test]
-fn by_default_a_change_waits_ten_milliseconds_at_most() {
+fn by_default_a_service_and_its_endpoints_do_not_wait_for_each_other() {
     let mut scene = Scene::started("");
+    // A pass that takes no time, by the test's clock.
+    scene.hear(service("new", "10.96.0.3"));
+    scene.syncer.act(Instant::now() + Duration::from_secs(1));
+    scene.hear(slice("new", 8080));
+    assert!(scene.syncer.next_due() <= Instant::now());
+    scene.syncer.act(Instant::now());
+    assert_eq!(
+        (scene.passes(), scene.last_pass()),
+        (3, vec!["default/new".to_owned()])
+    );
+}
+
+#[test]
+fn after_a_pass_that_took_long_changes_are_gathered_for_ten_milliseconds() {
+    let [takes, longest] = [3, 10].map(Duration::from_millis);
+    let mut scene = Scene::started("");
+    scene.plane.0.borrow_mut().takes = takes;
     scene.hear(slice("web", 8081));
-    assert!(scene.syncer.next_due() <= Instant::now() + Duration::from_millis(10));
+    std::thread::sleep(longest);
+    let began = Instant::now();
+    scene.syncer.act(began);
+    assert_eq!(scene.passes(), 2);
+    scene.hear(slice("web", 8082));
+    let due = scene.syncer.next_due();
+    assert!(due >= began + takes + longest);
+    assert!(due <= Instant::now() + longest);
 }
 
 #[test]

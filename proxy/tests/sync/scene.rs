@@ -27,6 +27,8 @@ pub(crate) struct Told {
     pub(crate) settings: Vec<PlaneSettings>,
     pub(crate) failing: BTreeSet<ServiceName>,
     pub(crate) drifted: bool,
+    /// How long a pass takes.
+    pub(crate) takes: Duration,
     /// When it wants to look at flows again, said once.
     pub(crate) look_again: Option<Instant>,
     /// Connections came over, said once.
@@ -41,6 +43,7 @@ pub(crate) struct Plane(pub(crate) Rc<RefCell<Told>>);
 impl DataPlane for Plane {
     fn sync(&mut self, _model: &Model, services: &BTreeSet<ServiceName>) -> PassReport {
         let mut told = self.0.borrow_mut();
+        std::thread::sleep(told.takes);
         told.passes.push(services.clone());
         told.changes.push("pass".to_owned());
         let failed = services

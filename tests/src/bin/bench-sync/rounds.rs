@@ -18,7 +18,7 @@ const BURST: usize = 500;
 const RETRIES: usize = 20;
 /// Time for the daemon to come to rest before its memory is read.
 const REST: Duration = Duration::from_millis(1500);
-/// Longer than the minimum period that causeway-proxy has by default, after a pass that took long.
+/// Longer than causeway-proxy rests after a pass, also after one that took long.
 const IDLE: Duration = Duration::from_millis(100);
 /// Of so many Services at the end of a burst it is seen when they changed.
 const LOOKED_AT: usize = 4;
@@ -137,7 +137,7 @@ impl Rounds {
         for number in 0..changes {
             let port = PORTS[(number + 1) % 2];
             let before = contender.tells.then(|| Daemon::read(bed)).transpose()?;
-            // A daemon that is idle: the minimum period after its last pass is over.
+            // A daemon that is idle: the rest after its last pass is over.
             std::thread::sleep(IDLE);
             let since = Instant::now();
             load.set_probe(bed, port)?;
