@@ -9,15 +9,21 @@ mod process;
 mod variant;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 pub use input::{Input, quote};
 pub use variant::{Detection, Variant};
 
-use process::{Finished, run};
+use process::{ask, feed};
 
 /// The longest input of a restore and the longest listing, in bytes: some ten million rules.
 const LIMIT: usize = 1 << 30;
+/// Comes behind a restore's input. Asked to be verbose, the program says a comment again when it comes to it,
+/// and what stands before it is in the kernel by then. A program that says nothing is waited for. Its end may
+/// take 20 ms longer: as `iptables-nft-restore` closes its socket, the kernel frees what was deleted, after a
+/// grace period (`nft_rcv_nl_event`, net/netfilter/nf_tables_api.c).
+const APPLIED: &str = "# applied";
 /// Seconds to wait for the lock that other runs of iptables may hold (`--wait`; legacy only).
 const LOCK_SECONDS: &str = "10";
 /// Where the programs are looked for, before the folders of `PATH`.
@@ -200,7 +206,8 @@ impl Xtables {
 
     /// Applies `input` in the words of `iptables-restore(8)`: one process, `--noflush`, so that
     /// chains that it does not declare stay as they are. Each table in it changes at once or not at
-    /// all.
+    /// all. The end of the process is not waited for if it says before that it has come to the end of its
+    /// input.
     ///
     /// # Errors
     /// See [`Error`].
@@ -209,9 +216,21 @@ impl Xtables {
         if let Some(faults) = &self.faults {
             faults.restore(&self.restore.display().to_string(), input)?;
         }
-        let arguments = ["--noflush", "--wait", LOCK_SECONDS];
-        self.ask(&self.restore, &arguments, input, &mut |_| {})?
-            .success()
+        let arguments = ["--noflush", "--verbose", "--wait", LOCK_SECONDS];
+        // Else the program is to say that the table's COMMIT is missing.
+        let said = if input.ends_with("COMMIT\n") {
+            APPLIED
+        } else {
+            ""
+        };
+        let input = [input, said, "\n"];
+        let finished = feed(&self.restore, &arguments, &input, LIMIT, &mut |line| {
+            if line == APPLIED {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        finished?.success()
     }
 
     /// Hands every line of the listing of `table`, or of all tables that are there, to `each`: rules
@@ -228,7 +247,7 @@ impl Xtables {
             .iter()
             .flat_map(|table| ["-t", table.name()])
             .collect();
-        self.ask(&self.save, &words, "", each)?.success()
+        ask(&self.save, &words, LIMIT, each)?.success()
     }
 
     /// The chains of `table`, built-in ones included.
@@ -257,7 +276,7 @@ impl Xtables {
         }
         let mut rules = Vec::new();
         let words = ["--wait", LOCK_SECONDS, "-t", table.name(), "-S", chain];
-        let finished = self.ask(&self.command, &words, "", &mut |line| {
+        let finished = ask(&self.command, &words, LIMIT, &mut |line| {
             rules.extend(line.starts_with("-A ").then(|| line.to_owned()));
         })?;
         // Both variants answer 1 for a chain or table that is not there.
@@ -265,15 +284,5 @@ impl Xtables {
             return Ok(None);
         }
         finished.success().map(|()| Some(rules))
-    }
-
-    fn ask(
-        &self,
-        program: &Path,
-        arguments: &[&str],
-        input: &str,
-        each: &mut dyn FnMut(&str),
-    ) -> Result<Finished, Error> {
-        run(program, arguments, input, LIMIT, each)
     }
 }

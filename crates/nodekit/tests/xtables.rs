@@ -77,6 +77,27 @@ fn a_refusal_names_the_line_and_changes_nothing() {
     });
 }
 
+/// The program has read the whole input by then.
+#[test]
+fn what_is_refused_at_its_end_is_not_taken_for_done() {
+    each(|xtables| {
+        let there = "*nat\n:MINE - [0:0]\n-A INPUT -j MINE\nCOMMIT\n";
+        xtables.restore(there).unwrap();
+        for refused in [
+            // The chain is in use.
+            "*nat\n-X MINE\nCOMMIT\n",
+            "*filter\n:OTHER - [0:0]\nCOMMIT\n*nat\n-X MINE\nCOMMIT\n",
+            "*nat\n-D INPUT -j MINE\n",
+        ] {
+            let error = xtables.restore(refused).unwrap_err();
+            assert!(matches!(error, Error::Refused { .. }), "{error}");
+            assert_eq!(xtables.rules(Table::Nat, "MINE"), Ok(Some(Vec::new())));
+        }
+        let rules = xtables.rules(Table::Nat, "INPUT").unwrap().unwrap();
+        assert_eq!(rules, ["-A INPUT -j MINE"]);
+    });
+}
+
 #[test]
 fn the_variant_with_the_kubelets_hint_or_more_rules_is_this_nodes() {
     let hint = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n";

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::process::run;
+use super::process::ask;
 use super::{Error, FOLDERS, Family, LIMIT};
 
 /// Which kernel interface the programs speak.
@@ -97,7 +97,7 @@ impl Variant {
                 variant = Some(Self::Legacy);
             }
         };
-        run(program, &["--version"], "", LIMIT, &mut read).ok()?;
+        ask(program, &["--version"], LIMIT, &mut read).ok()?;
         variant
     }
 }
@@ -118,7 +118,7 @@ impl Traces {
                 continue;
             };
             // No table is named: legacy would make it where it is not there.
-            let listed = run(&save, &[], "", LIMIT, &mut |line| {
+            let listed = ask(&save, &[], LIMIT, &mut |line| {
                 traces.hinted |= HINTS.iter().any(|hint| line.starts_with(hint));
                 traces.rules += usize::from(line.starts_with('-'));
             });
