@@ -19,7 +19,7 @@ use nodekit::{netlink, nft, xtables};
 
 pub use iptables::IptablesBackend;
 pub use lb_plan::nftables::Settings;
-pub use leftovers::remove_kube_proxy;
+pub use leftovers::{remove_kube_proxy, remove_kube_proxy_sets};
 pub use nftables::NftablesBackend;
 pub use plane::{DataPlane, OpenError, Opened, PlaneSettings, cleanup, open};
 
@@ -64,6 +64,17 @@ pub enum BackendError {
     /// Translation at the socket.
     #[error(transparent)]
     Ebpf(Arc<ebpf::Error>),
+    /// Sets that rules of iptables ask could not be listed or removed.
+    #[error(transparent)]
+    IpSet(netlink::Error),
+    /// A set of kube-proxy's stays, since others' rules ask it.
+    #[error("the ipset {name} is used by {references} rules or sets that are not kube-proxy's")]
+    SetInUse {
+        /// The set.
+        name: String,
+        /// How many of them.
+        references: u32,
+    },
 }
 
 impl BackendError {

@@ -87,13 +87,19 @@ fn show(found: &(impl Serialize + Display), json: bool) -> anyhow::Result<()> {
 /// Every data plane's, whatever the configuration says; one failure does not keep the others.
 fn clean_up(flags: &Flags) -> anyhow::Result<()> {
     let mut result = Ok(());
+    let mut failed = |what: &dyn Display, error| {
+        eprintln!("causeway-proxy: --cleanup: {what}: {error}");
+        result = Err(anyhow::anyhow!(
+            "--cleanup: not everything could be removed"
+        ));
+    };
     for mode in Mode::ALL {
         if let Err(error) = backend::cleanup(mode, &flags.ebpf()) {
-            eprintln!("causeway-proxy: --cleanup: {mode}: {error}");
-            result = Err(anyhow::anyhow!(
-                "--cleanup: not everything could be removed"
-            ));
+            failed(&mode, error);
         }
+    }
+    if let Err(error) = backend::remove_kube_proxy_sets() {
+        failed(&"what kube-proxy left", error);
     }
     result
 }

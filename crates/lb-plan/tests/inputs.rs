@@ -14,6 +14,7 @@ use proptest::prelude::*;
 const LISTINGS: &[&str] = &[
     include_str!("inputs/ours.iptables"),
     include_str!("inputs/shared.iptables"),
+    include_str!("inputs/ipvs.iptables"),
 ];
 
 /// Lines of good listings in any order.

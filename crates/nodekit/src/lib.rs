@@ -2,14 +2,15 @@
 //!
 //! This crate never knows Kubernetes, never runs another program (but those of iptables, whose kernel
 //! interface is their own), never keeps state of its own and never changes anything that its caller
-//! didn't name. It speaks route netlink, nf_tables, conntrack, nfacct, IPVS and the socket monitor
-//! over netlink sockets, enters network namespaces, finds cgroups, and reads and writes sysctls; an
-//! error names the operation and the errno.
+//! didn't name. It speaks route netlink, nf_tables, conntrack, nfacct, ipset, IPVS and the socket
+//! monitor over netlink sockets, enters network namespaces, finds cgroups, and reads and writes
+//! sysctls; an error names the operation and the errno.
 
 pub mod cgroup;
 pub mod conntrack;
 #[cfg(feature = "faulty")]
 pub mod faulty;
+pub mod ipset;
 pub mod ipvs;
 pub mod netlink;
 pub mod netns;

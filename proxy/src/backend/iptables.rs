@@ -97,23 +97,21 @@ impl IptablesBackend {
     /// # Errors
     /// [`BackendError::Iptables`]; one failure does not keep the rest.
     pub fn cleanup() -> Result<(), BackendError> {
-        let mut result = Ok(());
-        for variant in Variant::ALL {
-            for family in Family::ALL {
-                let Ok(xtables) = Xtables::of(words(family), variant) else {
-                    // Not installed, so nothing can be there.
-                    continue;
-                };
-                if let Err(error) = remove(&xtables) {
-                    result = Err(error.into());
-                }
-            }
-        }
+        let mut result = remove_everywhere(Listing::removal);
         // Nothing of ours counts with them any more.
         if let Err(error) = counters::remove() {
             result = Err(BackendError::Counters(error));
         }
         result
+    }
+
+    /// Removes the chains that only kube-proxy's mode ipvs has, of both families, of both variants.
+    /// In mode iptables, after the first full write.
+    ///
+    /// # Errors
+    /// [`BackendError::Iptables`]; one failure does not keep the rest.
+    pub fn remove_ipvs_chains() -> Result<(), BackendError> {
+        remove_everywhere(Listing::ipvs_removal)
     }
 }
 
@@ -167,12 +165,25 @@ impl DataPlane for IptablesBackend {
     }
 }
 
-fn remove(xtables: &Xtables) -> Result<(), xtables::Error> {
-    let found = listing(xtables)?;
-    match found.removal() {
-        Some(input) => xtables.restore(&input),
-        None => Ok(()),
+/// Does in both families of both variants what `removal` makes of what is there.
+fn remove_everywhere(removal: fn(&Listing) -> Option<String>) -> Result<(), BackendError> {
+    let mut result = Ok(());
+    for variant in Variant::ALL {
+        for family in Family::ALL {
+            let Ok(xtables) = Xtables::of(words(family), variant) else {
+                // Not installed, so nothing can be there.
+                continue;
+            };
+            let removed = listing(&xtables).and_then(|found| match removal(&found) {
+                Some(input) => xtables.restore(&input),
+                None => Ok(()),
+            });
+            if let Err(error) = removed {
+                result = Err(error.into());
+            }
+        }
     }
+    result
 }
 
 /// What is there of ours.

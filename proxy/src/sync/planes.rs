@@ -78,6 +78,11 @@ impl Kernel for HostKernel {
                     tracing::warn!(%mode, %error, "what this data plane left is not all removed");
                 }
             }
+            match backend::remove_kube_proxy_sets() {
+                Ok(0) => {}
+                Ok(sets) => tracing::info!(sets, "removed the ipsets that kube-proxy left"),
+                Err(error) => tracing::warn!(%error, "what kube-proxy left is not all removed"),
+            }
             if let Some(handover) = handover {
                 noted(handover.finish());
                 handed_over.store(true, Ordering::Relaxed);

@@ -91,18 +91,29 @@ impl Listing {
     /// The input that removes all of it; `None`: nothing is there. What the kubelet or others have
     /// use for stays; other chains that others' rules lead to are emptied.
     pub fn removal(&self) -> Option<String> {
+        self.removal_of(|_| true)
+    }
+
+    /// The same of what only kube-proxy's mode ipvs has. Our own chains must be written before: until
+    /// then its chains of the same names lead to these.
+    pub fn ipvs_removal(&self) -> Option<String> {
+        self.removal_of(|chain| matches!(chain, Chain::Ipvs(_)))
+    }
+
+    fn removal_of(&self, goes: impl Fn(Chain) -> bool) -> Option<String> {
         let mut text = String::new();
         for table in Table::ALL {
             let chains: BTreeSet<Chain> = self
                 .chains
                 .iter()
-                .filter(|((t, chain), _)| *t == table && !self.is_of_use(table, *chain))
+                .filter(|((t, chain), _)| *t == table && goes(*chain))
+                .filter(|((_, chain), _)| !self.is_of_use(table, *chain))
                 .filter(|(place, rules)| **rules > 0 || !self.borrowed.contains(place))
                 .map(|((_, chain), _)| *chain)
                 .collect();
             let jumps = self.jumps.get(&table).into_iter().flatten();
             let jumps: Vec<&str> = jumps
-                .filter(|(jump, _)| !self.is_of_use(table, jump.to))
+                .filter(|(jump, _)| goes(jump.to) && !self.is_of_use(table, jump.to))
                 .map(|(_, words)| words.as_str())
                 .collect();
             if chains.is_empty() && jumps.is_empty() {

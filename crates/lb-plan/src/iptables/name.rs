@@ -64,6 +64,23 @@ pub enum Chain {
     Canary,
     /// Of one Service port or endpoint.
     Of(Kind, Hash),
+    /// Of kube-proxy's mode ipvs. Never written, only removed.
+    Ipvs(IpvsChain),
+}
+
+/// The chains that only kube-proxy's mode ipvs has (`pkg/proxy/ipvs/proxier.go` of Kubernetes 1.36).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum IpvsChain {
+    /// Marks what aims at node ports; in the table filter, health checks that are let in.
+    NodePort,
+    /// Marks what aims at balancers' addresses.
+    LoadBalancer,
+    /// Drops what no source range of a balancer's address let in.
+    SourceRanges,
+    /// Rejects what aims at a Service's address, but not at a port of it.
+    Filter,
+    /// Keeps this node's own packets from balancers' addresses.
+    OutFilter,
 }
 
 /// What the chain of a Service port is for.
@@ -167,7 +184,7 @@ impl Chain {
     }
 }
 
-const NAMES: [(Chain, &str); 14] = [
+const NAMES: [(Chain, &str); 19] = [
     (Chain::Prerouting, "PREROUTING"),
     (Chain::Input, "INPUT"),
     (Chain::Forward, "FORWARD"),
@@ -182,6 +199,14 @@ const NAMES: [(Chain, &str); 14] = [
     (Chain::ProxyFirewall, "KUBE-PROXY-FIREWALL"),
     (Chain::Firewall, "KUBE-FIREWALL"),
     (Chain::Canary, "KUBE-PROXY-CANARY"),
+    (Chain::Ipvs(IpvsChain::NodePort), "KUBE-NODE-PORT"),
+    (Chain::Ipvs(IpvsChain::LoadBalancer), "KUBE-LOAD-BALANCER"),
+    (
+        Chain::Ipvs(IpvsChain::SourceRanges),
+        "KUBE-SOURCE-RANGES-FIREWALL",
+    ),
+    (Chain::Ipvs(IpvsChain::Filter), "KUBE-IPVS-FILTER"),
+    (Chain::Ipvs(IpvsChain::OutFilter), "KUBE-IPVS-OUT-FILTER"),
 ];
 
 const KINDS: [(Kind, &str); 5] = [

@@ -7,18 +7,24 @@ use lb_plan::iptables::{Chain, Listing, Table};
 /// What `iptables-save` wrote.
 pub(crate) fn listing(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let Some(removal) = heard(&text).removal() else {
+    removes_what_is_ours(&text, Listing::removal);
+    removes_what_is_ours(&text, Listing::ipvs_removal);
+}
+
+fn removes_what_is_ours(text: &str, removal: fn(&Listing) -> Option<String>) {
+    let found = heard(text);
+    let Some(input) = removal(&found) else {
         return;
     };
     // Three lines for a chain, one for a rule, two for a table.
-    assert!(removal.len() <= 4 * text.len() + 200, "{removal}");
-    let removed = Removed::by(&removal);
+    assert!(input.len() <= 4 * text.len() + 200, "{input}");
+    let removed = Removed::by(&input);
     for (_, chain) in &removed.emptied {
-        assert!(is_ours(chain) && text.contains(chain), "{removal}");
+        assert!(is_ours(chain) && text.contains(chain), "{input}");
     }
-    assert!(removed.chains.is_subset(&removed.emptied), "{removal}");
-    let after = removed.from(&text);
-    assert_eq!(heard(&after).removal(), None, "{text}{removal}");
+    assert!(removed.chains.is_subset(&removed.emptied), "{input}");
+    let after = removed.from(text);
+    assert_eq!(removal(&heard(&after)), None, "{text}{input}");
 }
 
 fn heard(text: &str) -> Listing {

@@ -231,3 +231,14 @@ fn a_chain_that_others_lead_to_is_emptied() {
         assert_eq!(heard(&listings[1]).removal(), None);
     }
 }
+
+/// As kube-proxy's mode ipvs wrote it. (Its rules need sets, which this kernel may lack.)
+#[test]
+fn what_only_mode_ipvs_has_goes_alone_or_with_the_rest() {
+    let there = heard(include_str!("../inputs/ipvs.iptables"));
+    golden("ipvs-removal.iptables", &there.removal().unwrap());
+    golden(
+        "ipvs-chains-removal.iptables",
+        &there.ipvs_removal().unwrap(),
+    );
+}
