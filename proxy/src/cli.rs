@@ -116,9 +116,9 @@ pub struct Flags {
           default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_redirect_peer: bool,
     /// Mode ebpf: so are packets from other nodes that no Service is concerned with, past the node's stack,
-    /// while netfilter has no rules for what the node sends on.
+    /// while netfilter has no rules for what the node sends on, and nobody else anything in its way.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+          default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
     pub ebpf_host_routing: bool,
     /// Mode ebpf: packets of known connections that leave by where they came turn in the driver
     /// (XDP), or behind it (generic), at the node's ways out.

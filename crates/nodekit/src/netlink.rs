@@ -9,6 +9,7 @@
 
 mod attr;
 mod error;
+mod events;
 mod generic;
 mod message;
 mod typed;
@@ -17,6 +18,7 @@ mod typed;
 pub(crate) use attr::anything;
 pub use attr::{Attr, AttrTooLong, AttrWriter, Attrs, attrs};
 pub use error::Error;
+pub use events::{Events, Told};
 pub use generic::generic_request;
 pub use message::{HEADER_LEN, Header, Message, Messages, Reply, messages, push_message};
 pub use netlink_packet_core::{
@@ -53,6 +55,8 @@ pub enum Protocol {
     Route,
     /// `NETLINK_NETFILTER`: nftables and conntrack.
     Netfilter,
+    /// `NETLINK_XFRM`: IPsec.
+    Xfrm,
     /// `NETLINK_SOCK_DIAG`: sockets.
     SockDiag,
     /// `NETLINK_GENERIC`: families found by name.
@@ -64,6 +68,7 @@ impl Protocol {
         match self {
             Self::Route => netlink_sys::protocols::NETLINK_ROUTE,
             Self::Netfilter => netlink_sys::protocols::NETLINK_NETFILTER,
+            Self::Xfrm => netlink_sys::protocols::NETLINK_XFRM,
             Self::SockDiag => netlink_sys::protocols::NETLINK_SOCK_DIAG,
             Self::Generic => netlink_sys::protocols::NETLINK_GENERIC,
         }

@@ -11,6 +11,7 @@ mod batch;
 mod datatype;
 mod dump;
 mod error;
+mod events;
 mod expr;
 mod find;
 mod kernel;
@@ -24,6 +25,7 @@ pub use batch::Batch;
 pub use datatype::{Datatype, Type};
 pub use dump::{ChainInfo, HookedChain, RuleInfo, SetInfo, TableInfo};
 pub use error::{Error, Failure};
+pub use events::{adds_rules, events};
 pub use expr::{
     BitwiseOperand, ByteorderOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, FibResult, FibSource,
     LimitUnit, MetaKey, NatFlags, NatKind, NumgenKind, PayloadBase, Register, Reject,

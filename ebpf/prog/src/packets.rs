@@ -80,7 +80,8 @@ fn straight(buffer: &Buffer, family: Family) -> i32 {
     };
     let Room { flow, work, .. } = room;
     // What the prefilter can't read, as fragments, did not come here.
-    if read(buffer, family, flow) != Found::Flow
+    if buffer.is_marked()
+        || read(buffer, family, flow) != Found::Flow
         || !may_go_straight(flow, maps::is_own)
         || !leads_to_peer(buffer, flow, work)
     {

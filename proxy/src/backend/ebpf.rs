@@ -46,6 +46,7 @@ mod sweep;
 mod table;
 mod tracked;
 mod traffic;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

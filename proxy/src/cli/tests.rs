@@ -147,9 +147,9 @@ fn whether_packets_are_given_to_pods_at_once_is_said_by_a_flag() {
         let options = Flags::read(words).unwrap().ebpf();
         (options.peers, options.host_routing)
     };
-    assert_eq!(said(&[]), (true, false));
-    assert_eq!(said(&["--ebpf-redirect-peer=false"]), (false, false));
-    assert_eq!(said(&["--ebpf-host-routing"]), (true, true));
+    assert_eq!(said(&[]), (true, true));
+    assert_eq!(said(&["--ebpf-redirect-peer=false"]), (false, true));
+    assert_eq!(said(&["--ebpf-host-routing=false"]), (true, false));
 }
 
 #[test]

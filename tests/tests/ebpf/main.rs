@@ -26,6 +26,7 @@ mod maglev;
 mod monitor;
 mod names;
 mod node;
+mod others;
 mod outside;
 mod peers;
 mod places;

@@ -2,16 +2,19 @@
 //! wanted and nobody on the way may want to see them.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::process::Command;
 use std::time::Duration;
 
 use causeway_proxy::backend::ebpf::Options;
 use causeway_tests::packet_bed::{self, POD_PORT};
 use causeway_tests::proxy_bed::wait_until;
 use lb_model::Family;
-use nodekit::route::Handle;
+use nodekit::route::{Classifier, Handle, Link, Side};
 use nodekit::sysctl::{self, Key};
 
 use crate::node::{Node, PATIENCE, on_a_node};
+use crate::others::{self, Place};
 use crate::peers::{options, pod, sent, start_with};
 use crate::ways::nft;
 use crate::world::World;
@@ -50,20 +53,26 @@ fn stays_straight(node: &Node<'_>, why: &str) {
 }
 
 fn wait_for_stack(node: &Node<'_>, why: &str) {
-    wait_for(node, &format!("by the stack: {why}"), |sent| sent >= 5);
+    let what = format!("by the stack: {why}");
+    wait_for(node, &what, |sent| sent >= 5);
+    // They take it whenever something is told, until it was looked what that is.
+    std::thread::sleep(Duration::from_secs(1));
+    for family in Family::ALL {
+        assert_ne!(sent_for(node, family), 0, "still {what} ({family:?})");
+    }
 }
 
-fn options_with_routing(node: &Node<'_>) -> Options {
-    Options {
-        host_routing: true,
-        ..options(node)
-    }
+/// The link by which the client's packets come.
+fn way(node: &Node<'_>) -> Link {
+    let mut links = Handle::open_in(&node.bed.node.netns).unwrap();
+    let way = links.route_to(node.bed.client.ip(Family::V4)).unwrap();
+    links.link_by_index(way.link.unwrap()).unwrap()
 }
 
 #[test]
 fn what_no_service_is_concerned_with_goes_straight_unless_somebody_filters_it() {
     on_a_node(|node| {
-        let _proxy = start_with(node, &options_with_routing(node), &mut World::empty());
+        let _proxy = start_with(node, &options(node), &mut World::empty());
         wait_for_straight(node, "nobody filters");
         let netns = &node.bed.node.netns;
         for (hook, rule) in [
@@ -89,15 +98,80 @@ fn what_no_service_is_concerned_with_goes_straight_unless_somebody_filters_it() 
 }
 
 #[test]
-fn what_no_service_is_concerned_with_takes_the_stack_by_default() {
+fn who_has_no_rules_of_nftables_is_not_passed_by_either() {
     on_a_node(|node| {
-        let proxy = start_with(node, &options_with_routing(node), &mut World::empty());
-        wait_for_straight(node, "as the option says");
+        let _proxy = start_with(node, &options(node), &mut World::empty());
+        wait_for_straight(node, "nobody filters");
+        let run = |program: &str, arguments: &str| {
+            let words = arguments.split(' ');
+            let output = Command::new(program).args(words).output().unwrap();
+            assert!(output.status.success(), "{program} {arguments}: {output:?}");
+        };
+        let policy = "src 192.0.2.0/24 dst 198.51.100.0/24 dir fwd";
+        run("ip", &format!("xfrm policy add {policy} action block"));
+        wait_for_stack(node, "a policy of IPsec");
+        run("ip", &format!("xfrm policy delete {policy}"));
+        wait_for_straight(node, "no policy");
+        let program = others::at_forward();
+        wait_for_stack(node, "a program of netfilter");
+        drop(program);
+        wait_for_straight(node, "no program");
+        // These tables stay.
+        run("iptables-legacy", "-t raw -S");
+        wait_for_stack(node, "a table of the older iptables");
+    });
+}
+
+#[test]
+fn who_sees_packets_where_they_come_in_is_not_passed_by() {
+    on_a_node(|node| {
+        let _proxy = start_with(node, &options(node), &mut World::empty());
+        wait_for_straight(node, "nobody filters");
+        let way = way(node);
+        let mut links = Handle::open().unwrap();
+        let classifier = Classifier {
+            name: "somebody".to_owned(),
+            priority: 1,
+            handle: 1,
+        };
+        let program = others::classifier();
+        links.add_clsact(way.index).unwrap();
+        let side = Side::Incoming;
+        links
+            .set_classifier(way.index, side, &classifier, program.as_fd())
+            .unwrap();
+        wait_for_stack(node, "a filter");
+        links
+            .delete_classifier(way.index, side, &classifier)
+            .unwrap();
+        wait_for_straight(node, "no filter");
+        let after = others::at_ingress(way.index, Place::After);
+        wait_for_stack(node, "a program after ours");
+        drop(after);
+        wait_for_straight(node, "no program");
+        let before = others::at_ingress(way.index, Place::Before { mark: 0 });
+        stays_straight(node, "a program before ours");
+        drop(before);
+        let marks = others::at_ingress(way.index, Place::Before { mark: 1 });
+        wait_for_stack(node, "routes may go by marks");
+        drop(marks);
+    });
+}
+
+#[test]
+fn what_no_service_is_concerned_with_takes_the_stack_where_that_is_wanted() {
+    on_a_node(|node| {
+        let proxy = start_with(node, &options(node), &mut World::empty());
+        wait_for_straight(node, "by default");
         drop(proxy);
+        let options = Options {
+            host_routing: false,
+            ..options(node)
+        };
         let mut world = World::empty();
-        let mut proxy = node.start_with(&world, &options(node));
+        let mut proxy = node.start_with(&world, &options);
         proxy.sync(&mut world);
-        wait_for_stack(node, "without the option");
+        wait_for_stack(node, "as the option says");
     });
 }
 
@@ -105,13 +179,10 @@ fn what_no_service_is_concerned_with_takes_the_stack_by_default() {
 fn an_interface_with_a_strict_filter_of_sources_has_no_packets_that_go_straight() {
     on_a_node(|node| {
         let strict = || {
-            let mut links = Handle::open().unwrap();
-            let way = links.route_to(node.bed.client.ip(Family::V4)).unwrap();
-            let link = links.link_by_index(way.link.unwrap()).unwrap();
-            let key = Key::ipv4_conf(&link.name, "rp_filter").unwrap();
+            let key = Key::ipv4_conf(&way(node).name, "rp_filter").unwrap();
             sysctl::write(&key, "1").unwrap();
         };
-        let _proxy = start_with(node, &options_with_routing(node), &mut World::empty());
+        let _proxy = start_with(node, &options(node), &mut World::empty());
         wait_for_straight(node, "no filter");
         node.bed.node.netns.run(strict).unwrap();
         wait_for_stack(node, "rp_filter");

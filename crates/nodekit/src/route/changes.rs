@@ -13,6 +13,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use super::Error;
+use crate::netlink::{Events, Protocol, Told};
 
 /// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
 const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x100;
@@ -113,6 +114,29 @@ impl Waker {
         let fd = self.socket.as_raw_fd();
         let sent = sendto(fd, &[0; 4], &self.to, MsgFlags::empty());
         sent.map(drop).map_err(failed)
+    }
+}
+
+/// `RTNLGRP_TC` and `RTNLGRP_IPV4_NETCONF` (linux/rtnetlink.h).
+const WAY_IN: [u32; 2] = [4, 24];
+/// `RTM_NEWQDISC`, `RTM_NEWTFILTER` and `RTM_NEWNETCONF`.
+const ADDED: [u16; 3] = [36, 44, 80];
+
+/// Hears of what may be done to packets that come by an interface: queues, filters, and IPv4's settings, as
+/// `rp_filter`; in the calling thread's network namespace.
+///
+/// # Errors
+/// [`Error::Socket`].
+pub fn way_in_events() -> Result<Events, Error> {
+    Events::open(Protocol::Route, &WAY_IN)
+}
+
+/// Whether what was told may mean that packets are filtered that were not before.
+#[must_use]
+pub fn adds_filters(told: Told) -> bool {
+    match told {
+        Told::Kind(kind) => ADDED.contains(&kind),
+        Told::Lost => true,
     }
 }
 

@@ -147,6 +147,13 @@ impl Buffer {
         unsafe { (*self.0).ifindex }
     }
 
+    /// Whether a program before this one gave it a mark, by which the stack may choose a route.
+    #[inline(always)]
+    pub(super) fn is_marked(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0).mark != 0 }
+    }
+
     /// Bytes from the link's header on.
     #[inline(always)]
     pub(super) fn read_all<const N: usize>(&self, offset: u32) -> Result<[u8; N], Failed> {

@@ -63,6 +63,11 @@ impl Attachments {
         })
     }
 
+    /// The kernel's number of the program.
+    pub(super) const fn id(&self) -> u32 {
+        self.id
+    }
+
     /// Whether any interface has the program of an earlier daemon.
     pub(super) fn are_anywhere(&mut self) -> Result<bool, Error> {
         if !pins::numbered(&self.pins, PREFIX)?.is_empty() {

@@ -59,8 +59,17 @@ pub enum Error {
     /// It is not known who filters packets of bridges.
     #[error("tables of nftables: {0}")]
     Tables(nodekit::nft::Error),
-    /// A thread could not be started.
-    #[error("a thread could not be started: {0}")]
+    /// It is not heard of rules, filters and policies that others make.
+    #[error("changes of others: {0}")]
+    Heard(nodekit::netlink::Error),
+    /// It is not known whether there is IPsec.
+    #[error("policies of IPsec: {0}")]
+    Policies(nodekit::netlink::Error),
+    /// It is not known whether others have programs in netfilter.
+    #[error("links of eBPF programs: {0}")]
+    Links(aya::programs::links::LinkError),
+    /// A thread that follows changes could not be started, or woken.
+    #[error("a thread that follows changes: {0}")]
     Thread(std::io::Error),
     /// The object cannot be loaded.
     #[error("eBPF maps and programs: {0}")]

@@ -22,6 +22,7 @@ use super::interfaces::Scene;
 use super::load::Refusals;
 use super::options::Frames as Choice;
 use super::sockets::{failed, gone, take};
+use super::trouble::Trouble;
 use super::{Error, Options, pins};
 
 pub(super) const PROGRAM: &str = "frames";
@@ -37,8 +38,7 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(super) struct Frames {
     hook: Option<Hook>,
     pins: PathBuf,
-    /// What went wrong at the last look, which was said.
-    trouble: Option<String>,
+    trouble: Trouble,
 }
 
 /// The program, where it is wanted.
@@ -72,22 +72,17 @@ impl Frames {
         Ok(Self {
             hook,
             pins: options.pins.clone(),
-            trouble: None,
+            trouble: Trouble::default(),
         })
     }
 
     /// Brings the program to every way out, and takes it away from wherever else an earlier daemon
     /// had it.
     pub(super) fn follow(&mut self, scene: &Scene) {
-        let trouble = self.try_to_follow(scene).err();
-        let trouble = trouble.map(|error| error.to_string());
-        if trouble != self.trouble {
-            match &trouble {
-                Some(trouble) => tracing::warn!(trouble, "XDP is not where it should be"),
-                None => tracing::info!("XDP is where it should be again"),
-            }
-        }
-        self.trouble = trouble;
+        let result = self.try_to_follow(scene);
+        let lost = "XDP is not where it should be";
+        self.trouble
+            .note(result, lost, "XDP is where it should be again");
     }
 
     fn try_to_follow(&mut self, scene: &Scene) -> Result<(), Error> {

@@ -61,8 +61,8 @@ pub struct Options {
     pub service_metrics: bool,
     /// Packets are given to pods behind a bridge at once, where nothing on the way may want to see them.
     pub peers: bool,
-    /// So are packets that no Service is concerned with, where netfilter has no rules for what the node sends
-    /// on.
+    /// So are packets that no Service is concerned with, where nobody has anything in the way of what the node
+    /// sends on.
     pub host_routing: bool,
     /// Packets that leave by where they came turn in the driver.
     pub frames: Frames,
@@ -121,7 +121,7 @@ impl Default for Options {
             sweep: DEFAULT_SWEEP,
             service_metrics: true,
             peers: true,
-            host_routing: false,
+            host_routing: true,
             frames: Frames::Off,
         }
     }

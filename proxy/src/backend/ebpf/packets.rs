@@ -266,8 +266,10 @@ impl Hooks {
         let scene = std::mem::take(&mut self.scene);
         let result = if self.presence.is_due() {
             self.frames.follow(&scene);
-            self.peers.follow();
-            self.bring_to(&scene)
+            let result = self.bring_to(&scene);
+            // Which of the programs that others have come after ours is known now.
+            self.follow_peers();
+            result
         } else {
             let nowhere = Scene::default();
             self.frames.follow(&nowhere);
@@ -277,6 +279,11 @@ impl Hooks {
         self.whole = result.is_ok();
         self.scene = scene;
         result
+    }
+
+    /// Looks who is behind bridges.
+    fn follow_peers(&mut self) {
+        self.peers.follow(self.attachments.id());
     }
 
     /// As it is now.
@@ -447,7 +454,7 @@ impl Keeper {
                         }
                     }
                     swept = Instant::now();
-                    lock(&hooks).peers.follow();
+                    lock(&hooks).follow_peers();
                 }
                 if forgotten.elapsed() >= FORGET {
                     if let Err(error) = traffic.sweep() {

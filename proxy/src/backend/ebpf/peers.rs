@@ -17,6 +17,7 @@ use super::entries::Entry;
 use super::probe::knows_no_tcx;
 use super::sockets::{failed, gone, take};
 use super::straight::Straight;
+use super::trouble::Trouble;
 use super::{Error, Options, pins};
 
 /// Who is behind which end of a virtual pair.
@@ -28,8 +29,7 @@ pub(super) struct Peers {
     straight: Straight,
     /// [`Options::peers`].
     wanted: bool,
-    /// What went wrong at the last look, which was said.
-    trouble: Option<String>,
+    trouble: Trouble,
 }
 
 impl Peers {
@@ -38,25 +38,20 @@ impl Peers {
             map: take(ebpf, maps::PEERS)?,
             straight: Straight::take(ebpf, options)?,
             wanted: options.peers,
-            trouble: None,
+            trouble: Trouble::default(),
         })
     }
 
-    /// Looks who is where, and says so to the program. If that can't be seen, it knows nobody, and packets
-    /// take the longer way.
-    pub(super) fn follow(&mut self) {
-        let trouble = self.try_to_follow().err();
-        let trouble = trouble.map(|error| error.to_string());
-        if trouble != self.trouble {
-            match &trouble {
-                Some(trouble) => tracing::warn!(trouble, "packets take the longer way to pods"),
-                None => tracing::info!("it is known again where pods are"),
-            }
-        }
-        self.trouble = trouble;
+    /// Looks who is where, and says so to the program, whose number is `program`. If that can't be seen, it
+    /// knows nobody, and packets take the longer way.
+    pub(super) fn follow(&mut self, program: u32) {
+        let result = self.try_to_follow(program);
+        let lost = "packets take the longer way to pods";
+        let found = "it is known again where pods are";
+        self.trouble.note(result, lost, found);
     }
 
-    fn try_to_follow(&mut self) -> Result<(), Error> {
+    fn try_to_follow(&mut self, program: u32) -> Result<(), Error> {
         let found = if self.wanted {
             look()
         } else {
@@ -68,8 +63,9 @@ impl Peers {
         };
         self.set(&seen.ends).map_err(failed(maps::PEERS))?;
         let nobody = seen.ends.is_empty();
-        let straight = self.straight.follow(if nobody { &[] } else { &seen.links });
-        result.and(straight)
+        let links = if nobody { &[][..] } else { &seen.links };
+        self.straight.follow(links, program);
+        result
     }
 
     fn set(&mut self, wanted: &Ends) -> Result<(), MapError> {
@@ -100,7 +96,8 @@ fn look() -> Result<Seen, Error> {
     let links = handle.links().map_err(Error::Interfaces)?;
     let known = handle.forwarding().map_err(Error::Interfaces)?;
     let mut ends = ends(&links, &known);
-    if ends.is_empty() || are_bridges_filtered()? {
+    let mut tables = NftSocket::open().map_err(Error::Tables)?;
+    if ends.is_empty() || are_bridges_filtered(&mut tables)? {
         return Ok(Seen::default());
     }
     let hooked = handle.hooked_links().map_err(Error::Interfaces)?;
@@ -145,9 +142,8 @@ fn leads_elsewhere(link: &Link) -> bool {
 
 /// Whether somebody may want to see what bridges send: nftables, by tables of bridges or of single
 /// interfaces, or ebtables.
-fn are_bridges_filtered() -> Result<bool, Error> {
-    let tables = NftSocket::open().and_then(|mut socket| socket.tables(None));
-    let tables = tables.map_err(Error::Tables)?;
+pub(super) fn are_bridges_filtered(tables: &mut NftSocket) -> Result<bool, Error> {
+    let tables = tables.tables(None).map_err(Error::Tables)?;
     let filters = |family| matches!(family, Family::Bridge | Family::Netdev);
     Ok(tables.iter().any(|table| filters(table.family)) || has_ebtables()?)
 }

@@ -41,14 +41,14 @@ pub(crate) const EBPF: &str = "ebpf";
 /// has a program then.
 pub(crate) const SOCKETS_ONLY: &str = "ebpf-sockets";
 
-/// The same with all packets for pods of the node given to them.
-pub(crate) const HOST_ROUTING: &str = "ebpf-host-routing";
+/// The same with packets that no Service is concerned with left to the stack.
+pub(crate) const BY_STACK: &str = "ebpf-by-stack";
 
 /// All of them.
-pub(crate) const EBPF_MODES: [&str; 3] = [EBPF, SOCKETS_ONLY, HOST_ROUTING];
+pub(crate) const EBPF_MODES: [&str; 3] = [EBPF, SOCKETS_ONLY, BY_STACK];
 
 const SOCKETS_FLAGS: [&str; 1] = ["--ebpf-external-cluster-ips=false"];
-const ROUTING_FLAGS: [&str; 1] = ["--ebpf-host-routing"];
+const STACK_FLAGS: [&str; 1] = ["--ebpf-host-routing=false"];
 
 /// Whose Services, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,7 +193,7 @@ impl Plane {
         let (program, mode, flags) = match self {
             Self::Bare => return None,
             Self::Own { mode, .. } if mode == SOCKETS_ONLY => (own(), EBPF, &SOCKETS_FLAGS[..]),
-            Self::Own { mode, .. } if mode == HOST_ROUTING => (own(), EBPF, &ROUTING_FLAGS[..]),
+            Self::Own { mode, .. } if mode == BY_STACK => (own(), EBPF, &STACK_FLAGS[..]),
             Self::Own { mode, .. } => (own(), mode.as_str(), &[][..]),
             Self::Peer { program, mode, .. } => (program.clone(), mode.as_str(), &PEER_FLAGS[..]),
         };

@@ -27,9 +27,9 @@ use rows::Row;
 const USAGE: &str = "\
 bench-datapath: connections, requests and bulk through Services, of a node without rules
 
-  --modes LIST       the data planes (nftables,iptables,ebpf,ebpf-sockets,ebpf-host-routing);
+  --modes LIST       the data planes (nftables,iptables,ebpf,ebpf-sockets,ebpf-by-stack);
                      ebpf-sockets is ebpf with --ebpf-external-cluster-ips=false, where nothing
-                     can be reached from outside; ebpf-host-routing is with --ebpf-host-routing
+                     can be reached from outside; ebpf-by-stack is with --ebpf-host-routing=false
   --services LIST    how many Services there are (10,10000)
   --rows TEXT        only the rows that have this in their names
   --rounds N         slices of each row for each data plane (20)
