@@ -19,7 +19,7 @@ use process::{ask, feed};
 
 /// The longest input of a restore and the longest listing, in bytes: some ten million rules.
 const LIMIT: usize = 1 << 30;
-/// Comes behind a restore's input. Asked to be verbose, the program says a comment again when it comes to it,
+/// Comes behind the input of an early restore. Asked to be verbose, the program says a comment again when it comes to it,
 /// and what stands before it is in the kernel by then. A program that says nothing is waited for. Its end may
 /// take 20 ms longer: as `iptables-nft-restore` closes its socket, the kernel frees what was deleted, after a
 /// grace period (`nft_rcv_nl_event`, net/netfilter/nf_tables_api.c).
@@ -206,31 +206,48 @@ impl Xtables {
 
     /// Applies `input` in the words of `iptables-restore(8)`: one process, `--noflush`, so that
     /// chains that it does not declare stay as they are. Each table in it changes at once or not at
-    /// all. The end of the process is not waited for if it says before that it has come to the end of its
-    /// input.
+    /// all. What deleted rules held, as counters and sets, nobody holds any more then.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn restore(&self, input: &str) -> Result<(), Error> {
+        self.run_restore(input, &[], &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Xtables::restore`], but the end of the process is not waited for if it says before that it has
+    /// come to the end of its input: packets meet the new rules, and what deleted ones held may be held
+    /// for a moment.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn restore_early(&self, input: &str) -> Result<(), Error> {
+        // Else the program is to say that the table's COMMIT is missing.
+        let said = if input.ends_with("COMMIT\n") {
+            &[APPLIED, "\n"][..]
+        } else {
+            &[]
+        };
+        self.run_restore(input, said, &mut |line| {
+            if line == APPLIED {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+    }
+
+    fn run_restore(
+        &self,
+        input: &str,
+        more: &[&str],
+        each: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
         #[cfg(feature = "faulty")]
         if let Some(faults) = &self.faults {
             faults.restore(&self.restore.display().to_string(), input)?;
         }
         let arguments = ["--noflush", "--verbose", "--wait", LOCK_SECONDS];
-        // Else the program is to say that the table's COMMIT is missing.
-        let said = if input.ends_with("COMMIT\n") {
-            APPLIED
-        } else {
-            ""
-        };
-        let input = [input, said, "\n"];
-        let finished = feed(&self.restore, &arguments, &input, LIMIT, &mut |line| {
-            if line == APPLIED {
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        });
-        finished?.success()
+        let input = [&[input], more].concat();
+        feed(&self.restore, &arguments, &input, LIMIT, each)?.success()
     }
 
     /// Hands every line of the listing of `table`, or of all tables that are there, to `each`: rules

@@ -89,12 +89,17 @@ fn what_is_refused_at_its_end_is_not_taken_for_done() {
             "*filter\n:OTHER - [0:0]\nCOMMIT\n*nat\n-X MINE\nCOMMIT\n",
             "*nat\n-D INPUT -j MINE\n",
         ] {
-            let error = xtables.restore(refused).unwrap_err();
-            assert!(matches!(error, Error::Refused { .. }), "{error}");
+            for error in [xtables.restore(refused), xtables.restore_early(refused)] {
+                let error = error.unwrap_err();
+                assert!(matches!(error, Error::Refused { .. }), "{error}");
+            }
             assert_eq!(xtables.rules(Table::Nat, "MINE"), Ok(Some(Vec::new())));
         }
         let rules = xtables.rules(Table::Nat, "INPUT").unwrap().unwrap();
         assert_eq!(rules, ["-A INPUT -j MINE"]);
+        let removed = "*nat\n-D INPUT -j MINE\n-X MINE\nCOMMIT\n";
+        xtables.restore_early(removed).unwrap();
+        assert_eq!(xtables.rules(Table::Nat, "MINE"), Ok(None));
     });
 }
 

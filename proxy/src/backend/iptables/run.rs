@@ -313,7 +313,7 @@ impl<'a> Run<'a> {
             return Fate::Done;
         }
         self.report.transactions += 1;
-        let error = match self.xtables.restore(&input.text) {
+        let error = match self.xtables.restore_early(&input.text) {
             Ok(()) => {
                 self.report.operations += input.lines();
                 self.count(&input.written);
