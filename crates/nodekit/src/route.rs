@@ -20,7 +20,7 @@ mod traffic;
 mod vlan;
 
 pub use address::{Address, Scope};
-pub use changes::{Changes, Waker, adds_filters, way_in_events};
+pub use changes::{Change, Changes, Waker, adds_filters, way_in_events};
 pub use classifier::{Classifier, Filter};
 pub use entry::{
     EVERYTHING_V4, EVERYTHING_V6, Route, RouteFilter, RouteKind, TABLE_LOCAL, TABLE_MAIN,

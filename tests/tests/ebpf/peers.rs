@@ -96,6 +96,12 @@ fn wait_for_bridge(node: &Node<'_>, why: &str) {
     }
 }
 
+/// A queue that keeps nobody waiting.
+fn bucket() -> TokenBucket {
+    let ticks = Ticks::of_kernel().unwrap();
+    TokenBucket::new(ticks, 100_000_000, 1_000_000, Duration::from_millis(25))
+}
+
 /// The program on packets, as the kernel has it.
 fn program() -> ProgramInfo {
     let (_, programs) = SchedClassifier::query_tcx(BRIDGE, TcAttachType::Ingress).unwrap();
@@ -119,9 +125,7 @@ fn packets_appear_at_a_pod_behind_a_bridge_unless_somebody_wants_to_see_them() {
         }
         for name in [PORT, BRIDGE] {
             let link = index(&mut links, name);
-            let ticks = Ticks::of_kernel().unwrap();
-            let bucket = TokenBucket::new(ticks, 100_000_000, 1_000_000, Duration::from_millis(25));
-            links.add_token_bucket(link, &bucket).unwrap();
+            links.add_token_bucket(link, &bucket()).unwrap();
             wait_for_bridge(node, "a queue");
             links.delete_qdisc(link, Side::Outgoing).unwrap();
             wait_for_shortcut(node);
@@ -149,6 +153,26 @@ fn packets_appear_at_a_pod_behind_a_bridge_unless_somebody_wants_to_see_them() {
             wait_for_bridge(node, "a program");
         };
         netns.run(attach).unwrap();
+        wait_for_shortcut(node);
+    });
+}
+
+#[test]
+fn queues_are_heard_of() {
+    on_a_node(|node| {
+        let mut world = World::empty();
+        let hour = Duration::from_secs(3600);
+        let options = Options {
+            sweep: hour,
+            ..options(node)
+        };
+        let _proxy = start_with(node, &options, &mut world);
+        wait_for_shortcut(node);
+        let mut links = Handle::open_in(&node.bed.node.netns).unwrap();
+        let port = links.link_by_name(PORT).unwrap().index;
+        links.add_token_bucket(port, &bucket()).unwrap();
+        wait_for_bridge(node, "a queue");
+        links.delete_qdisc(port, Side::Outgoing).unwrap();
         wait_for_shortcut(node);
     });
 }

@@ -1,7 +1,8 @@
-//! Being told that links, addresses, or what bridges learned changed (rtnetlink(7), the groups of
-//! linux/rtnetlink.h).
+//! Being told that links, addresses, what bridges learned, or queues and filters changed (rtnetlink(7), the
+//! groups of linux/rtnetlink.h).
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -15,18 +16,33 @@ use nix::sys::time::TimeVal;
 use super::Error;
 use crate::netlink::{Events, Protocol, Told};
 
-/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x100;
+/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_TC`, `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
+const GROUPS: u32 = 0x1 | 0x4 | 0x8 | 0x10 | 0x100;
 
 /// `RTM_NEWNEIGH` and `RTM_DELNEIGH`.
-const NEIGHBOURS: [u16; 2] = [28, 29];
+const NEW_NEIGHBOUR: u16 = 28;
+const DELETED_NEIGHBOUR: u16 = 29;
+/// From `RTM_NEWQDISC` to `RTM_GETTFILTER`, and from `RTM_NEWCHAIN` to `RTM_GETCHAIN` (chains of filters).
+const QUEUES_AND_FILTERS: RangeInclusive<u16> = 36..=46;
+const CHAINS: RangeInclusive<u16> = 100..=102;
 /// `AF_BRIDGE` (linux/socket.h).
 const BRIDGE: u8 = 7;
 
-/// Hears of every change of a link, an address, and of what a bridge knows of who is behind its ports, in
-/// the network namespace in which it was opened.
+/// Hears of every change of a link, an address, of what a bridge knows of who is behind its ports, and of
+/// queues and filters, in the network namespace in which it was opened.
 pub struct Changes {
     socket: OwnedFd,
+}
+
+/// What changed, the most of it last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Nothing.
+    Nothing,
+    /// Queues or filters.
+    Traffic,
+    /// A link, an address, what a bridge knows; it may be all of it.
+    Links,
 }
 
 /// Wakes the one who waits for [`Changes`].
@@ -71,24 +87,23 @@ impl Changes {
     }
 
     /// Waits for a change, at most for `patience`, which must not be zero; not for so long where
-    /// something is told that is none. Gives whether there was one; all that was told until then counts
-    /// as one.
+    /// something is told that is none. Gives what changed; all that was told until then counts as one.
     ///
     /// # Errors
     /// [`Error::Socket`].
-    pub fn wait(&self, patience: Duration) -> Result<bool, Error> {
+    pub fn wait(&self, patience: Duration) -> Result<Change, Error> {
         let seconds = i64::try_from(patience.as_secs()).unwrap_or(i64::MAX);
         let patience = TimeVal::new(seconds, patience.subsec_micros().into());
         setsockopt(&self.socket, sockopt::ReceiveTimeout, &patience).map_err(failed)?;
-        let mut changed = false;
+        let mut changed = Change::Nothing;
         // What is told is looked up afterwards, so it needn't be read in whole.
         let mut flags = MsgFlags::empty();
         loop {
             let mut told = [0; 64];
             match recv(self.socket.as_raw_fd(), &mut told, flags) {
-                Ok(_) => changed |= is_change(&told),
+                Ok(_) => changed = changed.max(change(&told)),
                 // Told more than there was room for.
-                Err(Errno::ENOBUFS) => changed = true,
+                Err(Errno::ENOBUFS) => changed = Change::Links,
                 Err(Errno::EAGAIN) => return Ok(changed),
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(failed(errno)),
@@ -98,11 +113,15 @@ impl Changes {
     }
 }
 
-/// Whether it is something else than that a neighbour was met, of which a busy node is told all the time. (A
-/// message begins with `struct nlmsghdr`, linux/netlink.h; behind it, the family comes first.)
-fn is_change(told: &[u8; 64]) -> bool {
+/// That a neighbour was met is none: a busy node is told so all the time. (A message begins with `struct
+/// nlmsghdr`, linux/netlink.h; behind it, the family comes first.)
+fn change(told: &[u8; 64]) -> Change {
     let [_, _, _, _, a, b, ..] = *told;
-    !NEIGHBOURS.contains(&u16::from_ne_bytes([a, b])) || told[16] == BRIDGE
+    match u16::from_ne_bytes([a, b]) {
+        NEW_NEIGHBOUR | DELETED_NEIGHBOUR if told[16] != BRIDGE => Change::Nothing,
+        kind if QUEUES_AND_FILTERS.contains(&kind) || CHAINS.contains(&kind) => Change::Traffic,
+        _ => Change::Links,
+    }
 }
 
 impl Waker {
@@ -172,17 +191,19 @@ mod tests {
         let netns = NetNs::anonymous().unwrap();
         let changes = netns.run(Changes::open).unwrap().unwrap();
         let mut handle = Handle::open_in(&netns).unwrap();
-        assert!(!changes.wait(SHORT).unwrap());
+        assert_eq!(changes.wait(SHORT).unwrap(), Change::Nothing);
         handle.set_up(1).unwrap();
-        assert!(changes.wait(LONG).unwrap());
+        assert_eq!(changes.wait(LONG).unwrap(), Change::Links);
         // What the kernel does by itself when a link comes up.
-        while changes.wait(Duration::from_millis(100)).unwrap() {}
+        while changes.wait(Duration::from_millis(100)).unwrap() != Change::Nothing {}
+        handle.add_clsact(1).unwrap();
+        assert_eq!(changes.wait(LONG).unwrap(), Change::Traffic);
         let address: IpNetwork = "192.0.2.1/24".parse().unwrap();
         handle.add_address(&Address::new(1, address)).unwrap();
-        assert!(changes.wait(LONG).unwrap());
+        assert_eq!(changes.wait(LONG).unwrap(), Change::Links);
         let waker = netns.run(|| changes.waker()).unwrap().unwrap();
         let waits = std::thread::spawn(move || changes.wait(LONG));
         waker.wake().unwrap();
-        assert!(waits.join().unwrap().unwrap());
+        assert_eq!(waits.join().unwrap().unwrap(), Change::Links);
     }
 }

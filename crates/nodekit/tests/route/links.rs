@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nodekit::Errno;
 use nodekit::netns::NetNs;
 use nodekit::route::{
-    Address, BridgePort, Changes, Forwarding, Handle, LinkChange, Mac, Neighbour, NewBridge,
-    NewVxlan, VethEnd, VethPair,
+    Address, BridgePort, Change, Changes, Forwarding, Handle, LinkChange, Mac, Neighbour,
+    NewBridge, NewVxlan, VethEnd, VethPair,
 };
 
 use nodekit::sysctl::{self, Key};
@@ -265,12 +265,13 @@ fn who_is_behind_a_bridge_port_is_known_and_told() {
     };
     speak(1);
     learns(FAR);
-    while changes.wait(Duration::from_millis(300)).unwrap() {}
+    while changes.wait(Duration::from_millis(300)).unwrap() != Change::Nothing {}
     // Hosts that are met are no news.
     let neighbour = Neighbour::permanent(bridge, ip("192.0.2.9"), NEAR);
     let mut routes = Handle::open_in(&netns).unwrap();
     routes.add_neighbour(&neighbour).unwrap();
-    assert!(!changes.wait(Duration::from_secs(1)).unwrap());
+    let nothing = changes.wait(Duration::from_secs(1)).unwrap();
+    assert_eq!(nothing, Change::Nothing);
     let other = LinkChange {
         mac: Some(OTHER),
         ..LinkChange::default()
@@ -281,7 +282,8 @@ fn who_is_behind_a_bridge_port_is_known_and_told() {
         .unwrap();
     speak(2);
     learns(OTHER);
-    assert!(changes.wait(Duration::from_secs(1)).unwrap());
+    let met = changes.wait(Duration::from_secs(1)).unwrap();
+    assert_eq!(met, Change::Links);
 }
 
 #[test]

@@ -2,13 +2,13 @@
 //! follows interfaces as they come and go, on a thread of its own, and takes away connections that are
 //! over.
 
+mod keeper;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -18,7 +18,7 @@ use causeway_ebpf_abi::{Address, Interface, PodNetwork, Settings, maps};
 use ipnetwork::IpNetwork;
 use lb_model::{Family, LocalDetector, ServiceName};
 use lb_plan::bpf::{Change, Lifetimes, network};
-use nodekit::route::{Changes, Waker};
+use nodekit::route::{self, Changes};
 
 use super::attachment::Attachments;
 use super::counts::Counts;
@@ -34,9 +34,7 @@ use super::sockets::{failed, gone, take};
 use super::sweep::Tracks;
 use super::traffic::TrafficMaps;
 use super::{Error, Options};
-
-/// How often counts of who is gone are looked for.
-const FORGET: Duration = Duration::from_secs(60);
+use keeper::Keeper;
 
 pub(super) type Networks = LpmTrie<MapData, Address, u32>;
 
@@ -224,13 +222,6 @@ const fn halves(number: u64) -> [u32; 2] {
     ]
 }
 
-/// No connection is left.
-fn rest(hooks: &Mutex<Hooks>, patience: Duration) {
-    if let Err(error) = lock(hooks).rest(patience) {
-        tracing::warn!(%error, "interfaces keep a program that nobody needs");
-    }
-}
-
 fn lock(hooks: &Mutex<Hooks>) -> MutexGuard<'_, Hooks> {
     hooks.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -284,6 +275,20 @@ impl Hooks {
     /// Looks who is behind bridges.
     fn follow_peers(&mut self) {
         self.peers.follow(self.attachments.id());
+    }
+
+    /// Follows a change. Of filters it is no more than who wants to see packets: if one of ours was removed,
+    /// the regular look is to notice and count that.
+    fn heard(&mut self, change: route::Change) {
+        match change {
+            route::Change::Nothing => {}
+            route::Change::Traffic => self.follow_peers(),
+            route::Change::Links => {
+                if let Err(error) = self.follow() {
+                    tracing::warn!(%error, "packets of an interface are not translated");
+                }
+            }
+        }
     }
 
     /// As it is now.
@@ -415,83 +420,4 @@ fn set_pods(map: &mut Networks, pods: &[IpNetwork]) -> Result<(), aya::maps::Map
         set(map, key, None)?;
     }
     Ok(())
-}
-
-/// The thread that follows interfaces. It ends when this is dropped.
-#[derive(Debug)]
-struct Keeper {
-    stop: Arc<AtomicBool>,
-    waker: Waker,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Keeper {
-    /// In the calling thread's network namespace.
-    fn start(
-        changes: Changes,
-        hooks: Arc<Mutex<Hooks>>,
-        mut tracks: Tracks,
-        mut traffic: TrafficMaps,
-        sweep: Duration,
-    ) -> Result<Self, Error> {
-        let waker = changes.waker().map_err(Error::Interfaces)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&stop);
-        let keep = move || {
-            let mut swept = Instant::now();
-            let mut forgotten = swept;
-            let mut changed = false;
-            while !ends.load(Ordering::Relaxed) {
-                if changed && let Err(error) = lock(&hooks).follow() {
-                    tracing::warn!(%error, "packets of an interface are not translated");
-                }
-                if swept.elapsed() >= sweep {
-                    match tracks.sweep() {
-                        Ok(0) => rest(&hooks, sweep),
-                        Ok(_) => {}
-                        Err(error) => {
-                            tracing::warn!(%error, "connections that are over stay");
-                        }
-                    }
-                    swept = Instant::now();
-                    lock(&hooks).follow_peers();
-                }
-                if forgotten.elapsed() >= FORGET {
-                    if let Err(error) = traffic.sweep() {
-                        tracing::warn!(%error, "counts of endpoints that left stay");
-                    }
-                    forgotten = Instant::now();
-                }
-                changed = changes.wait(sweep).unwrap_or_else(|error| {
-                    tracing::warn!(%error, "new interfaces are found late");
-                    std::thread::sleep(sweep);
-                    true
-                });
-            }
-        };
-        let thread = std::thread::Builder::new().name("interfaces".to_owned());
-        let thread = thread.spawn(keep).map_err(Error::Thread)?;
-        Ok(Self {
-            stop,
-            waker,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Err(error) = self.waker.wake() {
-            tracing::warn!(%error, "a thread ends late");
-            return;
-        }
-        if self
-            .thread
-            .take()
-            .is_some_and(|thread| thread.join().is_err())
-        {
-            tracing::error!("the thread that follows interfaces panicked");
-        }
-    }
 }
