@@ -32,7 +32,11 @@ pub(super) const IN_TABLE: u16 = 1;
 
 pub(super) const TABLE_NAME: u16 = 1;
 pub(super) const TABLE_HANDLE: u16 = 4;
+pub(super) const TABLE_FLAGS: u16 = 2;
 pub(super) const TABLE_USERDATA: u16 = 6;
+
+/// `NFT_TABLE_F_OWNER`
+pub(super) const TABLE_OWNED: u32 = 2;
 
 pub(super) const CHAIN_HANDLE: u16 = 2;
 pub(super) const CHAIN_NAME: u16 = 3;

@@ -3,7 +3,8 @@
 use super::expr::Expr;
 use super::kernel::{
     CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, CHAIN_USERDATA, HOOK_DEVICE, HOOK_NUMBER,
-    HOOK_PRIORITY, LIST_ELEMENT, RULE_CHAIN, RULE_EXPRESSIONS, RULE_USERDATA, TABLE_USERDATA,
+    HOOK_PRIORITY, LIST_ELEMENT, RULE_CHAIN, RULE_EXPRESSIONS, RULE_USERDATA, TABLE_FLAGS,
+    TABLE_OWNED, TABLE_USERDATA,
 };
 use super::userdata;
 use crate::netlink::AttrWriter;
@@ -55,10 +56,16 @@ impl Family {
 pub struct Table {
     /// Shown by `nft list`; up to 254 bytes.
     pub comment: Option<String>,
+    /// Only the socket that makes it may change it, and it is gone when that is closed (Linux 5.12).
+    /// Not read back.
+    pub owned: bool,
 }
 
 impl Table {
     pub(super) fn write(&self, writer: &mut AttrWriter) {
+        if self.owned {
+            writer.u32_be(TABLE_FLAGS, TABLE_OWNED);
+        }
         write_comment(writer, TABLE_USERDATA, self.comment.as_deref());
     }
 }

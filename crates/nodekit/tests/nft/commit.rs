@@ -252,6 +252,7 @@ fn what_cant_be_said_is_refused_before_it_is_sent() {
             3,
             &Table {
                 comment: Some(long.clone()),
+                ..Table::default()
             },
         );
         let error = socket.commit(&batch).unwrap_err();

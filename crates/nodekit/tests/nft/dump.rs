@@ -34,6 +34,7 @@ fn commented_table() -> Batch {
         0,
         &Table {
             comment: text("layout 7"),
+            ..Table::default()
         },
     );
     let kept = Chain::regular("c");

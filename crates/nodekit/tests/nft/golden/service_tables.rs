@@ -62,6 +62,7 @@ impl Shape {
             0,
             &Table {
                 comment: Some("layout 1".into()),
+                ..Table::default()
             },
         );
         self.sets(&mut batch);

@@ -15,6 +15,7 @@ fn verdicts_and_comments() {
             0,
             &Table {
                 comment: Some("layout 1, mark 0x4000".into()),
+                ..Table::default()
             },
         );
         batch.add_chain(
