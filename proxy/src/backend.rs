@@ -6,6 +6,7 @@
 mod conntrack;
 pub mod ebpf;
 mod iptables;
+pub mod ipvs;
 mod leftovers;
 mod nftables;
 mod plane;
@@ -15,13 +16,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_model::{Family, ServiceName};
-use nodekit::{netlink, nft, xtables};
+use nodekit::{netlink, nft, sysctl, xtables};
 
 pub use iptables::IptablesBackend;
+pub use ipvs::IpvsBackend;
 pub use lb_plan::nftables::Settings;
 pub use leftovers::{remove_kube_proxy, remove_kube_proxy_sets};
 pub use nftables::NftablesBackend;
-pub use plane::{DataPlane, OpenError, Opened, PlaneSettings, cleanup, open};
+pub use plane::{DataPlane, OpenError, Opened, Options, PlaneSettings, cleanup, open};
 
 /// Why the kernel could not be programmed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -75,6 +77,15 @@ pub enum BackendError {
         /// How many of them.
         references: u32,
     },
+    /// The kernel has no IPVS, or we may not use it.
+    #[error("no IPVS (kernel module ip_vs), or CAP_NET_ADMIN is missing: {0}")]
+    NoIpvs(netlink::Error),
+    /// IPVS, or the device with its addresses, could not be asked or changed.
+    #[error(transparent)]
+    Ipvs(netlink::Error),
+    /// A kernel parameter is not as it must be, and could not be set.
+    #[error("{0} (in a container, run --init-only with full privileges first)")]
+    Sysctl(Arc<sysctl::Error>),
 }
 
 impl BackendError {
@@ -118,6 +129,22 @@ pub struct FamilyReport {
     pub leftovers: Option<BackendError>,
     /// Only of the iptables data plane.
     pub restore: Option<RestoreReport>,
+}
+
+impl FamilyReport {
+    /// Whether everything asked for is in the kernel.
+    fn is_complete(&self) -> bool {
+        self.failed.is_empty() && self.leftovers.is_none()
+    }
+
+    /// The same pass did that as well.
+    fn add(&mut self, other: Self) {
+        self.operations += other.operations;
+        self.transactions += other.transactions;
+        self.duration += other.duration;
+        self.failed.extend(other.failed);
+        self.leftovers = self.leftovers.take().or(other.leftovers);
+    }
 }
 
 /// What one pass did to the UDP flows of Services in one family.
@@ -166,9 +193,7 @@ impl PassReport {
 
     /// Whether everything asked for is in the kernel; if not, the pass is to be repeated.
     pub fn complete(&self) -> bool {
-        self.families
-            .values()
-            .all(|f| f.failed.is_empty() && f.leftovers.is_none())
+        self.families.values().all(FamilyReport::is_complete)
             && self.flows.values().all(|flows| flows.failed.is_none())
     }
 }

@@ -50,7 +50,7 @@ impl Choice {
     pub fn make(settings: &mut Settings, given_up: &GivenUp) -> Result<Self, NoEbpf> {
         let lacking = || {
             let families = before_the_node(settings, Mode::Ebpf);
-            ebpf::lacking(&settings.ebpf, &families, |one| given_up.has(one))
+            ebpf::lacking(&settings.planes.ebpf, &families, |one| given_up.has(one))
         };
         let choice = Self::by(&settings.modes, lacking, || works_here(settings))?;
         for lacks in &choice.lacking {

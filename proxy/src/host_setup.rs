@@ -10,8 +10,10 @@
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nodekit::ipvs::IpvsSocket;
 use nodekit::sysctl::{self, Key};
 
+use crate::backend::ipvs;
 use crate::config::{Conntrack, Mode, Settings};
 
 /// Raises the number of files that this process may have open as far as it may by itself: each
@@ -39,6 +41,12 @@ pub fn set_oom_score(settings: &Settings) {
 /// Sets what `settings` ask for where data plane `mode` runs; one log line says what was not
 /// possible.
 pub fn set_up(settings: &Settings, mode: Mode) {
+    if mode == Mode::Ipvs
+        && let Err(error) = IpvsSocket::open()
+    {
+        // That loads the module, without which its parameters are not there.
+        tracing::warn!(%error, "no IPVS");
+    }
     let mut refused: Vec<String> = wanted(settings, mode)
         .into_iter()
         .filter_map(|(name, value)| set(name, &value).err())
@@ -92,6 +100,10 @@ fn wanted(settings: &Settings, mode: Mode) -> Vec<(&'static str, String)> {
     if mode == Mode::Iptables && settings.localhost_node_ports {
         // Answers of a node port on 127.0.0.1 leave towards a pod.
         wanted.push(("net/ipv4/conf/all/route_localnet", "1".to_owned()));
+    }
+    if mode == Mode::Ipvs {
+        let parameters = ipvs::parameters(&settings.planes.ipvs);
+        wanted.extend(parameters.map(|(name, value)| (name, value.to_owned())));
     }
     wanted
 }

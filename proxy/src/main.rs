@@ -36,11 +36,11 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         }
         None => {}
     }
-    if flags.cleanup {
-        return clean_up(&flags);
-    }
     let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host_name = host_name.trim().to_owned();
+    if flags.cleanup {
+        return clean_up(&flags, &host_name);
+    }
     let text = file_text(&flags)?;
     let loaded = load(text.as_deref(), &flags, &host_name)?;
     let verbosity = logging::start(loaded.settings.logging);
@@ -84,8 +84,9 @@ fn show(found: &(impl Serialize + Display), json: bool) -> anyhow::Result<()> {
     written.context("writing")
 }
 
-/// Every data plane's, whatever the configuration says; one failure does not keep the others.
-fn clean_up(flags: &Flags) -> anyhow::Result<()> {
+/// Every data plane's, whatever the configuration file says; one failure does not keep the others.
+fn clean_up(flags: &Flags, host_name: &str) -> anyhow::Result<()> {
+    let options = load(None, flags, host_name)?.settings.planes;
     let mut result = Ok(());
     let mut failed = |what: &dyn Display, error| {
         eprintln!("causeway-proxy: --cleanup: {what}: {error}");
@@ -94,7 +95,7 @@ fn clean_up(flags: &Flags) -> anyhow::Result<()> {
         ));
     };
     for mode in Mode::ALL {
-        if let Err(error) = backend::cleanup(mode, &flags.ebpf()) {
+        if let Err(error) = backend::cleanup(mode, &options) {
             failed(&mode, error);
         }
     }

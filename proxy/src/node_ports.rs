@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use lb_model::Family;
-use nodekit::route::Handle;
+use nodekit::route::{Handle, index_of};
 
+use crate::backend::ipvs::DEVICE;
 use crate::config::NodePortAddresses;
 
 /// What they depend on.
@@ -54,7 +55,7 @@ impl NodePorts {
         }
         let within = &self.wanted.within;
         if !within.is_empty() {
-            let own = local_addresses(self.wanted.loopback).into_iter();
+            let own = local_addresses(self.wanted.loopback);
             addresses.extend(own.filter(|ip| within.iter().any(|network| network.contains(*ip))));
         }
         addresses
@@ -102,22 +103,34 @@ const fn unspecified(family: Family) -> IpAddr {
     }
 }
 
-/// All addresses of this host but link-local ones, where a node port would never be asked for, and
-/// loopback ones, unless that of IPv4 is wanted; none when the kernel does not tell, which is logged.
-fn local_addresses(loopback: bool) -> Vec<IpAddr> {
-    let listed = Handle::open().and_then(|mut handle| handle.addresses(None));
+/// Every address of this host but those that mode ipvs, or kube-proxy's, gave it for Services; none
+/// when the kernel does not tell, which is logged.
+pub fn own_addresses() -> BTreeSet<IpAddr> {
+    let listed = Handle::open().and_then(|mut handle| {
+        let services = index_of(DEVICE)?;
+        let mut addresses = handle.addresses(None)?;
+        addresses.retain(|address| Some(address.link) != services);
+        Ok(addresses)
+    });
     match listed {
         Ok(addresses) => addresses
             .into_iter()
             .map(|address| address.address.ip())
-            .filter(|ip| !is_link_local(*ip))
-            .filter(|ip| !ip.is_loopback() || loopback && ip.is_ipv4())
             .collect(),
         Err(error) => {
-            tracing::warn!(%error, "this host's addresses are unknown: node ports are not served");
-            Vec::new()
+            tracing::warn!(%error, "this host's addresses are unknown");
+            BTreeSet::new()
         }
     }
+}
+
+/// All addresses of this host but link-local ones, where a node port would never be asked for, and
+/// loopback ones, unless that of IPv4 is wanted. Without any, node ports are not served.
+fn local_addresses(loopback: bool) -> impl Iterator<Item = IpAddr> {
+    own_addresses()
+        .into_iter()
+        .filter(|ip| !is_link_local(*ip))
+        .filter(move |ip| !ip.is_loopback() || loopback && ip.is_ipv4())
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

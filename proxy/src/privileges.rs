@@ -21,7 +21,7 @@ pub fn needed(settings: &Settings) -> CapsHashSet {
     if settings.modes.contains(&Mode::Ebpf) {
         // To load programs and change maps, and to have programs look into packets.
         needed.extend([Capability::CAP_BPF, Capability::CAP_PERFMON]);
-        if settings.ebpf.enters_namespaces() {
+        if settings.planes.ebpf.enters_namespaces() {
             // A socket is ended from within its network namespace. To enter one takes the first;
             // to find it by the processes of others the second.
             needed.extend([Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE]);

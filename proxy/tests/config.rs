@@ -76,7 +76,7 @@ fn files_mean_what_they_meant_and_so_does_what_is_written_of_them() {
         assert!(settings.eq(known_again), "{}: {again}", file.display());
         assert_eq!(twice, Some(written), "{}", file.display());
     }
-    assert_eq!(files, 10);
+    assert_eq!(files, 11);
 }
 
 #[test]
@@ -128,6 +128,7 @@ fn every_flag_is_read_and_shows_in_the_configuration() {
             "detect-local-mode" => "NodeCIDR",
             "cluster-cidr" => "10.0.0.0/8",
             "logging-format" => "json",
+            "ipvs-scheduler" => "wlc",
             "bind-address" => "10.0.0.7",
             "healthz-bind-address" | "metrics-bind-address" => "10.0.0.7",
             _ => value,
@@ -225,7 +226,7 @@ fn what_cannot_change_live_is_named() {
 
 #[test]
 fn mode_ebpf_remembers_connections_as_long_as_the_section_says() {
-    let lifetimes = |flags: &[&str]| loaded(None, flags).settings.ebpf.lifetimes;
+    let lifetimes = |flags: &[&str]| loaded(None, flags).settings.planes.ebpf.lifetimes;
     assert_eq!(lifetimes(&[]), Lifetimes::default());
     let said = [
         "--conntrack-tcp-timeout-established=1h",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use causeway_proxy::backend::ebpf;
+use causeway_proxy::backend::{self, ebpf};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
@@ -70,6 +70,15 @@ impl Cell {
             // The kernel takes all the memory of this map at once.
             tracks: 4_096,
             ..ebpf::Options::default()
+        }
+    }
+
+    /// The same among what all data planes are told.
+    #[must_use]
+    pub fn planes(&self) -> backend::Options {
+        backend::Options {
+            ebpf: self.options(),
+            ..backend::Options::default()
         }
     }
 

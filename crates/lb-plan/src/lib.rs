@@ -4,4 +4,5 @@
 
 pub mod bpf;
 pub mod iptables;
+pub mod ipvs;
 pub mod nftables;

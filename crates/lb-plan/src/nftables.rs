@@ -32,7 +32,7 @@ pub use pass::{Pass, Step};
 pub use probe::probe;
 pub use render::{TABLE, render};
 pub use rule::{Chain, Choice, Hook, Match, Rule, Statement};
-pub use settings::{AFFINITY_SIZE, Settings, skeleton};
+pub use settings::{AFFINITY_SIZE, Balancer, Settings, skeleton};
 pub use slots::LOCAL_SLOTS;
 pub use virtual_kernel::{Refusal, VirtualKernel};
 pub use walk::{Affinity, Verdict};

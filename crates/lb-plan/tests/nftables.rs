@@ -5,6 +5,8 @@
     reason = "what these helpers can't do fails the test"
 )]
 
+#[path = "nftables/agree.rs"]
+mod agree;
 #[path = "nftables/cluster.rs"]
 mod cluster;
 #[path = "nftables/counts.rs"]

@@ -3,7 +3,7 @@
 //!
 //! In nftables `table ip kube-proxy` and `table ip6 kube-proxy`: they would go on sending new
 //! connections to endpoints that are long gone. Of mode ipvs the sets that its rules ask; its device
-//! `kube-ipvs0` and its IPVS services stay.
+//! and its virtual services are those of our own mode ipvs.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -6,8 +6,10 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use lb_model::{Family, LocalDetector, Model, ServiceName};
+use lb_plan::nftables::Balancer;
 
 use super::ebpf::{self, Counts, EbpfBackend};
+use super::ipvs::{self, IpvsBackend};
 use super::{BackendError, IptablesBackend, NftablesBackend, PassReport};
 use crate::config::Mode;
 use crate::metrics::family_name;
@@ -29,8 +31,19 @@ pub struct PlaneSettings {
     pub service_cidrs: BTreeSet<IpNetwork>,
     /// Node ports answer on the loopback address, too (iptables: IPv4 only; nftables: never).
     pub localhost_node_ports: bool,
+    /// Every address of the node but those that it has for Services: only told in mode ipvs.
+    pub own_addresses: BTreeSet<IpAddr>,
     /// `conntrack.tcpBeLiberal`: packets that connection tracking finds invalid are let through.
     pub tcp_be_liberal: bool,
+}
+
+/// What single data planes are told, and no others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options {
+    /// Mode ebpf.
+    pub ebpf: ebpf::Options,
+    /// Mode ipvs.
+    pub ipvs: ipvs::Options,
 }
 
 /// A data plane: what is kept up to date. Belongs to one thread, which it blocks and whose network
@@ -73,11 +86,11 @@ pub struct Opened {
 pub fn open(
     modes: &[Mode],
     settings: impl Fn(Mode) -> Vec<PlaneSettings>,
-    ebpf: &ebpf::Options,
+    options: &Options,
 ) -> Result<Opened, OpenError> {
     let mut first = None;
     for mode in modes {
-        match open_families(*mode, settings(*mode), ebpf) {
+        match open_families(*mode, settings(*mode), options) {
             Ok(opened) => return Ok(opened),
             Err(source) => {
                 let error = OpenError {
@@ -108,10 +121,10 @@ pub struct OpenError {
 fn open_families(
     mode: Mode,
     mut settings: Vec<PlaneSettings>,
-    ebpf: &ebpf::Options,
+    options: &Options,
 ) -> Result<Opened, BackendError> {
     loop {
-        match open_all(mode, settings.clone(), ebpf) {
+        match open_all(mode, settings.clone(), options) {
             Ok(plane) => {
                 let families = settings.iter().map(|one| one.family).collect();
                 return Ok(Opened {
@@ -140,7 +153,7 @@ fn open_families(
 fn open_all(
     mode: Mode,
     settings: Vec<PlaneSettings>,
-    ebpf: &ebpf::Options,
+    options: &Options,
 ) -> Result<Box<dyn DataPlane>, BackendError> {
     match mode {
         Mode::Nftables => {
@@ -148,7 +161,8 @@ fn open_all(
             Ok(Box::new(NftablesBackend::open(settings)?))
         }
         Mode::Iptables => Ok(Box::new(IptablesBackend::open(settings)?)),
-        Mode::Ebpf => Ok(Box::new(EbpfBackend::open(ebpf, settings)?)),
+        Mode::Ebpf => Ok(Box::new(EbpfBackend::open(&options.ebpf, settings)?)),
+        Mode::Ipvs => Ok(Box::new(IpvsBackend::open(&options.ipvs, settings)?)),
     }
 }
 
@@ -156,11 +170,12 @@ fn open_all(
 ///
 /// # Errors
 /// Something is left.
-pub fn cleanup(mode: Mode, ebpf: &ebpf::Options) -> Result<(), BackendError> {
+pub fn cleanup(mode: Mode, options: &Options) -> Result<(), BackendError> {
     match mode {
         Mode::Nftables => NftablesBackend::cleanup(),
         Mode::Iptables => IptablesBackend::cleanup(),
-        Mode::Ebpf => EbpfBackend::cleanup(ebpf),
+        Mode::Ebpf => EbpfBackend::cleanup(&options.ebpf),
+        Mode::Ipvs => IpvsBackend::cleanup(&options.ipvs),
     }
 }
 
@@ -172,6 +187,7 @@ impl From<PlaneSettings> for lb_plan::nftables::Settings {
             detector: settings.detector,
             node_port_addresses: settings.node_port_addresses,
             service_cidrs: settings.service_cidrs,
+            balancer: Balancer::Rules,
         }
     }
 }

@@ -32,6 +32,10 @@ impl Settings {
                 "conntrack.tcpEstablishedTimeout, udpTimeout, udpStreamTimeout",
                 mode == Mode::Ebpf && self.conntrack.lifetimes() != new.conntrack.lifetimes(),
             ),
+            (
+                "ipvs.scheduler, excludeCIDRs, strictARP, tcpTimeout, tcpFinTimeout, udpTimeout",
+                mode == Mode::Ipvs && self.planes.ipvs != new.planes.ipvs,
+            ),
         ];
         let changed = fields.into_iter().filter(|(_, changed)| *changed);
         changed.map(|(name, _)| name).collect()

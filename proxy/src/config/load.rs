@@ -66,7 +66,7 @@ pub fn load(text: Option<&str>, flags: &Flags, host_name: &str) -> Result<Loaded
     let mut settings = Settings::understand(&said, flags.master.clone(), host_name)?;
     let more = [settings_warning(&settings), warning_of_mode(&settings)];
     warnings.extend(more.into_iter().flatten().map(str::to_owned));
-    settings.ebpf = ebpf::Options {
+    settings.planes.ebpf = ebpf::Options {
         lifetimes: settings.conntrack.lifetimes(),
         ..flags.ebpf()
     };

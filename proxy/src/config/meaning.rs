@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use lb_model::DetectLocal;
 use lb_plan::bpf::Lifetimes;
 
-use crate::backend::ebpf;
+use crate::backend;
 
 use super::said::KubeProxyConfiguration;
 
@@ -24,12 +24,14 @@ pub struct Settings {
     pub api: Api,
     /// The data planes to choose from: the first one that this node can do ([`crate::choice`]).
     pub modes: Vec<Mode>,
-    /// Where the eBPF programs go.
-    pub ebpf: ebpf::Options,
+    /// What single data planes are told.
+    pub planes: backend::Options,
     /// Of data planes nftables and ebpf.
     pub nftables: PlaneSection,
     /// Of data plane iptables.
     pub iptables: PlaneSection,
+    /// Of data plane ipvs.
+    pub ipvs: PlaneSection,
     /// `iptables.localhostNodePorts`.
     pub localhost_node_ports: bool,
     /// How a pod's traffic is recognised.
@@ -70,17 +72,19 @@ pub enum Mode {
     Iptables,
     /// eBPF for the sockets of this node, nftables for the packets; kernel 5.18 or newer.
     Ebpf,
+    /// IPVS chooses the endpoints, nftables does the rest.
+    Ipvs,
 }
 
 impl Mode {
     /// All that are built.
-    pub const ALL: [Self; 3] = [Self::Nftables, Self::Iptables, Self::Ebpf];
+    pub const ALL: [Self; 4] = [Self::Nftables, Self::Iptables, Self::Ebpf, Self::Ipvs];
 }
 
 impl Mode {
     /// Whether what `other` has in the kernel is this one's, too.
     pub fn uses(self, other: Self) -> bool {
-        self == other || (self, other) == (Self::Ebpf, Self::Nftables)
+        self == other || matches!((self, other), (Self::Ebpf | Self::Ipvs, Self::Nftables))
     }
 }
 
@@ -90,6 +94,7 @@ impl fmt::Display for Mode {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
             Self::Ebpf => "ebpf",
+            Self::Ipvs => "ipvs",
         })
     }
 }
@@ -231,11 +236,12 @@ impl Settings {
         match mode {
             Mode::Nftables | Mode::Ebpf => &self.nftables,
             Mode::Iptables => &self.iptables,
+            Mode::Ipvs => &self.ipvs,
         }
     }
 
-    /// Where node ports are served in `mode`. As with kube-proxy, iptables serves them on every
-    /// address of the node unless told otherwise, nftables on the primary ones.
+    /// Where node ports are served in `mode`. As with kube-proxy, iptables and ipvs serve them on
+    /// every address of the node unless told otherwise, nftables on the primary ones.
     pub fn node_ports(&self, mode: Mode) -> NodePortAddresses {
         let everywhere = || NodePortAddresses {
             primary: false,
@@ -245,7 +251,7 @@ impl Settings {
         let said = self.node_port_addresses.clone();
         let wanted = said.unwrap_or_else(|| match mode {
             Mode::Nftables | Mode::Ebpf => NodePortAddresses::primary(),
-            Mode::Iptables => everywhere(),
+            Mode::Iptables | Mode::Ipvs => everywhere(),
         });
         NodePortAddresses {
             loopback: mode == Mode::Iptables && self.localhost_node_ports,

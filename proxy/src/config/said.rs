@@ -128,7 +128,7 @@ pub struct Nftables {
     pub min_sync_period: Option<String>,
 }
 
-/// `ipvs`. No effect yet.
+/// `ipvs`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ipvs {

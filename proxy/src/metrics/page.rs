@@ -30,7 +30,7 @@ impl Metrics {
         let theirs = registry.sub_registry_with_prefix("kubeproxy");
         self.register_as_kube_proxy(theirs);
         match mode {
-            Mode::Nftables | Mode::Ebpf => self.register_nftables(theirs),
+            Mode::Nftables | Mode::Ebpf | Mode::Ipvs => self.register_nftables(theirs),
             Mode::Iptables => self.register_iptables(theirs),
         }
         self.api_requests.register(&mut registry);

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use lb_model::{Family, LocalDetector, Model};
 
 use crate::backend::ebpf::Handover;
-use crate::backend::{self, BackendError, DataPlane, OpenError, Opened, PlaneSettings, ebpf};
+use crate::backend::{
+    self, BackendError, DataPlane, IpvsBackend, OpenError, Opened, PlaneSettings, ebpf,
+};
 use crate::config::{Mode, Settings};
-use crate::node_ports::NodePorts;
+use crate::node_ports::{self, NodePorts};
 
 /// Where data planes come from, and where they go.
 pub trait Kernel: fmt::Debug {
@@ -29,7 +31,7 @@ pub trait Kernel: fmt::Debug {
 /// The kernel of the calling thread's network namespace.
 #[derive(Debug, Default)]
 pub struct HostKernel {
-    ebpf: ebpf::Options,
+    options: backend::Options,
     /// Removes what others left, since that may take programs a while.
     clearing: Option<JoinHandle<()>>,
     handed_over: Arc<AtomicBool>,
@@ -48,24 +50,30 @@ impl HostKernel {
 impl Kernel for HostKernel {
     fn open(&mut self, modes: &[Mode], settings: &Settings) -> Result<Opened, OpenError> {
         self.wait();
-        self.ebpf = settings.ebpf.clone();
+        self.options = settings.planes.clone();
         backend::open(
             modes,
             |mode| before_the_node(settings, mode),
-            &settings.ebpf,
+            &settings.planes,
         )
     }
 
     fn clear_others(&mut self, kept: Mode) {
         self.wait();
-        let ebpf = self.ebpf.clone();
+        let options = self.options.clone();
         let handed_over = Arc::clone(&self.handed_over);
         let clear = move || {
             let handover = if kept.uses(Mode::Ebpf) {
                 None
             } else {
-                begin_handover(&ebpf)
+                begin_handover(&options.ebpf)
             };
+            if !kept.uses(Mode::Ipvs) {
+                match IpvsBackend::hand_over(&options.ipvs) {
+                    Ok(came) => handed_over.store(came, Ordering::Relaxed),
+                    Err(error) => tracing::warn!(%error, "connections through IPVS end"),
+                }
+            }
             match backend::remove_kube_proxy() {
                 Ok(families) if families.is_empty() => {}
                 Ok(families) => {
@@ -74,7 +82,7 @@ impl Kernel for HostKernel {
                 Err(error) => tracing::warn!(%error, "what kube-proxy left is not all removed"),
             }
             for mode in Mode::ALL.into_iter().filter(|mode| !kept.uses(*mode)) {
-                if let Err(error) = backend::cleanup(mode, &ebpf) {
+                if let Err(error) = backend::cleanup(mode, &options) {
                     tracing::warn!(%mode, %error, "what this data plane left is not all removed");
                 }
             }
@@ -132,6 +140,7 @@ fn of_family(settings: &Settings, mode: Mode, family: Family) -> PlaneSettings {
         detector: LocalDetector::None,
         node_port_addresses: std::collections::BTreeSet::new(),
         service_cidrs: std::collections::BTreeSet::new(),
+        own_addresses: std::collections::BTreeSet::new(),
         localhost_node_ports: settings.localhost_node_ports,
         tcp_be_liberal: settings.conntrack.tcp_be_liberal,
     }
@@ -227,7 +236,7 @@ impl Planes {
         node_ports: &NodePorts,
     ) -> Vec<PlaneSettings> {
         let addresses = match self.mode {
-            Mode::Nftables | Mode::Ebpf => node_ports.addresses(),
+            Mode::Nftables | Mode::Ebpf | Mode::Ipvs => node_ports.addresses(),
             Mode::Iptables => node_ports.listening(),
         };
         let wanted = self.families.iter().map(|family| PlaneSettings {
@@ -238,8 +247,14 @@ impl Planes {
                 .filter(|ip| Family::of(*ip) == *family)
                 .collect(),
             service_cidrs: match self.mode {
-                Mode::Nftables | Mode::Ebpf => model.service_cidrs(*family).into_iter().collect(),
+                Mode::Nftables | Mode::Ebpf | Mode::Ipvs => {
+                    model.service_cidrs(*family).into_iter().collect()
+                }
                 Mode::Iptables => std::collections::BTreeSet::new(),
+            },
+            own_addresses: match self.mode {
+                Mode::Ipvs => node_ports::own_addresses(),
+                Mode::Nftables | Mode::Ebpf | Mode::Iptables => std::collections::BTreeSet::new(),
             },
             // At the socket it costs nothing: the loopback never sees a packet.
             localhost_node_ports: settings.localhost_node_ports

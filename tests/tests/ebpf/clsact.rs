@@ -299,7 +299,7 @@ fn cleanup_takes_away_what_is_ours_and_leaves_what_others_made() {
         // Without a daemon they stay.
         serves(node);
         for _ in 0..2 {
-            let clean = || backend::cleanup(Mode::Ebpf, &node.cell.options());
+            let clean = || backend::cleanup(Mode::Ebpf, &node.cell.planes());
             node.bed.node.netns.run(clean).unwrap().unwrap();
             assert_eq!(filters(node), BTreeMap::new());
             for name in interfaces(node) {

@@ -66,6 +66,7 @@ impl<'a> Node<'a> {
             detector: world.model.local_detector(family),
             node_port_addresses: BTreeSet::from([self.bed.node.ip(family)]),
             service_cidrs: BTreeSet::new(),
+            own_addresses: BTreeSet::new(),
             localhost_node_ports: true,
             tcp_be_liberal: false,
         });

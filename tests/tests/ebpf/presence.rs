@@ -297,7 +297,7 @@ fn going_over_to_sockets_only_and_back_ends_no_connection() {
             assert_eq!(hooked(node), all(node));
             assert!([2, 3].contains(&node.bed.client.tcp(to).unwrap().pod));
             drop(after);
-            backend::cleanup(Mode::Ebpf, &node.cell.options()).unwrap();
+            backend::cleanup(Mode::Ebpf, &node.cell.planes()).unwrap();
             // The kernel detaches in the background.
             let none = || hooked(node).is_empty();
             wait_until("interfaces free", PATIENCE, none).unwrap();

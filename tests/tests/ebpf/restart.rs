@@ -154,7 +154,7 @@ fn cleanup_leaves_neither_pins_nor_programs() {
         drop(proxy);
         assert!(node.tcp(pod, at(Family::V4, 1)).is_ok());
         for _ in 0..2 {
-            backend::cleanup(Mode::Ebpf, &node.cell.options()).unwrap();
+            backend::cleanup(Mode::Ebpf, &node.cell.planes()).unwrap();
             assert!(!node.cell.options().pins.exists());
         }
         // The kernel detaches in the background.

@@ -151,7 +151,7 @@ fn packets_turn_at_ways_out_and_a_restart_replaces_the_program_in_place() {
             assert_eq!(pins(node), held);
             packets_turn(node, &proxy);
             drop(proxy);
-            backend::cleanup(Mode::Ebpf, &node.cell.options()).unwrap();
+            backend::cleanup(Mode::Ebpf, &node.cell.planes()).unwrap();
             // The kernel detaches in the background.
             wait_until("interface free", PATIENCE, || is_free(node)).unwrap();
         });

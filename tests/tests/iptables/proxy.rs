@@ -26,6 +26,7 @@ impl World {
             detector: self.model.local_detector(family),
             node_port_addresses: BTreeSet::from([bed.node.ip(family)]),
             service_cidrs: BTreeSet::new(),
+            own_addresses: BTreeSet::new(),
             localhost_node_ports: true,
             tcp_be_liberal: false,
         });

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use causeway_proxy::backend::{NftablesBackend, Settings};
 use causeway_tests::packet_bed::Bed;
 use lb_model::Family;
+use lb_plan::nftables::Balancer;
 use nodekit::faulty::Faults;
 
 use crate::world::{Proxy, World};
@@ -18,6 +19,7 @@ impl World {
             detector: self.model.local_detector(family),
             node_port_addresses: BTreeSet::from([bed.node.ip(family)]),
             service_cidrs: self.model.service_cidrs(family).into_iter().collect(),
+            balancer: Balancer::Rules,
         }
     }
 

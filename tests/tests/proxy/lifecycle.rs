@@ -83,13 +83,13 @@ fn a_killed_proxy_is_replaced_without_anybody_noticing() {
 }
 
 #[test]
-fn a_mode_that_is_not_built_ends_the_start() {
+fn a_mode_that_there_is_not_ends_the_start() {
     let bed = Bed::new().unwrap();
-    let mut proxy = bed.proxy(&["--proxy-mode=ipvs"]).unwrap();
+    let mut proxy = bed.proxy(&["--proxy-mode=userspace"]).unwrap();
     assert_eq!(proxy.wait(PATIENCE).unwrap().code(), Some(1));
     let log = proxy.log().unwrap();
     assert!(
-        log.contains("mode") && log.contains("ipvs is not built yet"),
+        log.contains("mode") && log.contains("\"userspace\" is not usable"),
         "{log}"
     );
     assert_eq!(tables(&bed), [""; 0]);

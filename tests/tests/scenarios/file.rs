@@ -99,6 +99,8 @@ pub(crate) enum Expected {
     Silence,
     /// It is sent on as it came.
     Untouched,
+    /// The sender is told that a datagram is larger than the MTU on its way (`EMSGSIZE`, udp(7)).
+    TooLarge,
     #[serde(untagged)]
     Answered(Answered),
 }
@@ -116,6 +118,9 @@ pub(crate) struct Answered {
     /// One of them is reached, always the same; by a flow, the one that it reached before.
     #[serde(default)]
     pub(crate) stays: bool,
+    /// A first datagram is too large; later ones are sent in fragments.
+    #[serde(default)]
+    pub(crate) learns_mtu: bool,
     /// Seconds after which the sender, having stayed, may reach another one.
     pub(crate) forgotten_after: Option<u64>,
 }

@@ -10,12 +10,13 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use causeway_proxy::backend::{self, DataPlane, IptablesBackend, PassReport, PlaneSettings, ebpf};
+use causeway_proxy::backend::{self, DataPlane, IptablesBackend, PassReport, PlaneSettings};
 use causeway_proxy::config::Mode;
-use causeway_proxy::node_ports::NodePorts;
+use causeway_proxy::node_ports::{self, NodePorts};
 use causeway_tests::cell::Cell;
 use causeway_tests::packet_bed::{self, Bed, Host, Seen};
 use lb_model::{Family, ServiceName};
+use nodekit::Errno;
 use nodekit::xtables::Variant;
 
 use flow::Flow;
@@ -42,10 +43,11 @@ pub(crate) enum Plane {
     Nftables,
     Iptables(Variant),
     Ebpf,
+    Ipvs,
 }
 
-fn options(cell: Option<&Cell>) -> ebpf::Options {
-    cell.map(Cell::options).unwrap_or_default()
+fn options(cell: Option<&Cell>) -> backend::Options {
+    cell.map(Cell::planes).unwrap_or_default()
 }
 
 impl Plane {
@@ -54,14 +56,15 @@ impl Plane {
             Self::Nftables => Mode::Nftables,
             Self::Iptables(_) => Mode::Iptables,
             Self::Ebpf => Mode::Ebpf,
+            Self::Ipvs => Mode::Ipvs,
         }
     }
 
     fn open(self, settings: Vec<PlaneSettings>, cell: Option<&Cell>) -> Box<dyn DataPlane> {
         match self {
-            Self::Nftables | Self::Ebpf => {
-                let ebpf = options(cell);
-                let opened = backend::open(&[self.mode()], |_| settings.clone(), &ebpf).unwrap();
+            Self::Nftables | Self::Ebpf | Self::Ipvs => {
+                let told = options(cell);
+                let opened = backend::open(&[self.mode()], |_| settings.clone(), &told).unwrap();
                 assert_eq!(opened.families, Family::ALL);
                 opened.plane
             }
@@ -105,7 +108,7 @@ impl<'a> Run<'a> {
     fn new(name: &str, plane: Plane, bed: &'a Bed, cell: Option<&'a Cell>) -> Self {
         let scenario = file::read(name);
         let world = World::new(&scenario.configuration);
-        let told = world.plane_settings(&addresses(&world));
+        let told = settings(&world, plane.mode());
         Self {
             mode: plane.mode(),
             bed,
@@ -158,7 +161,7 @@ impl<'a> Run<'a> {
 
     /// As the daemon does it.
     fn sync(&mut self) {
-        let settings = self.world.plane_settings(&addresses(&self.world));
+        let settings = settings(&self.world, self.mode);
         for settings in &settings {
             if !self.told.contains(settings) {
                 self.plane.set_settings(settings.clone());
@@ -174,15 +177,13 @@ impl<'a> Run<'a> {
         let mode = self.mode.to_string();
         let expected = case.expected(Some(&mode));
         let Some(flow) = &case.flow else {
-            for sender in senders(self.bed, self.cell, case) {
+            for sender in senders(self, case) {
                 sender.expects(expected, &format!("{sender}, {context}"));
             }
             return;
         };
         if !case.from.is_empty() {
-            let opened = senders(self.bed, self.cell, case)
-                .into_iter()
-                .map(Flow::open);
+            let opened = senders(self, case).into_iter().map(Flow::open);
             let before = self.flows.insert(flow.clone(), opened.collect());
             assert!(before.is_none(), "{flow} is open already");
         }
@@ -193,7 +194,8 @@ impl<'a> Run<'a> {
 }
 
 /// Who sends what where. There are no SCTP sockets everywhere: those packets only the walkers send.
-fn senders<'a>(bed: &'a Bed, cell: Option<&'a Cell>, case: &Case) -> Vec<Sender<'a>> {
+fn senders<'a>(run: &Run<'a>, case: &Case) -> Vec<Sender<'a>> {
+    let (mode, bed, cell) = (run.mode, run.bed, run.cell);
     let mut senders = Vec::new();
     for who in &case.from {
         let host = match who {
@@ -205,6 +207,7 @@ fn senders<'a>(bed: &'a Bed, cell: Option<&'a Cell>, case: &Case) -> Vec<Sender<
         for to in &case.to {
             for transport in case.protocols.iter().filter(|t| **t != Transport::Sctp) {
                 senders.push(Sender {
+                    mode,
                     host,
                     cell,
                     who: *who,
@@ -221,6 +224,7 @@ fn senders<'a>(bed: &'a Bed, cell: Option<&'a Cell>, case: &Case) -> Vec<Sender<
 /// One sender and where it sends to.
 #[derive(Clone, Copy)]
 pub(super) struct Sender<'a> {
+    mode: Mode,
     host: &'a Host,
     cell: Option<&'a Cell>,
     who: Who,
@@ -282,6 +286,10 @@ impl Sender<'_> {
     fn fails(&self, outcome: &io::Result<Seen>, expected: &Expected, context: &str) {
         let error = match outcome {
             Ok(seen) => panic!("{seen:?} answered, {context}"),
+            Err(error) if *expected == Expected::TooLarge => {
+                let errno = error.raw_os_error();
+                return assert_eq!(errno, Some(Errno::EMSGSIZE as i32), "{context}");
+            }
             Err(error) => error.kind(),
         };
         let accepted: &[ErrorKind] = match expected {
@@ -303,6 +311,9 @@ impl Sender<'_> {
 
     #[track_caller]
     fn reaches(&self, answered: &Answered, context: &str) {
+        if answered.learns_mtu {
+            self.expects(&Expected::TooLarge, context);
+        }
         let wanted: BTreeSet<Endpoint> = answered.reaches.iter().copied().collect();
         let found = if let Some(seconds) = answered.forgotten_after {
             self.after_pauses(answered, Duration::from_secs(seconds), context)
@@ -407,6 +418,18 @@ fn is_the_nodes(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.octets()[3] == 1,
         IpAddr::V6(ip) => ip.segments()[7] == 1,
     }
+}
+
+/// What the data plane of `mode` is told on this thread's host.
+fn settings(world: &World, mode: Mode) -> Vec<PlaneSettings> {
+    let mut settings = world.plane_settings(&addresses(world));
+    if mode == Mode::Ipvs {
+        let own = node_ports::own_addresses();
+        for one in &mut settings {
+            one.own_addresses.clone_from(&own);
+        }
+    }
+    settings
 }
 
 /// Where node ports are served on this thread's host.

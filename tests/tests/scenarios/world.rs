@@ -123,6 +123,7 @@ impl World {
                 .filter(|ip| Family::of(*ip) == family)
                 .collect(),
             service_cidrs: self.model.service_cidrs(family).into_iter().collect(),
+            own_addresses: BTreeSet::new(),
             localhost_node_ports: true,
             tcp_be_liberal: false,
         });

@@ -129,6 +129,7 @@ impl Parts {
             class,
             affinity: self.affinity,
             cluster_ip,
+            balanced: Box::default(),
             cluster: take(0, cluster)?,
             local: take(LOCAL_SLOTS, local)?,
             sources: sources.into(),

@@ -13,8 +13,9 @@ use lb_model::{
 use super::class::Class;
 use super::element::{Element, Target};
 use super::rule::Chain;
-use super::settings::Settings;
+use super::settings::{Balancer, Settings};
 use super::slots::{place, target};
+use crate::ipvs;
 
 /// One frontend as it is in the kernel.
 #[derive(Clone, Debug)]
@@ -26,6 +27,9 @@ pub(super) struct AppliedFrontend {
     pub(super) affinity: Option<NonZeroU32>,
     /// Its address is in the set of ClusterIPs on its account.
     pub(super) cluster_ip: bool,
+    /// Addresses of this node's endpoints among those that IPVS chooses from. Unknown after it was
+    /// read back.
+    pub(super) balanced: Box<[IpAddr]>,
     /// By slot, from 0.
     pub(super) cluster: Box<[Endpoint]>,
     /// By slot, from [`super::LOCAL_SLOTS`].
@@ -36,7 +40,18 @@ pub(super) struct AppliedFrontend {
 
 impl AppliedFrontend {
     /// What `frontend` of `owner` shall be, with slots that move as little as possible.
-    pub(super) fn settle(owner: &ServiceName, frontend: &Frontend, old: Option<&Self>) -> Self {
+    pub(super) fn settle(
+        owner: &ServiceName,
+        frontend: &Frontend,
+        old: Option<&Self>,
+        balancer: &Balancer,
+    ) -> Self {
+        if let Balancer::Ipvs { own } = balancer
+            && let Some((endpoints, masquerade)) = ipvs::takes(frontend)
+        {
+            let class = Class::balanced(frontend, masquerade);
+            return Self::balanced(owner, frontend, class, endpoints, own);
+        }
         let (cluster, local): (&[Endpoint], &[Endpoint]) = match &frontend.treatment {
             Treatment::Forward { endpoints, .. } => (endpoints, &[]),
             Treatment::LocalOnly { cluster, local } => (cluster, local),
@@ -45,18 +60,40 @@ impl AppliedFrontend {
         let cluster = place(old.map_or(&[], |old| &old.cluster), cluster);
         let local = place(old.map_or(&[], |old| &old.local), local);
         let class = Class::of(frontend, cluster.len(), local.len());
-        let sources = match &frontend.allowed_sources {
-            Some(sources) if class.restricted() => disjoint(frontend.address.family(), sources),
-            _ => Box::default(),
-        };
         Self {
             owner: Some(owner.clone()),
             class,
             affinity: frontend.affinity.filter(|_| class.affinity()),
             cluster_ip: frontend.kind == FrontendKind::ClusterIp,
+            balanced: Box::default(),
             cluster,
             local,
-            sources,
+            sources: sources_of(frontend, class),
+        }
+    }
+
+    /// One whose endpoints IPVS has.
+    fn balanced(
+        owner: &ServiceName,
+        frontend: &Frontend,
+        class: Class,
+        endpoints: &[Endpoint],
+        own: &BTreeSet<IpAddr>,
+    ) -> Self {
+        let here = endpoints.iter().filter(|endpoint| endpoint.local);
+        let balanced: BTreeSet<IpAddr> = here.map(|endpoint| endpoint.ip).collect();
+        Self {
+            owner: Some(owner.clone()),
+            class,
+            affinity: None,
+            cluster_ip: match frontend.address {
+                FrontendAddress::Vip { ip, .. } => !own.contains(&ip),
+                FrontendAddress::NodePort { .. } => false,
+            },
+            balanced: balanced.into_iter().collect(),
+            cluster: Box::default(),
+            local: Box::default(),
+            sources: sources_of(frontend, class),
         }
     }
 
@@ -65,6 +102,7 @@ impl AppliedFrontend {
         self.class == other.class
             && self.affinity == other.affinity
             && self.cluster_ip == other.cluster_ip
+            && self.balanced == other.balanced
             && self.cluster == other.cluster
             && self.local == other.local
             && self.sources == other.sources
@@ -103,11 +141,20 @@ impl AppliedFrontend {
         self.endpoints()
             .filter(|endpoint| endpoint.local)
             .map(|endpoint| endpoint.ip)
+            .chain(self.balanced.iter().copied())
     }
 
     /// Whether a client may go on with `wanted`.
     pub(super) fn has(&self, wanted: Target) -> bool {
         self.endpoints().any(|endpoint| target(endpoint) == wanted)
+    }
+}
+
+/// The ranges that may enter a frontend of `class`.
+fn sources_of(frontend: &Frontend, class: Class) -> Box<[IpNetwork]> {
+    match &frontend.allowed_sources {
+        Some(sources) if class.restricted() => disjoint(frontend.address.family(), sources),
+        _ => Box::default(),
     }
 }
 

@@ -60,6 +60,13 @@ pub enum Class {
         /// Sources outside the frontend's ranges are dropped first.
         restricted: bool,
     },
+    /// IPVS chooses the endpoint, when the packet gets there.
+    Balanced {
+        /// When the source is rewritten.
+        masquerade: Masquerade,
+        /// Sources outside the frontend's ranges are dropped first.
+        restricted: bool,
+    },
     /// externalTrafficPolicy Local: see [`Treatment::LocalOnly`].
     LocalOnly {
         /// How the endpoints are found.
@@ -76,10 +83,10 @@ pub enum Class {
 }
 
 impl Class {
-    /// The class of `frontend`, given how many endpoints it has slots for.
+    /// The class of `frontend`, given how many endpoints it has slots for, where the rules choose.
     pub(super) fn of(frontend: &Frontend, cluster: usize, local: usize) -> Self {
         let addressing = Addressing::of(&frontend.address);
-        let restricted = addressing == Addressing::Vip && frontend.allowed_sources.is_some();
+        let restricted = is_restricted(frontend);
         let (cluster, local) = (count(cluster), count(local));
         let affinity = frontend.affinity.is_some();
         match frontend.treatment {
@@ -100,6 +107,14 @@ impl Class {
             },
             Treatment::Reject => Self::Reject { restricted },
             Treatment::Drop => Self::Drop,
+        }
+    }
+
+    /// The class of `frontend` where IPVS chooses among its endpoints.
+    pub(super) fn balanced(frontend: &Frontend, masquerade: Masquerade) -> Self {
+        Self::Balanced {
+            masquerade,
+            restricted: is_restricted(frontend),
         }
     }
 
@@ -131,7 +146,7 @@ impl Class {
     pub const fn affinity(&self) -> bool {
         match self {
             Self::Forward { affinity, .. } | Self::LocalOnly { affinity, .. } => *affinity,
-            Self::Reject { .. } | Self::Drop => false,
+            Self::Reject { .. } | Self::Balanced { .. } | Self::Drop => false,
         }
     }
 
@@ -140,6 +155,7 @@ impl Class {
         match self {
             Self::Forward { restricted, .. }
             | Self::LocalOnly { restricted, .. }
+            | Self::Balanced { restricted, .. }
             | Self::Reject { restricted } => *restricted,
             Self::Drop => false,
         }
@@ -150,7 +166,7 @@ impl Class {
         match self {
             Self::Forward { endpoints, .. } => (*endpoints as usize, 0),
             Self::LocalOnly { cluster, local, .. } => (*cluster as usize, *local as usize),
-            Self::Reject { .. } | Self::Drop => (0, 0),
+            Self::Reject { .. } | Self::Balanced { .. } | Self::Drop => (0, 0),
         }
     }
 
@@ -159,6 +175,19 @@ impl Class {
         let (cluster, local) = self.slots();
         let cluster = (0..=u16::MAX).take(cluster);
         cluster.chain((LOCAL_SLOTS..=u16::MAX).take(local))
+    }
+}
+
+fn is_restricted(frontend: &Frontend) -> bool {
+    let vip = Addressing::of(&frontend.address) == Addressing::Vip;
+    vip && frontend.allowed_sources.is_some()
+}
+
+const fn suffix(masquerade: Masquerade) -> &'static str {
+    match masquerade {
+        Masquerade::Never => "",
+        Masquerade::OffCluster => "-offcluster",
+        Masquerade::Always => "-masquerade",
     }
 }
 
@@ -180,13 +209,10 @@ impl fmt::Display for Class {
                 masquerade,
                 ..
             } => {
-                write!(f, "{}-{endpoints}", addressing.name())?;
-                f.write_str(match masquerade {
-                    Masquerade::Never => "",
-                    Masquerade::OffCluster => "-offcluster",
-                    Masquerade::Always => "-masquerade",
-                })?;
+                let masquerade = suffix(masquerade);
+                write!(f, "{}-{endpoints}{masquerade}", addressing.name())?;
             }
+            Self::Balanced { masquerade, .. } => write!(f, "ipvs{}", suffix(masquerade))?,
             Self::LocalOnly {
                 addressing,
                 cluster,
@@ -237,13 +263,17 @@ fn parse(name: &str) -> Option<Class> {
         "drop-all" => return Some(Class::Drop),
         _ => {}
     }
-    let mut words = name.split('-').peekable();
+    let mut words = name.split('-');
     let addressing = match words.next()? {
-        "vip" => Addressing::Vip,
-        "nodeport" => Addressing::NodePort,
+        "vip" => Some(Addressing::Vip),
+        "nodeport" => Some(Addressing::NodePort),
+        "ipvs" => None,
         _ => return None,
     };
-    let cluster = words.next()?.parse().ok()?;
+    let cluster = match addressing {
+        Some(_) => words.next()?.parse().ok()?,
+        None => 0,
+    };
     let mut local = None;
     let mut masquerade = Masquerade::Never;
     let mut affinity = false;
@@ -258,6 +288,12 @@ fn parse(name: &str) -> Option<Class> {
             _ => return None,
         }
     }
+    let Some(addressing) = addressing else {
+        return Some(Class::Balanced {
+            masquerade,
+            restricted,
+        });
+    };
     Some(match local {
         Some(local) => Class::LocalOnly {
             addressing,
@@ -283,6 +319,14 @@ mod tests {
     #[test]
     fn a_class_reads_back_from_its_chain_name() {
         let mut names = Vec::new();
+        for restricted in [false, true] {
+            for masquerade in [Masquerade::Never, Masquerade::Always] {
+                names.push(Class::Balanced {
+                    masquerade,
+                    restricted,
+                });
+            }
+        }
         for addressing in [Addressing::Vip, Addressing::NodePort] {
             for affinity in [false, true] {
                 for restricted in [false, true] {
@@ -340,6 +384,8 @@ mod tests {
             "vip-70000",
             "vip-1-restricted-affinity",
             "vip-1-affinity-0",
+            "ipvs-1",
+            "ipvs-affinity",
         ] {
             assert_eq!(name.parse::<Class>(), Err(UnknownChain(name.to_owned())));
         }

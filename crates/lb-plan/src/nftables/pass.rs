@@ -102,7 +102,7 @@ impl<'a> Pass<'a> {
                 continue;
             }
             let old = self.applied.frontends.get(&address);
-            let new = AppliedFrontend::settle(service, frontend, old);
+            let new = AppliedFrontend::settle(service, frontend, old, &self.settings.balancer);
             if old.is_none_or(|old| !old.same(&new)) {
                 self.change(&mut step, &mut changes, address, Some(new));
             }

@@ -196,6 +196,7 @@ impl Words {
                     LocalDetector::InterfacePrefix(prefix) => format!("iifname {not}\"{prefix}*\""),
                 }
             }
+            Match::SourceIn(set) => format!("{ip} saddr @{}", set.name()),
             Match::SourceIsNode => "fib saddr type local".to_owned(),
             Match::Translated => "ct status dnat".to_owned(),
             Match::AimedAt(set) => format!("ct original {ip} daddr @{}", set.name()),
@@ -227,6 +228,7 @@ impl Words {
             Statement::Jump(chain) => format!("jump {chain}"),
             Statement::Goto(chain) => format!("goto {chain}"),
             Statement::Return => "return".to_owned(),
+            Statement::Balance => "accept".to_owned(),
             Statement::SetMark(mask) => format!("meta mark set meta mark | {mask:#010x}"),
             Statement::FlipMark(mask) => format!("meta mark set meta mark ^ {mask:#010x}"),
             Statement::Choose(choice) => format!("dnat {ip} to {}", self.choice(choice)),

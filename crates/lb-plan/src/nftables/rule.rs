@@ -107,6 +107,8 @@ pub enum Match {
     SourceIsPod(LocalDetector, bool),
     /// The source is an address of this node.
     SourceIsNode,
+    /// The source address is in a set of addresses.
+    SourceIn(Set),
     /// The connection's destination was translated.
     Translated,
     /// The destination was in a set of addresses before it was translated.
@@ -138,6 +140,8 @@ pub enum Statement {
     FlipMark(u32),
     /// Translate the destination to the endpoint in a random slot; not matched if there is none.
     Choose(Choice),
+    /// Let it go on to IPVS, which translates the destination.
+    Balance,
     /// Remember for so many seconds where the client of this translated connection went, or, where
     /// that is remembered already, remember it that long from now; nothing if [`Set::Affinity`] is
     /// full.
@@ -240,6 +244,10 @@ impl Class {
                     offset: 0,
                 };
                 rules.extend(choice_rules(choice, affinity));
+            }
+            Self::Balanced { masquerade, .. } => {
+                rules.extend(mark_rule(masquerade, settings));
+                rules.push(Rule::new([], [Statement::Balance]));
             }
             Self::LocalOnly {
                 addressing,

@@ -18,6 +18,20 @@ pub const AFFINITY_SIZE: u32 = 65_536;
 /// Counts up whenever the sets, chains or rules mean something else than before.
 const LAYOUT: u32 = 3;
 
+/// Who chooses the endpoint of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Balancer {
+    /// The table itself.
+    #[default]
+    Rules,
+    /// IPVS, wherever an endpoint is as good as another for every source. Its addresses are this
+    /// node's then, which must answer on no other port of them, and from none of them.
+    Ipvs {
+        /// Those that are the node's anyway, and stay what they are. Not part of the signature.
+        own: BTreeSet<IpAddr>,
+    },
+}
+
 /// What the whole table of one family depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -32,6 +46,8 @@ pub struct Settings {
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// The ranges from which ClusterIPs are taken, none inside another. Not part of the signature.
     pub service_cidrs: BTreeSet<IpNetwork>,
+    /// Who chooses.
+    pub balancer: Balancer,
 }
 
 impl Settings {
@@ -49,7 +65,14 @@ impl Settings {
             LocalDetector::Interface(name) => format!("interface={name}"),
             LocalDetector::InterfacePrefix(prefix) => format!("prefix={prefix}"),
         };
-        format!("causeway {LAYOUT} mark={:#x} pods={detector}", self.mark())
+        let balancer = match self.balancer {
+            Balancer::Rules => "",
+            Balancer::Ipvs { .. } => " ipvs",
+        };
+        format!(
+            "causeway {LAYOUT} mark={:#x} pods={detector}{balancer}",
+            self.mark()
+        )
     }
 
     /// The operations from node-port addresses `old` to those wanted now.
@@ -143,10 +166,9 @@ fn rules(settings: &Settings) -> Vec<(Chain, Rule)> {
             Chain::NatOutput,
             Rule::new([], [Statement::Jump(Chain::Services)]),
         ),
-        (
-            Chain::NatPostrouting,
-            Rule::new([Match::Translated, Match::Hairpin], [Statement::Masquerade]),
-        ),
+    ]);
+    rules.extend(source_rules(settings));
+    rules.extend([
         (
             Chain::NatPostrouting,
             Rule::new([Match::MarkClear(mark)], [Statement::Return]),
@@ -157,4 +179,22 @@ fn rules(settings: &Settings) -> Vec<(Chain, Rule)> {
         ),
     ]);
     rules
+}
+
+/// What has its source rewritten whatever its mark says.
+fn source_rules(settings: &Settings) -> Vec<(Chain, Rule)> {
+    let masquerade = |matches: &[Match]| {
+        let rule = Rule::new(matches, [Statement::Masquerade]);
+        (Chain::NatPostrouting, rule)
+    };
+    match settings.balancer {
+        Balancer::Rules => vec![masquerade(&[Match::Translated, Match::Hairpin])],
+        // Connection tracking does not know that IPVS translates. And a process of the node that
+        // connects to an address which is the node's own does so from that very address, to which
+        // other nodes would not answer.
+        Balancer::Ipvs { .. } => vec![
+            masquerade(&[Match::Hairpin]),
+            masquerade(&[Match::SourceIn(Set::ClusterIps)]),
+        ],
+    }
 }

@@ -27,6 +27,11 @@ pub enum Verdict {
     },
     /// ICMP port unreachable.
     Reject,
+    /// IPVS chooses the endpoint.
+    Balanced {
+        /// The source is rewritten whatever the endpoint.
+        masquerade: bool,
+    },
     /// Silence.
     Drop,
     /// It goes on as it came.
@@ -52,6 +57,7 @@ struct Walk<'a> {
 /// What a chain does.
 enum Outcome {
     Translate(Vec<Target>),
+    Balance,
     Masquerade,
     Reject,
     Drop,
@@ -79,21 +85,9 @@ impl VirtualKernel {
         };
         match walk.chain(base, None) {
             Outcome::Translate(targets) => {
-                let mark = walk.mark;
-                let mut leaves = |target: &Target, mark| {
-                    walk.mark = mark;
-                    let outcome = walk.chain(Chain::NatPostrouting, Some(target));
-                    matches!(outcome, Outcome::Masquerade)
-                };
-                let masquerade = targets.first().is_some_and(|target| {
-                    // An address that is nobody's cannot be in the hairpin set.
-                    let elsewhere = Target {
-                        ip: unspecified(target.ip),
-                        port: target.port,
-                    };
-                    leaves(&elsewhere, mark)
-                });
-                let hairpin = targets.iter().filter(|t| leaves(t, 0)).copied().collect();
+                let masquerade = !targets.is_empty() && walk.leaves_masqueraded();
+                let hairpin = targets.iter().filter(|t| walk.meets_itself(t));
+                let hairpin = hairpin.copied().collect();
                 Verdict::Translated {
                     targets,
                     masquerade,
@@ -101,10 +95,28 @@ impl VirtualKernel {
                     remembered: walk.remembered,
                 }
             }
+            Outcome::Balance => Verdict::Balanced {
+                masquerade: walk.leaves_masqueraded(),
+            },
             Outcome::Reject => Verdict::Reject,
             Outcome::Drop => Verdict::Drop,
             Outcome::Masquerade | Outcome::Return => walk.on(),
         }
+    }
+
+    /// Whether the source of `packet` is rewritten since `target` would meet itself.
+    pub fn is_hairpin(&self, packet: &Packet, target: &Target) -> bool {
+        let affinity = Affinity::default();
+        self.table().is_some_and(|table| {
+            let mut walk = Walk {
+                table,
+                packet,
+                affinity: &affinity,
+                mark: 0,
+                remembered: None,
+            };
+            walk.meets_itself(target)
+        })
     }
 }
 
@@ -122,6 +134,31 @@ impl Walk<'_> {
             Outcome::Drop => Verdict::Drop,
             _ => Verdict::Untouched,
         }
+    }
+
+    /// Whether the source is rewritten whatever the target.
+    fn leaves_masqueraded(&mut self) -> bool {
+        // An address that is nobody's cannot be in the hairpin set.
+        let elsewhere = Target {
+            ip: unspecified(self.packet.destination),
+            port: self.packet.port,
+        };
+        self.leaves(&elsewhere)
+    }
+
+    /// Whether the source is rewritten for `target`, whatever the mark says.
+    fn meets_itself(&mut self, target: &Target) -> bool {
+        let mark = std::mem::take(&mut self.mark);
+        let masquerade = self.leaves(target);
+        self.mark = mark;
+        masquerade
+    }
+
+    fn leaves(&mut self, target: &Target) -> bool {
+        let mark = self.mark;
+        let outcome = self.chain(Chain::NatPostrouting, Some(target));
+        self.mark = mark;
+        matches!(outcome, Outcome::Masquerade)
     }
 
     fn chain(&mut self, chain: Chain, to: Option<&Target>) -> Outcome {
@@ -144,6 +181,7 @@ impl Walk<'_> {
                     },
                     Statement::Goto(other) => return self.chain(*other, to),
                     Statement::Return => return Outcome::Return,
+                    Statement::Balance => return Outcome::Balance,
                     Statement::SetMark(mask) => self.mark |= mask,
                     Statement::FlipMark(mask) => self.mark ^= mask,
                     Statement::Choose(choice) => match self.choose(choice) {
@@ -192,6 +230,8 @@ impl Walk<'_> {
             }
             Match::SourceIsPod(detector, is) => detector.is_pod(packet) == *is,
             Match::SourceIsNode => packet.source_is_node,
+            Match::SourceIn(Set::ClusterIps) => self.table.cluster_ips.contains(&packet.source),
+            Match::SourceIn(_) => false,
             Match::Translated => to.is_some(),
             Match::Hairpin => to.is_some_and(|target| {
                 target.ip == packet.source && self.table.hairpins.contains(&target.ip)

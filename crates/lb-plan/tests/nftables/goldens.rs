@@ -10,7 +10,7 @@ use lb_model::{
     Endpoint, Family, Frontend, FrontendAddress, FrontendKind, LocalDetector, Masquerade, Protocol,
     ServiceName, Treatment,
 };
-use lb_plan::nftables::{Applied, Operation, Pass, Settings, render, skeleton};
+use lb_plan::nftables::{Applied, Balancer, Operation, Pass, Settings, render, skeleton};
 
 use crate::cluster::Cluster;
 use crate::golden::golden;
@@ -169,6 +169,7 @@ fn settings(family: Family) -> Settings {
             Family::V4 => BTreeSet::from(["10.96.0.0/16".parse().unwrap()]),
             Family::V6 => BTreeSet::from(["fd00:96::/112".parse().unwrap()]),
         },
+        balancer: Balancer::Rules,
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_model::generate::Cluster as Generated;
-use lb_model::{Family, Model, Packet, Route};
-use lb_plan::nftables::{Affinity, Settings, Verdict};
+use lb_model::{Family, Model, Packet};
+use lb_plan::nftables::{Affinity, Balancer, Settings};
 
+use crate::agree::agree;
 use crate::cluster::Cluster;
 use crate::node::Node;
 
@@ -17,6 +18,7 @@ fn settings(model: &Model, family: Family, node_port_addresses: &BTreeSet<IpAddr
         detector: model.local_detector(family),
         node_port_addresses: node_port_addresses.clone(),
         service_cidrs: BTreeSet::new(),
+        balancer: Balancer::Rules,
     }
 }
 
@@ -25,43 +27,6 @@ fn all(model: &Model, family: Family) -> Cluster {
     services
         .map(|service| (service.clone(), model.frontends(service, family)))
         .collect()
-}
-
-/// Whether the node does with `packet` what the model says, hairpin included.
-#[track_caller]
-fn agree(node: &Node, model: &Model, packet: &Packet) {
-    let route = model.route_packet(packet);
-    let verdict = node.kernel.walk(packet, &Affinity::default());
-    match (&route, &verdict) {
-        (Route::Reject, Verdict::Reject)
-        | (Route::Drop, Verdict::Drop)
-        | (Route::NotOurs, Verdict::Untouched) => {}
-        (
-            Route::Endpoints { candidates, .. },
-            Verdict::Translated {
-                targets,
-                masquerade,
-                hairpin,
-                ..
-            },
-        ) => {
-            let mut found: Vec<_> = targets.iter().map(|t| (t.ip, t.port)).collect();
-            found.sort_unstable();
-            let wanted: Vec<_> = candidates.iter().map(|e| (e.ip, e.port)).collect();
-            assert_eq!(found, wanted, "{packet:?}");
-            for endpoint in candidates {
-                let itself = hairpin
-                    .iter()
-                    .any(|t| (t.ip, t.port) == (endpoint.ip, endpoint.port));
-                assert_eq!(
-                    *masquerade || itself,
-                    route.masqueraded_to(endpoint, packet.source),
-                    "{packet:?} to {endpoint:?}"
-                );
-            }
-        }
-        _ => panic!("{packet:?}: the model says {route:?}, the kernel does {verdict:?}"),
-    }
 }
 
 #[test]
@@ -95,7 +60,9 @@ fn the_kernel_does_what_the_model_says() {
             .collect();
         for _ in 0..12 {
             for packet in &packets {
-                agree(&nodes[&Family::of(packet.destination)], &model, packet);
+                let node = &nodes[&Family::of(packet.destination)];
+                let verdict = node.kernel.walk(packet, &Affinity::default());
+                agree(&verdict, &model, packet);
                 agreed += 1;
             }
             for _ in 0..3 {

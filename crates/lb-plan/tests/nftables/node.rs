@@ -5,7 +5,8 @@ use std::num::NonZeroU32;
 
 use lb_model::{Family, Frontend, LocalDetector, Packet, ServiceName};
 use lb_plan::nftables::{
-    Affinity, Applied, Operation, Pass, Refusal, Settings, Step, Verdict, VirtualKernel, skeleton,
+    Affinity, Applied, Balancer, Operation, Pass, Refusal, Settings, Step, Verdict, VirtualKernel,
+    skeleton,
 };
 
 use crate::cluster::{Cluster, Expected, NODE, v4};
@@ -23,6 +24,7 @@ pub(crate) fn settings(detector: LocalDetector) -> Settings {
         detector,
         node_port_addresses: BTreeSet::from([v4(NODE)]),
         service_cidrs: BTreeSet::new(),
+        balancer: Balancer::Rules,
     }
 }
 
@@ -159,5 +161,6 @@ pub(crate) fn verdict(kernel: &VirtualKernel, packet: &Packet) -> Expected {
         Verdict::Reject => Expected::Reject,
         Verdict::Drop => Expected::Drop,
         Verdict::Untouched => Expected::NotOurs,
+        Verdict::Balanced { .. } => panic!("the rules choose here"),
     }
 }

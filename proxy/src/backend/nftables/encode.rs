@@ -39,6 +39,7 @@ pub(super) fn append(batch: &mut Batch, family: Family, tag: usize, operations: 
                 tag,
                 &nft::Table {
                     comment: Some(signature.clone()),
+                    ..nft::Table::default()
                 },
             ),
             // There may be none: two processes may clean up at once.

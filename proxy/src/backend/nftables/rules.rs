@@ -120,6 +120,10 @@ impl Program {
                 self.exprs.push(Expr::not_in_set(set, FIRST));
             }
             Match::SourceIsPod(detector, is) => self.source_is_pod(detector, *is),
+            Match::SourceIn(set) => {
+                self.load(&[Field::Source], FIRST);
+                self.exprs.push(Expr::in_set(set.name(), FIRST));
+            }
             Match::SourceIsNode => {
                 self.exprs.push(Expr::source_address_type(FIRST));
                 let local = Value::host_u32(FibResult::LOCAL);
@@ -218,6 +222,7 @@ impl Program {
             Statement::Goto(chain) => self.verdict(Verdict::Goto(chain.to_string())),
             Statement::Return => self.verdict(Verdict::Return),
             Statement::Drop => self.verdict(Verdict::Drop),
+            Statement::Balance => self.verdict(Verdict::Accept),
             Statement::SetMark(mask) => self.change_mark(!mask, *mask),
             Statement::FlipMark(mask) => self.change_mark(!0, *mask),
             Statement::Choose(choice) => self.choose(choice),

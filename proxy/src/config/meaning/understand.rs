@@ -11,7 +11,7 @@ use super::{
     Api, Conntrack, FieldError, Invalid, LogFormat, Logging, Mode, NodePortAddresses, PlaneSection,
     Settings, Timing,
 };
-use crate::backend::ebpf;
+use crate::backend::{self, ipvs};
 use crate::config::said::{self, KubeProxyConfiguration};
 use crate::config::{duration, netaddr};
 
@@ -70,6 +70,14 @@ const IPTABLES: Names = Names {
     at_most: "at most iptables.syncPeriod",
 };
 
+const IPVS: Names = Names {
+    // As in kube-proxy: the rules beside are told what those of mode iptables are.
+    masquerade_bit: "iptables.masqueradeBit",
+    sync_period: "ipvs.syncPeriod",
+    min_sync_period: "ipvs.minSyncPeriod",
+    at_most: "at most ipvs.syncPeriod",
+};
+
 impl Reader<'_> {
     fn settings(
         &mut self,
@@ -92,6 +100,12 @@ impl Reader<'_> {
             sync_period: iptables.sync_period,
             min_sync_period: iptables.min_sync_period,
         };
+        let ipvs = said.ipvs.clone().unwrap_or_default();
+        let beside_ipvs = said::Nftables {
+            sync_period: ipvs.sync_period.clone(),
+            min_sync_period: ipvs.min_sync_period.clone(),
+            ..iptables.clone()
+        };
         Settings {
             node_name: self.node_name(said, host_name),
             api: Api {
@@ -101,9 +115,13 @@ impl Reader<'_> {
                 master: master.filter(|url| !url.is_empty()),
             },
             modes: self.modes(said),
-            ebpf: ebpf::Options::default(),
+            planes: backend::Options {
+                ipvs: self.ipvs(&ipvs),
+                ..backend::Options::default()
+            },
             nftables: self.section(&nftables, &NFTABLES),
             iptables: self.section(&iptables, &IPTABLES),
+            ipvs: self.section(&beside_ipvs, &IPVS),
             localhost_node_ports,
             detect_local: self.detect_local(said),
             node_ip: self.node_ip(said),
@@ -162,11 +180,11 @@ impl Reader<'_> {
             "nftables" => return vec![Mode::Nftables],
             "iptables" => return vec![Mode::Iptables],
             "ebpf" => return vec![Mode::Ebpf],
-            "ipvs" => "nftables, iptables, ebpf, auto or nothing (ipvs is not built yet)",
+            "ipvs" => return vec![Mode::Ipvs],
             "kernelspace" => {
-                "nftables, iptables, ebpf, auto or nothing (kernelspace is of Windows)"
+                "nftables, iptables, ebpf, ipvs, auto or nothing (kernelspace is of Windows)"
             }
-            _ => "nftables, iptables, ebpf, auto or nothing",
+            _ => "nftables, iptables, ebpf, ipvs, auto or nothing",
         };
         self.refuse("mode", mode, accepted);
         Vec::new()
@@ -193,6 +211,55 @@ impl Reader<'_> {
             masquerade_bit: usable.unwrap_or_default(),
             masquerade_all: said.masquerade_all.unwrap_or(false),
         }
+    }
+
+    fn ipvs(&mut self, said: &said::Ipvs) -> ipvs::Options {
+        let default = ipvs::Options::default();
+        let scheduler = said.scheduler.as_deref().unwrap_or_default();
+        let scheduler = match scheduler {
+            "" => default.scheduler,
+            known if ipvs::SCHEDULERS.contains(&known) => known.to_owned(),
+            other => {
+                let accepted = "rr, wrr, lc, wlc, lblc, lblcr, sh, dh, sed, nq or mh";
+                self.refuse("ipvs.scheduler", other, accepted);
+                default.scheduler
+            }
+        };
+        let mut excluded = Vec::new();
+        for text in said.exclude_cidrs.iter().flatten() {
+            match netaddr::network(text) {
+                Some(network) => excluded.push(network),
+                None => self.refuse("ipvs.excludeCIDRs", text, "CIDRs, as 192.0.2.0/24"),
+            }
+        }
+        ipvs::Options {
+            scheduler,
+            excluded,
+            strict_arp: said.strict_arp.unwrap_or(false),
+            timeouts: ipvs::Timeouts {
+                tcp: self.ipvs_timeout("ipvs.tcpTimeout", said.tcp_timeout.as_deref()),
+                tcp_fin: self.ipvs_timeout("ipvs.tcpFinTimeout", said.tcp_fin_timeout.as_deref()),
+                udp: self.ipvs_timeout("ipvs.udpTimeout", said.udp_timeout.as_deref()),
+            },
+        }
+    }
+
+    /// The kernel counts them in ticks, as an int (`ip_vs_set_timeout` of
+    /// `net/netfilter/ipvs/ip_vs_ctl.c`).
+    fn ipvs_timeout(&mut self, field: &'static str, said: Option<&str>) -> Duration {
+        const MOST: Duration = Duration::from_secs(i32::MAX as u64 / 1000);
+        let timeout = self
+            .duration(field, said.unwrap_or_default())
+            .unwrap_or_default();
+        if timeout > MOST {
+            self.refuse(
+                field,
+                said.unwrap_or_default(),
+                "at most 596h31m23s; 0: the kernel's",
+            );
+            return Duration::ZERO;
+        }
+        timeout
     }
 
     /// `None` where the text is refused.

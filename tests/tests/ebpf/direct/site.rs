@@ -217,6 +217,7 @@ fn settings(host: &Host, model: &Model) -> [PlaneSettings; 2] {
         detector: model.local_detector(family),
         node_port_addresses: BTreeSet::from([host.ip(family)]),
         service_cidrs: BTreeSet::new(),
+        own_addresses: BTreeSet::new(),
         localhost_node_ports: true,
         tcp_be_liberal: false,
     })

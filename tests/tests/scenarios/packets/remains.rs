@@ -1,17 +1,19 @@
 //! What a data plane has in the kernel, and what may be left of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use causeway_ebpf_abi::maps;
 use causeway_proxy::backend::DataPlane;
 use causeway_proxy::backend::ebpf::{Counts, Tracked};
+use causeway_proxy::backend::ipvs::DEVICE;
 use causeway_proxy::config::Mode;
 use causeway_tests::cell::Cell;
 use causeway_tests::proxy_bed::wait_until;
 use causeway_tests::tcx;
 use nodekit::conntrack::{self, ConntrackSocket};
-use nodekit::route::Handle;
+use nodekit::ipvs::IpvsSocket;
+use nodekit::route::{Handle, index_of};
 use nodekit::xtables::{self, Variant, Xtables};
 
 use super::PATIENCE;
@@ -60,12 +62,8 @@ pub(super) fn nothing_attached(cell: &Cell) {
 /// All rules that the data plane of `mode` has in this thread's namespace.
 pub(super) fn ruleset(mode: Mode) -> String {
     match mode {
-        Mode::Nftables | Mode::Ebpf => {
-            let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
-            let output = output.unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).unwrap()
-        }
+        Mode::Nftables | Mode::Ebpf => tables(),
+        Mode::Ipvs => tables() + &virtual_services(),
         Mode::Iptables => {
             let mut ours = String::new();
             for variant in Variant::ALL {
@@ -84,6 +82,37 @@ pub(super) fn ruleset(mode: Mode) -> String {
             ours
         }
     }
+}
+
+fn tables() -> String {
+    let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A line for each virtual service that takes connections, or has no destination, and each address of
+/// the device that has none. (What drains stays as long as IPVS remembers one of its connections.)
+fn virtual_services() -> String {
+    let mut all = String::new();
+    let mut socket = IpvsSocket::open().unwrap();
+    let mut served = BTreeSet::new();
+    for service in socket.services().unwrap() {
+        served.insert(service.key.ip);
+        let known = socket.destinations(&service.key).unwrap();
+        let drains = known.iter().all(|state| state.destination.weight == 0);
+        if known.is_empty() || !drains {
+            all.push_str(&format!("{service:?} {known:?}\n"));
+        }
+    }
+    if let Some(device) = index_of(DEVICE).unwrap() {
+        let addresses = Handle::open().unwrap().addresses(Some(device)).unwrap();
+        let idle = addresses
+            .iter()
+            .filter(|one| !served.contains(&one.address.ip()));
+        all.extend(idle.map(|one| format!("{}\n", one.address)));
+    }
+    all
 }
 
 /// Has the kernel forget what it tracks.
