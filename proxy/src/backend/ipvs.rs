@@ -62,8 +62,8 @@ impl IpvsBackend {
     }
 
     /// Has connection tracking translate what IPVS translates so far, and removes the virtual services:
-    /// another data plane is in place. [`IpvsBackend::cleanup`] has the rest to do. Gives whether there
-    /// was something, which the log tells more of.
+    /// another data plane is in place. [`IpvsBackend::cleanup`] has the rest to do. Gives whether some go
+    /// on; the log says how many.
     ///
     /// # Errors
     /// [`BackendError::Ipvs`], [`BackendError::Conntrack`] and [`BackendError::Nft`]: connections
@@ -76,20 +76,21 @@ impl IpvsBackend {
         let keys = kernel.keys(options).map_err(BackendError::Ipvs)?;
         let served = keys.iter().map(|key| key.ip).collect();
         let handed = handover::hand_over(&served, || kernel.delete(&keys))?;
-        match handed.reason {
-            Some(reason) => tracing::warn!(
+        if let Some(reason) = handed.reason {
+            tracing::warn!(
                 connections = handed.over,
                 refused = handed.refused,
                 %reason,
                 "not all connections through IPVS are taken by connection tracking: those that were \
                  refused end"
-            ),
-            None => tracing::info!(
+            );
+        } else if handed.over > 0 {
+            tracing::info!(
                 connections = handed.over,
                 "connections through IPVS go on by connection tracking"
-            ),
+            );
         }
-        Ok(true)
+        Ok(handed.over > 0)
     }
 
     /// Removes the virtual services, their addresses and the device, if that is there. (The tables are
@@ -184,15 +185,12 @@ impl DataPlane for IpvsBackend {
         for (family, before) in came {
             report.families.entry(family).or_default().add(before);
         }
-        let done = report.families.values().all(FamilyReport::is_complete);
-        if done {
-            let mut gone = BTreeMap::new();
-            self.each(&mut gone, |virtuals, kernel, report| {
-                virtuals.go(kernel, &options, report)
+        let held: BTreeSet<ServiceName> = report.failed().cloned().collect();
+        let mut families = report.families.values();
+        if families.all(|family| family.leftovers.is_none()) {
+            self.each(&mut report.families, |virtuals, kernel, report| {
+                virtuals.go(kernel, &options, &held, report)
             });
-            for (family, after) in gone {
-                report.families.entry(family).or_default().add(after);
-            }
         }
         if self.families.iter().any(Virtuals::drains) {
             report.look_again = Some(Instant::now() + DRAINING);

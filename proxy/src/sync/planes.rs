@@ -70,7 +70,8 @@ impl Kernel for HostKernel {
             };
             if !kept.uses(Mode::Ipvs) {
                 match IpvsBackend::hand_over(&options.ipvs) {
-                    Ok(came) => handed_over.store(came, Ordering::Relaxed),
+                    Ok(true) => handed_over.store(true, Ordering::Relaxed),
+                    Ok(false) => {}
                     Err(error) => tracing::warn!(%error, "connections through IPVS end"),
                 }
             }

@@ -36,6 +36,8 @@ pub struct Applied {
     /// Which Service of the cluster wants a virtual service, whether or not that is there.
     owners: HashMap<Key, ServiceName>,
     owned: HashMap<ServiceName, BTreeSet<Key>>,
+    /// Those that their owner wants no more, as long as packets may still be sent there.
+    given_up: BTreeSet<Key>,
     bound: BTreeSet<IpAddr>,
     /// Virtual services that nobody wants, and those with a destination that drains.
     leaving: BTreeSet<Key>,
@@ -110,15 +112,20 @@ impl Applied {
             .filter(|key| !wanted.contains_key(*key))
             .copied()
             .collect();
-        for key in gone {
-            self.disown(key);
-        }
+        self.given_up.extend(gone);
         operations
     }
 
     /// The operations that let go of what no Service wants: where connections may go on it drains,
-    /// else it is removed.
-    pub fn retire(&self) -> Vec<Operation> {
+    /// else it is removed. To Services that are `held` packets may still be sent as before.
+    pub fn retire(&mut self, held: impl Fn(&ServiceName) -> bool) -> Vec<Operation> {
+        for key in std::mem::take(&mut self.given_up) {
+            if self.owners.get(&key).is_some_and(&held) {
+                self.given_up.insert(key);
+            } else {
+                self.disown(key);
+            }
+        }
         let mut operations = Vec::new();
         for key in &self.leaving {
             let Some(service) = self.services.get(key) else {
@@ -254,6 +261,7 @@ impl Applied {
 
     /// Makes `service` responsible for `key`.
     fn claim(&mut self, service: &ServiceName, key: Key) {
+        self.given_up.remove(&key);
         if self.owners.get(&key) == Some(service) {
             return;
         }

@@ -237,6 +237,38 @@ fn no_connection_is_refused_on_the_way() {
     assert!(node.applied.is_empty(), "IPVS has nothing to do");
 }
 
+/// What could not be changed in the rules goes on as it was, and keeps nobody else's from going.
+#[test]
+fn a_service_is_let_go_of_when_its_rules_are() {
+    let mut node = node();
+    let other = ServiceName::new("default", "other");
+    let at = |ip: &str| Frontend {
+        address: FrontendAddress::Vip {
+            ip: self::ip(ip),
+            protocol: Protocol::Tcp,
+            port: 6379,
+        },
+        ..frontend(Protocol::Tcp, endpoints(&[1]))
+    };
+    let mut both = tcp(&[1]);
+    both.insert(other.clone(), vec![at("10.96.0.11")]);
+    node.go_to(&both, |_| {});
+    let (redis, _) = both.pop_last().unwrap();
+    node.held.insert(redis.clone());
+    let gone = Cluster::from([(redis, Vec::new()), (other, Vec::new())]);
+    let done = node.go_to(&gone, |_| {});
+    assert_eq!(
+        render(&done),
+        "-e -t 10.96.0.11:6379 -r 10.244.0.1:6379 -m -w 0\n\
+         -D -t 10.96.0.11:6379\n\
+         address delete 10.96.0.11 dev kube-ipvs0\n"
+    );
+    assert!(matches!(node.walk(&packet()), Verdict::Translated { .. }));
+    node.held.clear();
+    node.go_to(&gone, |_| {});
+    assert!(node.applied.is_empty());
+}
+
 /// An external IP may be an address of the node, which it stays.
 #[test]
 fn the_nodes_own_addresses_are_left_alone() {

@@ -19,6 +19,8 @@ pub(crate) struct Node {
     pub(crate) ipvs: VirtualIpvs,
     in_rules: nftables::Applied,
     pub(crate) applied: ipvs::Applied,
+    /// Services whose rules are not changed.
+    pub(crate) held: BTreeSet<ServiceName>,
     /// Endpoints that still serve, chosen or not.
     pub(crate) serving: BTreeSet<IpAddr>,
     /// Destinations with connections.
@@ -53,6 +55,7 @@ impl Node {
             ipvs: VirtualIpvs::default(),
             in_rules,
             applied: ipvs::Applied::default(),
+            held: BTreeSet::new(),
             serving: BTreeSet::new(),
             busy: BTreeSet::new(),
         }
@@ -85,10 +88,13 @@ impl Node {
         let settings = self.rules.clone();
         let mut in_rules = std::mem::take(&mut self.in_rules);
         let mut pass = Pass::new(&mut in_rules, &settings);
-        for (service, frontends) in cluster {
+        let changed = cluster
+            .iter()
+            .filter(|(name, _)| !self.held.contains(*name));
+        for (service, frontends) in changed.clone() {
             pass.claim(service, frontends);
         }
-        for (service, frontends) in cluster {
+        for (service, frontends) in changed {
             steps.extend(pass.plan(service, frontends));
         }
         let mut commit = |node: &mut Self, pass: &mut Pass, step: Step| {
@@ -103,7 +109,7 @@ impl Node {
             commit(self, &mut pass, step);
         }
         self.in_rules = in_rules;
-        let operations = self.applied.retire();
+        let operations = self.applied.retire(|service| self.held.contains(service));
         self.perform(operations, &mut done);
         let draining: Vec<Key> = self.applied.draining().collect();
         for key in draining {

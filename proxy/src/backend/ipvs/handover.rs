@@ -65,11 +65,14 @@ pub(super) fn hand_over(
     let mut entries = Vec::new();
     let mut waiting = Vec::new();
     for family in FAMILIES {
-        waiting.push(keep_waiting(family)?);
         let by_ipvs =
             |entry: &Entry| is_by_ipvs(entry) && served.contains(&entry.original.destination);
         let listed = socket.list(family, None, by_ipvs);
-        entries.extend(listed.map_err(BackendError::Conntrack)?);
+        let listed = listed.map_err(BackendError::Conntrack)?;
+        if !listed.is_empty() {
+            waiting.push(keep_waiting(family)?);
+        }
+        entries.extend(listed);
     }
     remove().map_err(BackendError::Ipvs)?;
     forgotten(&mut socket, &entries).map_err(BackendError::Conntrack)?;

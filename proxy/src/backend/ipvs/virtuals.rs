@@ -107,7 +107,7 @@ impl Virtuals {
     }
 
     /// After the rules send packets there no more: lets go of what nobody wants, and removes what
-    /// has no connections.
+    /// has no connections. The rules of Services that are `held` are as they were.
     ///
     /// # Errors
     /// As [`Virtuals::come`].
@@ -115,10 +115,11 @@ impl Virtuals {
         &mut self,
         kernel: &mut Kernel,
         options: &Options,
+        held: &BTreeSet<ServiceName>,
         report: &mut FamilyReport,
     ) -> Result<(), Error> {
         let settings = self.plan_settings(options);
-        let retired = self.plan(Applied::retire);
+        let retired = self.plan(|applied| applied.retire(|service| held.contains(service)));
         self.perform(kernel, retired, report)?;
         let draining: Vec<Key> = match &self.applied {
             Some(applied) => applied.draining().collect(),
@@ -142,8 +143,8 @@ impl Virtuals {
         self.perform(kernel, bindings, report)
     }
 
-    fn plan(&self, plan: impl FnOnce(&Applied) -> Vec<Operation>) -> Work {
-        let operations = self.applied.as_ref().map(plan).unwrap_or_default();
+    fn plan(&mut self, plan: impl FnOnce(&mut Applied) -> Vec<Operation>) -> Work {
+        let operations = self.applied.as_mut().map(plan).unwrap_or_default();
         operations.into_iter().map(|one| (None, one)).collect()
     }
 

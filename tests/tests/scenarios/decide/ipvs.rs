@@ -93,7 +93,8 @@ impl Node {
         }
         self.perform(self.applied.bindings(&self.settings));
         self.rules.go(world, services);
-        self.perform(self.applied.retire());
+        let operations = self.applied.retire(|_| false);
+        self.perform(operations);
         let draining: Vec<Key> = self.applied.draining().collect();
         for key in draining {
             self.perform(self.applied.drained(key, |_| true));
