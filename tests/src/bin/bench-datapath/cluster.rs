@@ -70,7 +70,9 @@ fn machine() -> anyhow::Result<NetNs> {
     let netns = NetNs::anonymous()?;
     let ports = Key::new(["net", "ipv4", "ip_local_port_range"])?;
     let waiting = Key::new(["net", "ipv4", "tcp_max_tw_buckets"])?;
-    netns.run(|| sysctl::write(&ports, "10000 60999"))??;
+    // Above those of [`causeway_tests::attempt`]: of its attempts connection tracking has entries that
+    // are not translated, and a client's next connection from such a port would get nowhere.
+    netns.run(|| sysctl::write(&ports, "30000 60999"))??;
     netns.run(|| sysctl::write(&waiting, "0"))??;
     let mut links = Handle::open_in(&netns)?;
     let lo = links.link_by_name("lo")?.index;
